@@ -1,0 +1,1 @@
+"""Device, precision, seeds, optimizer and the passes over the data; no files, no printing."""

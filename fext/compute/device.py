@@ -1,0 +1,148 @@
+"""Which device and precision a job computes with, decided from the settings and facts of the machine."""
+
+import os
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from fext.errors import DeviceError, SettingsError
+from fext.settings import Settings
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was found of this machine."""
+
+    processor: str
+    num_cores: int
+    fast_bfloat16: bool
+    gpus: tuple[str, ...]
+    has_mps: bool
+
+
+@dataclass(frozen=True)
+class Computation:
+    """Device and precision in force for one job."""
+
+    device: torch.device
+    precision: Literal["float32", "bfloat16"]
+    num_processors: int
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Compute in the chosen precision inside this context; weights and results stay float32."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def to_device(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) on the device, in channels-last memory order."""
+        return images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+
+    def describe(self) -> str:
+        """Such as 'CPU (Intel Xeon), float32'."""
+        return f"{device_name(self.device)}, {self.precision}"
+
+
+def find_machine() -> Machine:
+    """Look at the processor and accelerators; nothing is timed."""
+    gpus = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return Machine(
+        processor=_processor_name(),
+        num_cores=num_usable_cores(),
+        fast_bfloat16=cpu_has_fast_bfloat16(),
+        gpus=gpus,
+        has_mps=torch.backends.mps.is_available(),
+    )
+
+
+def num_usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_has_fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 faster than float32, by the instructions it has.
+
+    True with matrix tiles (AMX), with AVX-512 BF16 on AMD (Zen 4 and later run it at twice the rate of float32), and
+    with the BF16 extension of ARM. False for AVX-512 BF16 without AMX on Intel: convolutions in bfloat16 were
+    measured there at 0.6 times the speed of float32.
+    """
+    facts = torch.cpu.get_capabilities()
+    if facts.get("amx_bf16") or facts.get("bf16"):
+        return True
+    return bool(facts.get("avx512_bf16")) and "intel" not in _processor_name().lower()
+
+
+def _processor_name() -> str:
+    name = torch.cpu.get_capabilities().get("cpu_name")
+    return str(name or platform.processor() or platform.machine())
+
+
+def device_name(device: torch.device) -> str:
+    """The device as people know it, such as 'CPU (Intel Xeon)'."""
+    if device.type == "cuda":
+        return f"GPU {device.index or 0} ({torch.cuda.get_device_name(device)})"
+    if device.type == "mps":
+        return "MPS (Apple GPU)"
+    return f"CPU ({_processor_name()})"
+
+
+def prepare_computation(settings: Settings) -> Computation:
+    """Choose device, precision and number of processes, and set the number of threads.
+
+    Raises DeviceError where the asked device is missing; only 'auto' falls back to the CPU.
+    """
+    device = choose_device(settings.training_device)
+    torch.set_num_threads(num_usable_cores() if settings.num_threads == "auto" else settings.num_threads)
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+    processors = settings.num_processors
+    if processors == "auto":
+        processors = 1 if device.type == "cpu" else min(8, num_usable_cores())
+    return Computation(device, _choose_precision(settings.use_mixed_precision, device), processors)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a training_device setting means on this machine; raises DeviceError where it is missing."""
+    num_gpus = torch.cuda.device_count()
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda:0" if num_gpus else "mps" if has_mps else "cpu")
+    if name == "CPU":
+        return torch.device("cpu")
+    if name == "MPS" and has_mps:
+        return torch.device("mps")
+    index = 0 if name == "GPU" else int(name.partition(":")[2] or 0)
+    if name != "MPS" and index < num_gpus:
+        return torch.device(f"cuda:{index}")
+    found = f"{num_gpus} GPU{'s' if num_gpus != 1 else ''} that torch can use" if num_gpus else "no GPU that torch can use"
+    raise DeviceError(
+        f"training_device = '{name}', but this machine has {found}: "
+        f"set training_device to 'CPU', or to 'auto' to take what there is"
+    )
+
+
+def _choose_precision(mixed: bool | Literal["auto"], device: torch.device) -> Literal["float32", "bfloat16"]:
+    if mixed == "auto":
+        if device.type == "cuda":
+            mixed = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            mixed = device.type == "cpu" and cpu_has_fast_bfloat16()
+    return "bfloat16" if mixed else "float32"
+
+
+def check_jit_backend(settings: Settings) -> None:
+    """Raise SettingsError where jit_compile is on with a backend that torch.compile does not know here."""
+    if not settings.jit_compile:
+        return
+    known = torch.compiler.list_backends()
+    if settings.jit_backend not in known:
+        raise SettingsError(
+            f"jit_backend = '{settings.jit_backend}' is not allowed; allowed on this machine: {', '.join(known)}"
+        )

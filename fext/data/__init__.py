@@ -1,0 +1,1 @@
+"""Images on their way to tensors: finding, decoding, preprocessing, splitting, streaming."""

@@ -1,0 +1,136 @@
+"""Finding images: a folder, or a text or CSV file that lists paths, becomes a sorted list of names.
+
+What a file holds is not looked at here beyond its first bytes; fext.data.images decodes.
+"""
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from fext.errors import SourceError
+
+# Formats that Pillow names but cannot decode by itself (its stubs), or that are not pictures.
+_NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+_LIST_EXTENSIONS = {".txt", ".csv"}
+_LIST_COLUMNS = ("image", "path", "file", "filename")
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """The images of a folder or list: `names` sorted by bytes, each a POSIX path relative to `root`."""
+
+    location: Path
+    root: Path
+    names: tuple[str, ...]
+    num_not_images: int
+
+    def path(self, name: str) -> Path:
+        """Where the image of that name lies."""
+        return self.root / name
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def find_images(location: Path) -> ImageSource:
+    """Find every image below a folder, or every path that a .txt or .csv file lists.
+
+    Hidden files and folders are skipped; linked folders are followed once. Raises SourceError where the location
+    is missing, unreadable, or neither a folder nor a list.
+    """
+    if location.is_dir():
+        return _from_folder(location)
+    if location.is_file() and location.suffix.lower() in _LIST_EXTENSIONS:
+        return _from_list(location)
+    if location.exists():
+        raise SourceError(f"{location} is neither a folder nor a list of images (.txt or .csv)")
+    raise SourceError(f"{location} does not exist: give a folder of images, or a .txt or .csv file that lists them")
+
+
+def sort_key(name: str) -> bytes:
+    """Byte order, the same on every machine and for every language."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _from_folder(folder: Path) -> ImageSource:
+    names: list[str] = []
+    num_not_images = 0
+    for name, path in _walk(folder):
+        if is_image_file(path):
+            names.append(name)
+        else:
+            num_not_images += 1
+    return ImageSource(folder, folder, tuple(sorted(names, key=sort_key)), num_not_images)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, str]]:
+    """(name, path) of every visible file below the folder, each real folder visited once."""
+    visited: set[str] = set()
+    waiting = [("", os.fspath(folder))]
+    while waiting:
+        prefix, current = waiting.pop()
+        real = os.path.realpath(current)
+        if real in visited:
+            continue
+        visited.add(real)
+        try:
+            entries = sorted(os.scandir(current), key=lambda entry: entry.name)
+        except OSError as error:
+            raise SourceError(f"{current} cannot be read: {error.strerror}") from error
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                waiting.append((f"{prefix}{entry.name}/", entry.path))
+            elif entry.is_file():
+                yield prefix + entry.name, entry.path
+
+
+def is_image_file(path: str) -> bool:
+    """Whether the extension or, failing that, the first bytes are those of an image format."""
+    if os.path.splitext(path)[1].lower() in _image_extensions():
+        return True
+    try:
+        with open(path, "rb") as file:
+            start = file.read(32)
+    except OSError:
+        return False
+    return any(accept(start) for accept in _signatures())
+
+
+@cache
+def _image_extensions() -> frozenset[str]:
+    Image.init()
+    known = Image.registered_extensions()
+    return frozenset(ext for ext, name in known.items() if name in Image.OPEN and name not in _NOT_DECODED)
+
+
+@cache
+def _signatures() -> tuple:  # type: ignore[type-arg]  # Pillow does not name the type of its accept functions
+    """Pillow's own tests of a file's first bytes, for the formats that have one."""
+    Image.init()
+    return tuple(
+        accept for name, (_, accept) in Image.OPEN.items() if accept is not None and name not in _NOT_DECODED
+    )
+
+
+def _from_list(file: Path) -> ImageSource:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.reader(stream)) if file.suffix.lower() == ".csv" else [[line] for line in stream]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(f"{file} cannot be read as a list of images: {error}") from error
+    column = 0
+    if file.suffix.lower() == ".csv" and rows:
+        header = [cell.strip().lower() for cell in rows[0]]
+        named = [header.index(name) for name in _LIST_COLUMNS if name in header]
+        if named:
+            column, rows = named[0], rows[1:]
+    listed = {row[column].strip("\r\n") for row in rows if len(row) > column and row[column].strip()}
+    names = {PurePosixPath(name).as_posix() if os.sep == "/" else name.replace("\\", "/") for name in listed}
+    return ImageSource(file, file.parent, tuple(sorted(names, key=sort_key)), 0)

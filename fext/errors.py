@@ -1,0 +1,60 @@
+"""The errors that a user can cause, each with a message that fits on one line and says what to do next.
+
+FextError
+├── SettingsError            a setting is unknown, of the wrong type or out of range
+├── UsageError               a command was given words it does not know what to do with
+├── SourceError              a folder or list of images is missing, empty or unreadable
+│   └── TooFewImagesError    there are images, but not enough good ones
+├── ImageRejected            one image cannot be used; jobs count it and go on
+├── ModelError               an architecture cannot be built as asked
+├── DeviceError              the asked device or precision is not there
+├── CheckpointError          a checkpoint is missing, damaged, of a later version, or its name is taken
+├── ExtractionError          an extraction cannot be made or its name is taken
+└── TrainingError            training cannot go on, such as a loss that is not finite
+
+Whatever else is raised is a fault of FeXT: the screen shows one line and the path of the log with the traceback.
+"""
+
+
+class FextError(Exception):
+    """A problem that the user can mend; its text is shown to the user as it stands."""
+
+
+class SettingsError(FextError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class UsageError(FextError):
+    """A command was given words it does not know what to do with."""
+
+
+class SourceError(FextError):
+    """A folder or list of images is missing, empty or unreadable."""
+
+
+class TooFewImagesError(SourceError):
+    """There are images, but not enough good ones for what was asked."""
+
+
+class ImageRejected(FextError):
+    """One image cannot be used; its text is the reason written to the list of rejected images."""
+
+
+class ModelError(FextError):
+    """An architecture cannot be built as asked."""
+
+
+class DeviceError(FextError):
+    """The asked device or precision is not available on this machine."""
+
+
+class CheckpointError(FextError):
+    """A checkpoint is missing, damaged, of a later version, or its name is taken."""
+
+
+class ExtractionError(FextError):
+    """An extraction cannot be made, or its name is taken."""
+
+
+class TrainingError(FextError):
+    """Training cannot go on."""

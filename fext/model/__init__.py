@@ -1,0 +1,1 @@
+"""Autoencoders and what is computed with them; no files, no printing."""

@@ -1,0 +1,58 @@
+"""What training lowers and what evaluation reports: per image, for batches of (N, C, H, W) in [0, 1]."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# A perfect copy would have an infinite PSNR, which no mean and no JSON can hold.
+MAX_PSNR = 120.0
+_SMALLEST_MSE = 1e-12
+
+
+def mean_squared_error(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """(N,) mean squared difference of each image."""
+    return (reconstructions - images).square().flatten(1).mean(dim=1)
+
+
+def mean_absolute_error(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """(N,) mean absolute difference of each image."""
+    return (reconstructions - images).abs().flatten(1).mean(dim=1)
+
+
+def peak_signal_to_noise(squared_errors: torch.Tensor) -> torch.Tensor:
+    """(N,) PSNR in dB of (N,) mean squared errors, at most MAX_PSNR."""
+    return -10 * torch.log10(squared_errors.clamp_min(_SMALLEST_MSE))
+
+
+LOSSES = {"mse": mean_squared_error, "mae": mean_absolute_error}
+
+
+class Scores(NamedTuple):
+    """Scores of one image's reconstruction; psnr in dB (MAX_PSNR for a perfect copy), ssim up to 1."""
+
+    mse: float
+    mae: float
+    psnr: float
+    ssim: float
+
+
+def reconstruction_scores(image: NDArray[np.float32], reconstruction: NDArray[np.float32]) -> Scores:
+    """Compare (H, W, C) float32 in [0, 1] with its reconstruction.
+
+    PSNR and SSIM are scikit-image's; SSIM with the window of Wang et al., 'Image quality assessment: from error
+    visibility to structural similarity', 2004 (Gaussian, sigma 1.5), averaged over the channels.
+    """
+    from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
+
+    mse = float(mean_squared_error(image, reconstruction))
+    mae = float(np.abs(image - reconstruction).mean(dtype=np.float64))
+    psnr = MAX_PSNR
+    if mse > _SMALLEST_MSE:
+        psnr = float(peak_signal_noise_ratio(image, reconstruction, data_range=1.0))
+    ssim = structural_similarity(
+        image, reconstruction, data_range=1.0, channel_axis=2, gaussian_weights=True, sigma=1.5,
+        use_sample_covariance=False,
+    )  # fmt: skip
+    return Scores(mse, mae, psnr, float(ssim))

@@ -1,0 +1,1 @@
+"""Figures made of numbers and images; nothing is written here."""

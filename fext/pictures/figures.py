@@ -1,0 +1,100 @@
+"""Figures for checkpoints and evaluations: numbers and arrays in, matplotlib figures out; nothing is written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+_TRAIN_COLOUR, _TEST_COLOUR, _GREY = "#4c78a8", "#e4572e", "#777777"
+_COLUMNS = 6
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An original and its reconstruction, (H, W, C) float32 in [0, 1], with a caption."""
+
+    name: str
+    caption: str
+    original: NDArray[np.float32]
+    reconstruction: NDArray[np.float32]
+
+
+def history_figure(history: Sequence[Mapping[str, float]], loss_name: str) -> Figure:
+    """Loss, PSNR and learning rate by epoch; the best epoch marked."""
+    figure = Figure(figsize=(12, 3.8), dpi=110, layout="constrained")
+    losses, psnr, rate = figure.subplots(1, 3)
+    epochs = [row["epoch"] for row in history]
+    best = min(history, key=lambda row: row["test_loss"])
+    _curves(losses, epochs, history, "loss", f"loss ({loss_name})")
+    losses.set_yscale("log")
+    losses.axvline(best["epoch"], color=_GREY, linestyle=":", linewidth=1)
+    losses.set_title(f"best test loss {best['test_loss']:.5f} in epoch {best['epoch']:.0f}", fontsize=10)
+    _curves(psnr, epochs, history, "psnr", "PSNR (dB), higher is better")
+    rate.plot(epochs, [row["learning_rate"] for row in history], color=_GREY, marker="o", markersize=3)
+    rate.set_ylabel("learning rate at the end of the epoch")
+    rate.set_ylim(bottom=0)
+    for axes in (losses, psnr, rate):
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _curves(
+    axes: Axes, epochs: Sequence[float], history: Sequence[Mapping[str, float]], value: str, label: str
+) -> None:
+    for subset, colour in (("train", _TRAIN_COLOUR), ("test", _TEST_COLOUR)):
+        points = [row[f"{subset}_{value}"] for row in history]
+        axes.plot(epochs, points, color=colour, label=subset, marker="o", markersize=3)
+    axes.set_ylabel(label)
+    axes.legend(frameon=False)
+
+
+def pairs_figure(title: str, pairs: Sequence[Pair]) -> Figure:
+    """Originals above their reconstructions, six to a row."""
+    num_rows = max(1, -(-len(pairs) // _COLUMNS))
+    num_columns = max(1, min(_COLUMNS, len(pairs)))
+    figure = Figure(figsize=(2.1 * num_columns + 0.4, 4.75 * num_rows + 0.4), dpi=110, layout="constrained")
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    grid = figure.subplots(2 * num_rows, num_columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for number, pair in enumerate(pairs):
+        row, column = 2 * (number // _COLUMNS), number % _COLUMNS
+        _show(grid[row, column], pair.original, shorten(pair.name, 24))
+        _show(grid[row + 1, column], pair.reconstruction, pair.caption)
+    return figure
+
+
+def _show(axes: Axes, image: NDArray[np.float32], caption: str) -> None:
+    axes.imshow(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image, vmin=0, vmax=1)
+    axes.set_title(caption, fontsize=8, parse_math=False)
+
+
+def scores_figure(psnr: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Histograms of PSNR per subset: the model beside its yardsticks. `psnr` is subset -> method -> values."""
+    figure = Figure(figsize=(5.5 * len(psnr), 3.6), dpi=110, layout="constrained")
+    grid = figure.subplots(1, len(psnr), squeeze=False, sharex=True)
+    colours = {"model": _TEST_COLOUR, "linear_map": _TRAIN_COLOUR, "mean_image": _GREY}
+    values = [value for methods in psnr.values() for points in methods.values() for value in points]
+    edges = np.linspace(min(values), max(values) + 1e-6, 40).tolist()
+    for axes, (subset, methods) in zip(grid[0], psnr.items(), strict=True):
+        for method, points in methods.items():
+            label = f"{method.replace('_', ' ')}: mean {np.mean(points):.1f} dB"
+            axes.hist(points, bins=edges, alpha=0.6, color=colours[method], label=label)
+        axes.set_title(f"{subset} images ({len(methods['model'])})", fontsize=10)
+        axes.set_xlabel("PSNR (dB), higher is better")
+        axes.set_ylabel("images")
+        axes.legend(frameon=False, fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def shorten(name: str, length: int) -> str:
+    """A file name that fits under a picture: its end says most."""
+    name = " ".join(name.split())
+    return name if len(name) <= length else "…" + name[-length + 1 :]

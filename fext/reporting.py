@@ -1,0 +1,48 @@
+"""What a job tells whoever watches it: messages, warnings and progress. Silent by default.
+
+A job calls a Reporter and never prints; the screen room has the one that shows things.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """One bar that a job moves forward."""
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Say that `count` more are done, with a short note such as the loss so far."""
+
+
+class Reporter(Protocol):
+    """What a job may say."""
+
+    def message(self, text: str) -> None:
+        """Tell a fact in a line."""
+
+    def warning(self, text: str) -> None:
+        """Tell what the user should know or mend, in a line."""
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Progress]:
+        """Show progress through `total` images; rate and time left are the reporter's business."""
+
+
+class _SilentProgress:
+    def advance(self, count: int = 1, note: str = "") -> None:
+        pass
+
+
+class SilentReporter:
+    """Says nothing: for tests and for use as a library."""
+
+    def message(self, text: str) -> None:
+        pass
+
+    def warning(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Progress]:
+        yield _SilentProgress()

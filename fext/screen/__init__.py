@@ -1,0 +1,1 @@
+"""The only room that prints and asks: console, prompts, menu, subcommands."""

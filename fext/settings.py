@@ -1,0 +1,396 @@
+"""configurations.py -> one frozen, validated Settings, and Settings -> JSON and back.
+
+This module holds every setting: its type, default, range and the words that describe it. The text of
+configurations.py and the table in the README are made from here, so that they cannot disagree. It reads the
+user's file; it writes nothing and does not know what a setting is used for.
+"""
+
+import ast
+import difflib
+import json
+import textwrap
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from fext.errors import SettingsError
+
+CONFIGURATIONS_FILE = "configurations.py"
+
+# Names of earlier FeXT versions whose meaning lives on under another name.
+RENAMED = {
+    "XLA_acceleration": "jit_compile",
+    "XLA_state": "jit_compile",
+    "ML_model": "architecture",
+    "training_epochs": "epochs",
+}
+
+CATEGORIES = {
+    "advanced": "Device, precision and speed",
+    "data": "Images and how they become tensors",
+    "model": "The autoencoder",
+    "training": "Pretraining",
+    "extraction": "Extraction of features",
+    "general": "Seeds",
+}
+
+
+def _setting(category: str, default: object, description: str, allowed: str, **constraints: Any) -> Any:
+    """Declare one setting; `allowed` is what an error message says after 'allowed:'."""
+    extra = {"category": category, "allowed": allowed}
+    return Field(default=default, description=description, json_schema_extra=extra, **constraints)
+
+
+def _list_as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _device_name(value: object) -> object:
+    """Accept auto, CPU, GPU and MPS in any case, and cuda:N."""
+    known = {"auto": "auto", "cpu": "CPU", "gpu": "GPU", "mps": "MPS"}
+    return known.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
+
+def _picture_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    height, width, channels = shape
+    if min(height, width) < 32 or max(height, width) > 4096 or height % 32 or width % 32 or channels not in (1, 3):
+        raise ValueError("not a picture shape")
+    return shape
+
+
+class Settings(BaseModel):
+    """Every setting of a run: frozen, typed, complete."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    # --- advanced
+    training_device: Annotated[
+        str, BeforeValidator(_device_name), Field(pattern=r"^(auto|CPU|GPU|MPS|cuda:\d+)$")
+    ] = _setting(
+        "advanced",
+        "auto",
+        "Where the model runs. 'auto' takes a GPU where there is one, else the CPU; the others stop with a "
+        "message where that device is missing.",
+        "'auto', 'CPU', 'GPU', 'cuda:N' (such as 'cuda:1') or 'MPS'",
+    )
+    use_mixed_precision: Literal["auto"] | bool = _setting(
+        "advanced",
+        "auto",
+        "Compute in bfloat16 where that is safe. 'auto' does so where the machine computes bfloat16 faster "
+        "than float32, False is plain float32.",
+        "'auto', True or False",
+    )
+    jit_compile: bool = _setting(
+        "advanced",
+        False,
+        "Compile the model with torch.compile before training. Pays on a GPU in long runs; needs a C++ compiler.",
+        "True or False",
+    )
+    jit_backend: str = _setting(
+        "advanced",
+        "inductor",
+        "The backend of torch.compile, used when jit_compile is True.",
+        "a backend that torch.compile lists on this machine, such as 'inductor' or 'aot_eager'",
+        min_length=1,
+    )
+    use_tensorboard: bool = _setting(
+        "advanced", True, "Write scalars, pictures and the graph for TensorBoard while training.", "True or False"
+    )
+    num_processors: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = _setting(
+        "advanced",
+        "auto",
+        "Processes that read and decode images; 1 does it in the main process. 'auto' takes 1 when the model "
+        "runs on the CPU, which is busy enough, and up to 8 for a GPU. It changes the speed, never the result.",
+        "'auto' or a whole number from 1 to 256",
+    )
+    num_threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = _setting(
+        "advanced",
+        "auto",
+        "Threads that compute on the CPU. 'auto' takes one for each core.",
+        "'auto' or a whole number from 1 to 1024",
+    )
+
+    # --- data
+    picture_shape: Annotated[
+        tuple[int, int, int], BeforeValidator(_list_as_tuple), AfterValidator(_picture_shape)
+    ] = _setting(
+        "data",
+        (256, 256, 3),
+        "Height, width and channels that every image is brought to. The latent is 32 times smaller in height "
+        "and width: 8x8 for 256x256.",
+        "(height, width, channels): height and width multiples of 32 from 32 to 4096, channels 3 (colour) or 1 (grey)",
+    )
+    resize_mode: Literal["stretch", "crop", "pad"] = _setting(
+        "data",
+        "stretch",
+        "How an image is brought to picture_shape: 'stretch' changes its proportions, 'crop' cuts the middle, "
+        "'pad' adds black borders.",
+        "'stretch', 'crop' or 'pad'",
+    )
+    num_train_samples: int = _setting(
+        "data",
+        8000,
+        "Images to train on, chosen by split_seed. Where there are fewer images than num_train_samples + "
+        "num_test_samples, all are used and divided in the same proportion.",
+        "a whole number from 1",
+        ge=1,
+    )
+    num_test_samples: int = _setting(
+        "data",
+        2000,
+        "Images to test on, never trained on. The best epoch is the one with the lowest loss on them.",
+        "a whole number from 1",
+        ge=1,
+    )
+    augmentation: bool = _setting(
+        "data",
+        True,
+        "Vary the training images: mirrored, shifted by up to 6 %, brightness and contrast changed by up to 10 %.",
+        "True or False",
+    )
+
+    # --- model
+    architecture: Literal["vgg16_bn", "vgg16", "redux"] = _setting(
+        "model",
+        "vgg16_bn",
+        "'vgg16_bn' and 'vgg16': the convolutions of VGG16, with and without batch normalization. 'redux': a "
+        "slim residual model, many times faster, made for a CPU.",
+        "'vgg16_bn', 'vgg16' or 'redux'",
+    )
+    generate_model_graph: bool = _setting(
+        "model", True, "Draw the layers of the model as model_graph.png beside the checkpoint.", "True or False"
+    )
+
+    # --- training
+    epochs: int = _setting("training", 50, "Passes over the training images.", "a whole number from 1", ge=1)
+    batch_size: int = _setting(
+        "training",
+        8,
+        "Images per training step. At 256x256 vgg16_bn needs about 0.4 GB of memory per image of a batch.",
+        "a whole number from 1 to 4096",
+        ge=1,
+        le=4096,
+    )
+    learning_rate: float = _setting(
+        "training", 0.001, "Step size of the optimizer, at its highest.", "a number above 0, up to 1", gt=0, le=1
+    )
+    lr_schedule: Literal["constant", "cosine"] = _setting(
+        "training",
+        "constant",
+        "'constant' keeps learning_rate; 'cosine' lowers it along a half cosine to a hundredth at the last epoch.",
+        "'constant' or 'cosine'",
+    )
+    optimizer: Literal["adamw", "adam"] = _setting(
+        "training",
+        "adamw",
+        "'adamw' decouples weight_decay from the gradient (Loshchilov and Hutter, 2019), 'adam' adds it to the gradient.",
+        "'adamw' or 'adam'",
+    )
+    loss: Literal["mse", "mae"] = _setting(
+        "training",
+        "mse",
+        "What training lowers: mean squared or mean absolute difference of original and reconstruction.",
+        "'mse' or 'mae'",
+    )
+    weight_decay: float = _setting(
+        "training", 0.0001, "Pull of the weights towards zero.", "a number from 0 to 1", ge=0, le=1
+    )
+    early_stopping_patience: int = _setting(
+        "training",
+        10,
+        "Stop after this many epochs in which the test loss did not fall by early_stopping_delta; 0 never stops early.",
+        "a whole number from 0",
+        ge=0,
+    )
+    early_stopping_delta: float = _setting(
+        "training", 0.0, "How much lower a test loss must be to count as better.", "a number from 0", ge=0
+    )
+
+    # --- extraction
+    feature_grid: Literal[8, 4, 2, 1] = _setting(
+        "extraction",
+        8,
+        "Side of the grid of features kept from the latent: 8 keeps all 8x8x512 = 32,768 values of an image, 4, 2 "
+        "and 1 average them to 8,192, 2,048 and 512.",
+        "8, 4, 2 or 1",
+    )
+    inference_batch_size: int = _setting(
+        "extraction", 8, "Images per step in evaluation and extraction.", "a whole number from 1 to 4096", ge=1, le=4096
+    )
+
+    # --- general
+    seed: int = _setting(
+        "general",
+        42,
+        "Seed of the initial weights, the order of the images and the augmentation.",
+        "a whole number from 0 to 4294967295",
+        ge=0,
+        le=2**32 - 1,
+    )
+    split_seed: int = _setting(
+        "general",
+        42,
+        "Seed that divides the images into train and test.",
+        "a whole number from 0 to 4294967295",
+        ge=0,
+        le=2**32 - 1,
+    )
+
+    def to_json(self) -> str:
+        """The settings as indented JSON, in the order of configurations.py."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class SettingInfo:
+    """What a table or a file says about one setting."""
+
+    name: str
+    category: str
+    default: object
+    description: str
+    allowed: str
+
+
+def setting_infos() -> list[SettingInfo]:
+    """Every setting in the order of configurations.py."""
+    infos = []
+    for name, field in Settings.model_fields.items():
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict)
+        infos.append(
+            SettingInfo(name, str(extra["category"]), field.default, str(field.description), str(extra["allowed"]))
+        )
+    return infos
+
+
+def load_settings(file: Path, overrides: Sequence[str] = ()) -> Settings:
+    """Read configurations.py and apply `name=value` overrides.
+
+    The file is run as Python, so that values may be computed; names that begin with an underscore, and imported
+    modules, are the user's own. Raises SettingsError that names the file and line (or --set), the setting, its
+    value and what is allowed.
+    """
+    values, places = _read_configurations(file)
+    for override in overrides:
+        name, value = _parse_override(override)
+        values[name] = value
+        places[name] = "--set"
+    return _validated(values, places)
+
+
+def settings_from_json(text: str, origin: str) -> Settings:
+    """The settings stored with a checkpoint; raises SettingsError naming `origin` where they do not fit."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"{origin}: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{origin}: not a table of settings")
+    return _validated(values, dict.fromkeys(values, origin))
+
+
+def change_settings(settings: Settings, **changes: object) -> Settings:
+    """A copy of `settings` with some values changed, validated anew."""
+    return _validated(settings.model_dump() | changes, dict.fromkeys(changes, "settings"))
+
+
+def _read_configurations(file: Path) -> tuple[dict[str, object], dict[str, str]]:
+    """The values that the file sets and, for messages, where it sets each."""
+    try:
+        source = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise SettingsError(f"{file.name} is missing from {file.parent}: every setting stands there") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file.name} cannot be read: {error}") from error
+    namespace: dict[str, object] = {"__name__": "configurations", "__file__": str(file)}
+    try:
+        tree = ast.parse(source, filename=file.name)
+        exec(compile(tree, file.name, "exec"), namespace)  # the user's own file, run on the user's behalf
+    except SyntaxError as error:
+        raise SettingsError(f"{file.name}, line {error.lineno}: not valid Python ({error.msg})") from error
+    except Exception as error:
+        raise SettingsError(f"{file.name} stops with {type(error).__name__}: {error}") from error
+    values = {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    lines = _lines_of_assignments(tree)
+    return values, {name: f"{file.name}, line {lines[name]}" if name in lines else file.name for name in values}
+
+
+def _lines_of_assignments(tree: ast.Module) -> dict[str, int]:
+    lines: dict[str, int] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            lines[node.id] = max(node.lineno, lines.get(node.id, 0))
+    return lines
+
+
+def _parse_override(override: str) -> tuple[str, object]:
+    name, equals, text = override.partition("=")
+    name, text = name.strip(), text.strip()
+    if not equals or not name:
+        raise SettingsError(f"--set {override}: write it as name=value, such as --set epochs=20")
+    words: dict[str, object] = {"true": True, "false": False}
+    if text.lower() in words:
+        return name, words[text.lower()]
+    try:
+        return name, ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return name, text
+
+
+def _validated(values: Mapping[str, object], places: Mapping[str, str]) -> Settings:
+    for name in values:
+        if name not in Settings.model_fields:
+            raise SettingsError(f"{places.get(name, 'settings')}: {_unknown(name)}")
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        wrong = str(error.errors()[0]["loc"][0])
+    info = next(info for info in setting_infos() if info.name == wrong)
+    place = places.get(wrong, "settings")
+    raise SettingsError(f"{place}: {wrong} = {_short(values[wrong])} is not allowed; allowed: {info.allowed}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _unknown(name: str) -> str:
+    if name in RENAMED:
+        return f"there is no setting {name}; it is called {RENAMED[name]} now"
+    lowered = {known.lower(): known for known in Settings.model_fields}
+    nearest = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    hint = f"; did you mean {lowered[nearest[0]]}?" if nearest else f"; every setting stands in {CONFIGURATIONS_FILE}"
+    return f"there is no setting {name}{hint}"
+
+
+def configurations_text() -> str:
+    """The text of configurations.py with every setting at its default."""
+    lines = [
+        "# The settings of FeXT: everything that can be tuned, in one place. Edit the values and save; the menu reads",
+        "# this file anew for each action. A wrong value is refused with a message that says what is allowed.",
+    ]
+    for category, title in CATEGORIES.items():
+        lines += ["", "", f"# {'-' * 8} {title}"]
+        for info in setting_infos():
+            if info.category == category:
+                lines += ["", *_comment(info.description), *_comment(f"Allowed: {info.allowed}.")]
+                lines.append(f"{info.name} = {_literal(info.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _literal(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, width=110, initial_indent="# ", subsequent_indent="# ", break_long_words=False)

@@ -1,0 +1,1 @@
+"""The only room that writes: checkpoints, feature tables, TensorBoard, samples, logs."""

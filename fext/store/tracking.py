@@ -1,0 +1,68 @@
+"""TensorBoard event files of one run; a silent twin where use_tensorboard is off."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+
+class Tracker(Protocol):
+    """What pretraining records as it goes."""
+
+    def scalars(self, values: dict[str, float], step: int) -> None: ...
+
+    def pictures(self, title: str, images: torch.Tensor, step: int) -> None: ...
+
+    def graph(self, model: nn.Module, images: torch.Tensor) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class SilentTracker:
+    """Records nothing."""
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        pass
+
+    def pictures(self, title: str, images: torch.Tensor, step: int) -> None:
+        pass
+
+    def graph(self, model: nn.Module, images: torch.Tensor) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class TensorBoardTracker:
+    """Writes event files; a resumed run hides what was recorded after the epoch it goes on from."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        logging.getLogger("tensorboard").setLevel(logging.ERROR)
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
+            str(folder), purge_step=first_step if first_step > 1 else None
+        )
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Scalars named 'group/name'."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+        self._writer.flush()  # type: ignore[no-untyped-call]
+
+    def pictures(self, title: str, images: torch.Tensor, step: int) -> None:
+        """One sheet (C, H, W) in [0, 1]."""
+        self._writer.add_image(title, images, step)  # type: ignore[no-untyped-call]
+
+    def graph(self, model: nn.Module, images: torch.Tensor) -> None:
+        """The computation graph, traced on a batch."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing warns of its own deprecation
+            self._writer.add_graph(model, images)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        self._writer.close()  # type: ignore[no-untyped-call]

@@ -1,0 +1,115 @@
+"""Where things lie: the folders of one FeXT installation, and names for what is written into them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fext.errors import CheckpointError, ExtractionError, FextError, UsageError
+
+# Windows refuses these, and a leading dot or dash hides a folder or looks like an option.
+_NAME = re.compile(r"[^\W_][\w .+-]{0,99}", re.UNICODE)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders below the one that holds featext.py."""
+
+    root: Path
+
+    @property
+    def configurations(self) -> Path:
+        return self.root / "configurations.py"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "data" / "images"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "data" / "samples"
+
+    @property
+    def checked_images(self) -> Path:
+        return self.root / "data" / "validation" / "checked_images.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "training" / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "training" / "logs"
+
+    @property
+    def inference(self) -> Path:
+        return self.root / "inference"
+
+    @property
+    def inference_images(self) -> Path:
+        return self.root / "inference" / "images"
+
+    def checkpoint_names(self) -> list[str]:
+        """Names of the checkpoints, sorted."""
+        return _folders_with(self.checkpoints, "model.json")
+
+    def find_checkpoint(self, name: str | None) -> Path:
+        """The folder of a checkpoint given by name or path; without one, the only one there is.
+
+        Raises CheckpointError that lists the names there are.
+        """
+        names = self.checkpoint_names()
+        if name is None:
+            if len(names) == 1:
+                return self.checkpoints / names[0]
+            raise CheckpointError(_which("checkpoint", names, "train one with 'pretrain' first"))
+        for folder in (self.checkpoints / name, Path(name)):
+            if (folder / "model.json").is_file():
+                return folder
+        raise CheckpointError(f"there is no checkpoint {name}; {_which('checkpoint', names, 'none is trained yet')}")
+
+    def new_checkpoint(self, name: str) -> Path:
+        """The folder for a new checkpoint; raises CheckpointError where the name is taken or cannot be a folder."""
+        folder = self.checkpoints / checked_name(name)
+        if folder.exists():
+            raise CheckpointError(f"there is already a checkpoint {name}: choose another name")
+        return folder
+
+    def new_extraction(self, name: str) -> Path:
+        """The folder for a new extraction of that name; raises ExtractionError where it is taken."""
+        folder = self.inference / checked_name(name)
+        if folder.exists() or name.lower() == "images":
+            raise ExtractionError(f"there is already a folder inference/{name}: choose another name")
+        return folder
+
+    def free_extraction_name(self, checkpoint: str, source: Path) -> str:
+        """A name made of checkpoint and source that no extraction has yet."""
+        plain_source = re.sub(r"[^\w.+-]", "_", source.stem) or "images"
+        base = f"{checkpoint}_{plain_source}"
+        name, number = base, 1
+        while (self.inference / name).exists():
+            number += 1
+            name = f"{base}_{number}"
+        return name
+
+
+def checked_name(name: str) -> str:
+    """The name itself, where it can be a folder on every system; raises UsageError else."""
+    if not _NAME.fullmatch(name) or name[-1] in ". ":
+        raise UsageError(
+            f"{name!r} cannot be a name: use up to 100 letters, digits, spaces, '_', '-', '+' and '.', beginning "
+            f"with a letter or digit"
+        )
+    return name
+
+
+def _which(kind: str, names: list[str], otherwise: str) -> str:
+    return f"name a {kind}: {', '.join(names)}" if names else f"there is no {kind}: {otherwise}"
+
+
+def _folders_with(parent: Path, file: str) -> list[str]:
+    try:
+        return sorted(folder.name for folder in parent.iterdir() if (folder / file).is_file())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FextError(f"{parent} cannot be read: {error.strerror}") from error
