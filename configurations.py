@@ -40,8 +40,8 @@ num_threads = "auto"
 
 # Height, width and channels that every image is brought to. The latent is 32 times smaller in height and
 # width: 8x8 for 256x256.
-# Allowed: (height, width, channels): height and width multiples of 32 from 32 to 4096, channels 3 (colour) or
-# 1 (grey).
+# Allowed: (height, width, channels): height and width multiples of 32 from 32 to 4096, channels 3 or 1
+# (grey).
 picture_shape = (256, 256, 3)
 
 # How an image is brought to picture_shape: 'stretch' changes its proportions, 'crop' cuts the middle, 'pad'
@@ -93,8 +93,7 @@ learning_rate = 0.001
 # Allowed: 'constant' or 'cosine'.
 lr_schedule = "constant"
 
-# 'adamw' decouples weight_decay from the gradient (Loshchilov and Hutter, 2019), 'adam' adds it to the
-# gradient.
+# 'adamw' keeps weight_decay apart from the gradient (Loshchilov and Hutter, 2019), 'adam' adds it to it.
 # Allowed: 'adamw' or 'adam'.
 optimizer = "adamw"
 

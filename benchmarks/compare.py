@@ -1,8 +1,8 @@
 """Run FeXT and the naive scripts in turn on the same images and print images per second of each run.
 
-Each run is a process of its own in a temporary folder: FeXT works in a copy of its workspace, so that the user's own
-checkpoints and extractions stay as they are. This file only runs and reads; it imports neither torch nor FeXT, whose
-memory would show in what is measured.
+Each run is a process of its own in a temporary folder: FeXT works in a copy of its workspace, so that the
+user's own checkpoints and extractions stay as they are. This file only runs and reads; it imports neither
+torch nor FeXT, whose memory would show in what is measured.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).resolve().parent
 REPOSITORY = BENCHMARKS.parent
 IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".png"}
+MIN_IMAGES = 2
 
 # What the naive scripts do; everything else is as configurations.py says.
 SAME_WORK = (
@@ -35,6 +36,7 @@ SAME_WORK = (
     "learning_rate=0.001",
     "lr_schedule=constant",
     "optimizer=adamw",
+    "weight_decay=0.01",
     "loss=mse",
     "augmentation=False",
     "early_stopping_patience=0",
@@ -42,6 +44,16 @@ SAME_WORK = (
     "generate_model_graph=False",
     "num_test_samples=1",
 )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a run is given: images to use the first num_images of, a folder of its own, settings for FeXT."""
+
+    images: Path
+    num_images: int
+    folder: Path
+    overrides: list[str]
 
 
 @dataclass(frozen=True)
@@ -80,56 +92,56 @@ def _link(path: Path, link: Path) -> None:
     raise BenchmarkError(f"{path} cannot be copied to {link}: {reason.strerror}")
 
 
-def train_with_fext(images: Path, num_images: int, folder: Path, overrides: list[str]) -> Run:
-    """FeXT trains on num_images of the images, one fewer than there are: the last is its test image."""
-    checkpoint, peak = pretrain(images, folder, [f"num_train_samples={num_images}", *overrides])
+def train_with_fext(trial: Trial) -> Run:
+    """FeXT trains on as many images as the naive script; one more lies in the folder, to test on."""
+    checkpoint, peak = pretrain(trial, [f"num_train_samples={trial.num_images}"])
     num_trained = sum(row["subset"] == "train" for row in _read_csv(checkpoint / "split.csv"))
-    _check_count("trained on", num_trained, num_images)
+    _check_count("trained on", num_trained, trial.num_images)
     return Run(float(_read_csv(checkpoint / "history.csv")[-1]["images_per_second"]), peak)
 
 
-def train_naively(images: Path, num_images: int, folder: Path, _overrides: list[str]) -> Run:
-    command = [str(BENCHMARKS / "naive_train.py"), str(images), "--num-images", str(num_images)]
-    return _run_naive(command, folder)
+def train_naively(trial: Trial) -> Run:
+    return _run_naive("naive_train.py", [str(trial.images)], trial)
 
 
-def extract_with_fext(images: Path, num_images: int, folder: Path, overrides: list[str]) -> Run:
+def extract_with_fext(trial: Trial) -> Run:
     """FeXT extracts with the checkpoint that lies beside the folders of the runs."""
-    checkpoint = folder.parent / "untrained" / "training" / "checkpoints" / "benchmark"
-    command = ["extract", str(checkpoint), "--images", str(images), "--name", "benchmark"]
-    peak = _run_fext(command, folder, overrides)
-    manifest = json.loads((folder / "inference" / "benchmark" / "manifest.json").read_text(encoding="utf-8"))
-    _check_count("extracted", manifest["counts"]["written"], num_images)
-    return Run(num_images / manifest["seconds"], peak)
+    checkpoint = trial.folder.parent / "untrained" / "training" / "checkpoints" / "benchmark"
+    command = ["extract", str(checkpoint), "--images", str(trial.images), "--name", "benchmark"]
+    peak = _run_fext(command, trial, [])
+    manifest_file = trial.folder / "inference" / "benchmark" / "manifest.json"
+    manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+    _check_count("extracted", manifest["counts"]["written"], trial.num_images)
+    return Run(trial.num_images / manifest["seconds"], peak)
 
 
-def extract_naively(images: Path, num_images: int, folder: Path, _overrides: list[str]) -> Run:
-    command = [str(BENCHMARKS / "naive_extract.py"), str(images), str(folder / "features.csv")]
-    return _run_naive([*command, "--num-images", str(num_images)], folder)
+def extract_naively(trial: Trial) -> Run:
+    return _run_naive("naive_extract.py", [str(trial.images), str(trial.folder / "features.csv")], trial)
 
 
-def make_untrained_checkpoint(images: Path, folder: Path, overrides: list[str]) -> None:
+def make_untrained_checkpoint(trial: Trial) -> None:
     """A model to extract with: one step on one image, too small a step to change the weights."""
-    pretrain(images, folder, ["num_train_samples=1", *overrides, "learning_rate=1e-12"])
+    pretrain(trial, ["num_train_samples=1", "learning_rate=1e-12"])
 
 
-def pretrain(images: Path, folder: Path, overrides: list[str]) -> tuple[Path, float | None]:
-    """Let FeXT train for one epoch in a workspace of its own; returns the checkpoint and the peak memory in MB."""
-    command = ["pretrain", "--images", str(images), "--name", "benchmark"]
-    peak = _run_fext(command, folder, overrides)
-    return folder / "training" / "checkpoints" / "benchmark", peak
+def pretrain(trial: Trial, settings: list[str]) -> tuple[Path, float | None]:
+    """Let FeXT train for one epoch; returns the checkpoint and the peak memory in MB."""
+    peak = _run_fext(["pretrain", "--images", str(trial.images), "--name", "benchmark"], trial, settings)
+    return trial.folder / "training" / "checkpoints" / "benchmark", peak
 
 
-def _run_fext(command: list[str], folder: Path, overrides: list[str]) -> float | None:
+def _run_fext(command: list[str], trial: Trial, settings: list[str]) -> float | None:
     for name in ("featext.py", "configurations.py"):
-        shutil.copyfile(REPOSITORY / name, folder / name)
-    settings = [word for setting in (*SAME_WORK, *overrides) for word in ("--set", setting)]
-    _, peak = _run_python([str(folder / "featext.py"), *command, *settings], folder)
+        shutil.copyfile(REPOSITORY / name, trial.folder / name)
+    for setting in (*SAME_WORK, *settings, *trial.overrides):
+        command = [*command, "--set", setting]
+    _, peak = _run_python([str(trial.folder / "featext.py"), *command], trial.folder)
     return peak
 
 
-def _run_naive(command: list[str], folder: Path) -> Run:
-    output, peak = _run_python(command, folder)
+def _run_naive(script: str, arguments: list[str], trial: Trial) -> Run:
+    command = [str(BENCHMARKS / script), *arguments, "--num-images", str(trial.num_images)]
+    output, peak = _run_python(command, trial.folder)
     return Run(float(json.loads(output.splitlines()[-1])["images_per_second"]), peak)
 
 
@@ -165,7 +177,8 @@ def _wait(process: subprocess.Popen[bytes]) -> float | None:
         return None
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e6 / 1024)  # macOS counts bytes, Linux KiB
+    unit_bytes = 1 if sys.platform == "darwin" else 1024
+    return usage.ru_maxrss * unit_bytes / 1e6
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
@@ -176,7 +189,7 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 def _check_count(did: str, count: int, expected: int) -> None:
     if count != expected:
         raise BenchmarkError(
-            f"FeXT {did} {count} images and not {expected}: take a folder without damaged and duplicate images"
+            f"FeXT {did} {count} images and not {expected}: take a folder without damaged images"
         )
 
 
@@ -186,25 +199,27 @@ CONTESTANTS = {
 }
 
 
-def compare(task: str, images: Path, num_images: int, *, repeats: int, overrides: list[str]) -> dict[str, list[Run]]:
-    """The runs of each contestant, taken in turn on num_images images each."""
+def compare(
+    task: str, source: Path, num_images: int, *, repeats: int, overrides: list[str]
+) -> dict[str, list[Run]]:
+    """The runs of each contestant, taken in turn on the same num_images images."""
     num_for_test = 1 if task == "train" else 0
     runs: dict[str, list[Run]] = {name: [] for name in CONTESTANTS[task]}
     with tempfile.TemporaryDirectory(prefix="fext_benchmark_") as temporary:
         root = Path(temporary).resolve()
-        num_images = link_images(images, root / "images", num_images + num_for_test) - num_for_test
-        if num_images < 2:
-            raise BenchmarkError(f"{images} holds too few images ({', '.join(sorted(IMAGE_EXTENSIONS))})")
+        num_images = link_images(source, root / "images", num_images + num_for_test) - num_for_test
+        if num_images < MIN_IMAGES:
+            raise BenchmarkError(f"{source} holds too few images ({', '.join(sorted(IMAGE_EXTENSIONS))})")
         print(f"{task}, {num_images} images, {_machine()}", flush=True)
         if task == "extract":
             (root / "untrained").mkdir()
-            make_untrained_checkpoint(root / "images", root / "untrained", overrides)
+            make_untrained_checkpoint(Trial(root / "images", num_images, root / "untrained", overrides))
         for repeat in range(repeats):
-            for name, run_contestant in CONTESTANTS[task].items():
+            for name, take_run in CONTESTANTS[task].items():
                 print(f"run {repeat + 1} of {repeats}: {name}", file=sys.stderr, flush=True)
                 folder = root / "run"
                 folder.mkdir()
-                runs[name].append(run_contestant(root / "images", num_images, folder, overrides))
+                runs[name].append(take_run(Trial(root / "images", num_images, folder, overrides)))
                 shutil.rmtree(folder)
     return runs
 
@@ -216,7 +231,9 @@ def _machine() -> str:
 
 def print_table(runs: dict[str, list[Run]]) -> None:
     """Images per second of each run, the medians and their ratio; the largest memory of each contestant."""
-    medians = {name: statistics.median(run.images_per_second for run in taken) for name, taken in runs.items()}
+    medians = {
+        name: statistics.median(run.images_per_second for run in taken) for name, taken in runs.items()
+    }
     print(_row("images per second", list(runs)))
     for number, taken in enumerate(zip(*runs.values(), strict=True), start=1):
         print(_row(f"run {number}", [f"{run.images_per_second:.2f}" for run in taken]))
@@ -239,13 +256,18 @@ def main() -> None:
     parser.add_argument("task", choices=list(CONTESTANTS))
     parser.add_argument("images_folder", type=Path, help="folder of images, searched with its subfolders")
     parser.add_argument("--num-images", type=int, default=64, help="images per run (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=2, help="runs of each of the two (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=2, help="runs of each (default: %(default)s)")
     parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="NAME=VALUE", help="a setting of FeXT's runs"
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting for FeXT's runs, such as use_mixed_precision=False",
     )
     arguments = parser.parse_args()
-    if arguments.num_images < 1 or arguments.repeats < 1:
-        parser.error("--num-images and --repeats must be at least 1")
+    if arguments.num_images < MIN_IMAGES or arguments.repeats < 1:
+        parser.error(f"--num-images must be at least {MIN_IMAGES}, --repeats at least 1")
     try:
         runs = compare(
             arguments.task,

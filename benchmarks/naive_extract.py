@@ -1,8 +1,8 @@
 """What one writes in an hour to turn images into a table of features: the yardstick for FeXT's extraction.
 
-The encoder of vgg16_bn in float32 and the default memory format, every latent kept in memory, one pandas table
-written at the end. Prints one JSON line that counts everything from finding the images to the written CSV, but
-neither imports nor building the model.
+The encoder of vgg16_bn in float32 and the default memory format, every latent kept in memory, one pandas
+table written at the end. Prints one JSON line that counts everything from finding the images to the written
+CSV, but neither imports nor building the model.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def write_table(names: list[str], features: NDArray[np.float32], output: Path) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the vgg16_bn features of a folder of images, the plain way.")
+    parser = argparse.ArgumentParser(description="Write the vgg16_bn features of a folder, the plain way.")
     parser.add_argument("images_folder", type=Path, help="folder of images, searched with its subfolders")
     parser.add_argument("output_csv", type=Path, help="the table to write")
     parser.add_argument("--num-images", type=int, help="encode the first N images (default: all)")

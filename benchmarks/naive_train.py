@@ -1,7 +1,8 @@
 """What one writes in an hour to train a vgg16_bn autoencoder: the yardstick for FeXT's pretraining.
 
-The same network, batch size, optimizer and loss as FeXT's vgg16_bn; float32, the default memory format, images decoded
-in the main process. Prints one JSON line that counts the training pass alone, decoding included.
+The same network, batch size, optimizer and loss as FeXT's vgg16_bn; float32, the default memory format,
+images decoded in the main process. Prints one JSON line that counts the training pass alone, decoding
+included.
 """
 
 import argparse
@@ -69,12 +70,12 @@ def train(model: nn.Module, images: ImageFiles, device: torch.device) -> float:
     model.train()
     total = 0.0
     for batch in loader:
-        batch = batch.to(device)
-        loss = functional.mse_loss(model(batch), batch)
+        originals = batch.to(device)
+        loss = functional.mse_loss(model(originals), originals)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        total += loss.item()  # waits for the device, so the time is all counted
+        total += loss.item()  # waits for the device, so that all of its time is counted
     return total / len(loader)
 
 

@@ -41,7 +41,7 @@ CATEGORIES = {
 
 def _setting(category: str, default: object, description: str, allowed: str, **constraints: Any) -> Any:
     """Declare one setting; `allowed` is what an error message says after 'allowed:'."""
-    extra = {"category": category, "allowed": allowed}
+    extra: dict[str, Any] = {"category": category, "allowed": allowed}
     return Field(default=default, description=description, json_schema_extra=extra, **constraints)
 
 
@@ -68,14 +68,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     # --- advanced
-    training_device: Annotated[
-        str, BeforeValidator(_device_name), Field(pattern=r"^(auto|CPU|GPU|MPS|cuda:\d+)$")
-    ] = _setting(
-        "advanced",
-        "auto",
-        "Where the model runs. 'auto' takes a GPU where there is one, else the CPU; the others stop with a "
-        "message where that device is missing.",
-        "'auto', 'CPU', 'GPU', 'cuda:N' (such as 'cuda:1') or 'MPS'",
+    training_device: Annotated[str, BeforeValidator(_device_name), Field(pattern=r"^(auto|CPU|GPU|MPS|cuda:\d+)$")] = (
+        _setting(
+            "advanced",
+            "auto",
+            "Where the model runs. 'auto' takes a GPU where there is one, else the CPU; the others stop with a "
+            "message where that device is missing.",
+            "'auto', 'CPU', 'GPU', 'cuda:N' (such as 'cuda:1') or 'MPS'",
+        )
     )
     use_mixed_precision: Literal["auto"] | bool = _setting(
         "advanced",
@@ -115,14 +115,14 @@ class Settings(BaseModel):
     )
 
     # --- data
-    picture_shape: Annotated[
-        tuple[int, int, int], BeforeValidator(_list_as_tuple), AfterValidator(_picture_shape)
-    ] = _setting(
-        "data",
-        (256, 256, 3),
-        "Height, width and channels that every image is brought to. The latent is 32 times smaller in height "
-        "and width: 8x8 for 256x256.",
-        "(height, width, channels): height and width multiples of 32 from 32 to 4096, channels 3 (colour) or 1 (grey)",
+    picture_shape: Annotated[tuple[int, int, int], BeforeValidator(_list_as_tuple), AfterValidator(_picture_shape)] = (
+        _setting(
+            "data",
+            (256, 256, 3),
+            "Height, width and channels that every image is brought to. The latent is 32 times smaller in height "
+            "and width: 8x8 for 256x256.",
+            "(height, width, channels): height and width multiples of 32 from 32 to 4096, channels 3 or 1 (grey)",
+        )
     )
     resize_mode: Literal["stretch", "crop", "pad"] = _setting(
         "data",
@@ -187,7 +187,7 @@ class Settings(BaseModel):
     optimizer: Literal["adamw", "adam"] = _setting(
         "training",
         "adamw",
-        "'adamw' decouples weight_decay from the gradient (Loshchilov and Hutter, 2019), 'adam' adds it to the gradient.",
+        "'adamw' keeps weight_decay apart from the gradient (Loshchilov and Hutter, 2019), 'adam' adds it to it.",
         "'adamw' or 'adam'",
     )
     loss: Literal["mse", "mae"] = _setting(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 
 from fext.errors import DeviceError, SettingsError
 from fext.settings import Settings
@@ -40,6 +41,11 @@ class Computation:
     def to_device(self, images: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) on the device, in channels-last memory order."""
         return images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+
+    def place(self, model: nn.Module) -> None:
+        """Move a model to the device, its weights in channels-last memory order."""
+        model.to(device=self.device)
+        model.to(memory_format=torch.channels_last)
 
     def describe(self) -> str:
         """Such as 'CPU (Intel Xeon), float32'."""
@@ -102,10 +108,14 @@ def prepare_computation(settings: Settings) -> Computation:
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-    processors = settings.num_processors
-    if processors == "auto":
-        processors = 1 if device.type == "cpu" else min(8, num_usable_cores())
-    return Computation(device, _choose_precision(settings.use_mixed_precision, device), processors)
+    precision = _choose_precision(settings.use_mixed_precision, device)
+    return Computation(device, precision, _choose_processors(settings.num_processors, device))
+
+
+def _choose_processors(asked: int | Literal["auto"], device: torch.device) -> int:
+    if asked != "auto":
+        return asked
+    return 1 if device.type == "cpu" else min(8, num_usable_cores())
 
 
 def choose_device(name: str) -> torch.device:
@@ -121,7 +131,9 @@ def choose_device(name: str) -> torch.device:
     index = 0 if name == "GPU" else int(name.partition(":")[2] or 0)
     if name != "MPS" and index < num_gpus:
         return torch.device(f"cuda:{index}")
-    found = f"{num_gpus} GPU{'s' if num_gpus != 1 else ''} that torch can use" if num_gpus else "no GPU that torch can use"
+    found = (
+        f"{num_gpus} GPU{'s' if num_gpus != 1 else ''} that torch can use" if num_gpus else "no GPU that torch can use"
+    )
     raise DeviceError(
         f"training_device = '{name}', but this machine has {found}: "
         f"set training_device to 'CPU', or to 'auto' to take what there is"

@@ -29,9 +29,7 @@ def encode(
 
 
 @torch.inference_mode()
-def reconstruct(
-    model: nn.Module, images: torch.Tensor, computation: Computation, *, batch_size: int
-) -> torch.Tensor:
+def reconstruct(model: nn.Module, images: torch.Tensor, computation: Computation, *, batch_size: int) -> torch.Tensor:
     """The reconstructions (N, C, H, W) float32 in [0, 1], on the CPU, of up to batch_size images."""
     return _in_one_shape(model, images, computation, batch_size).clamp(0, 1).cpu()
 

@@ -29,7 +29,7 @@ class EpochScores:
 
 def make_optimizer(model: nn.Module, settings: Settings, computation: Computation) -> torch.optim.Optimizer:
     """The optimizer of the settings over all weights of the model, updating them in one fused pass where it can."""
-    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    kinds: dict[str, type[torch.optim.Adam]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     return kinds[settings.optimizer](
         model.parameters(),
         lr=settings.learning_rate,
@@ -69,9 +69,9 @@ class _Totals:
         self._rows.append(torch.cat([values.sum(dim=1), values.new_tensor([len(images)])]))
 
     def scores(self) -> EpochScores:
-        sums = torch.stack(self._rows).cpu().double().sum(dim=0).tolist()
-        count = sums[4]
-        return EpochScores(*(value / count for value in sums[:4]), num_images=int(count))
+        *sums, count = torch.stack(self._rows).cpu().double().sum(dim=0).tolist()
+        loss, mse, mae, psnr = (value / count for value in sums)
+        return EpochScores(loss, mse, mae, psnr, int(count))
 
 
 def train_epoch(
@@ -142,10 +142,10 @@ def test_epoch(
 def _refuse_rejected(batch: Batch) -> None:
     if batch.rejected:
         position, reason = batch.rejected[0]
-        raise RejectedInTraining(position, reason)
+        raise RejectedInTrainingError(position, reason)
 
 
-class RejectedInTraining(TrainingError):
+class RejectedInTrainingError(TrainingError):
     """An image of the split can no longer be read; the job knows its name."""
 
     def __init__(self, position: int, reason: str) -> None:

@@ -136,7 +136,8 @@ def augment(image: NDArray[np.float32], random: np.random.Generator) -> NDArray[
     image = _shifted(image, round(row_shift * image.shape[0]), round(column_shift * image.shape[1]))
     mean = image.mean(dtype=np.float32)
     varied = (image - mean) * (1 + contrast) + mean + brightness
-    return np.clip(varied, 0, 1, dtype=np.float32)
+    clipped: NDArray[np.float32] = np.clip(varied, 0, 1, dtype=np.float32)
+    return clipped
 
 
 def _shifted(image: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:

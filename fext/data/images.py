@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fext.errors import ImageRejected
 
@@ -96,7 +96,7 @@ def preprocess(data: bytes, preprocessing: Preprocessing) -> NDArray[np.float32]
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image that Pillow can identify"
     text = " ".join(str(error).split())
     return f"damaged or not decodable: {text or type(error).__name__}"

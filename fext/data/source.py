@@ -114,9 +114,7 @@ def _image_extensions() -> frozenset[str]:
 def _signatures() -> tuple:  # type: ignore[type-arg]  # Pillow does not name the type of its accept functions
     """Pillow's own tests of a file's first bytes, for the formats that have one."""
     Image.init()
-    return tuple(
-        accept for name, (_, accept) in Image.OPEN.items() if accept is not None and name not in _NOT_DECODED
-    )
+    return tuple(accept for name, (_, accept) in Image.OPEN.items() if accept is not None and name not in _NOT_DECODED)
 
 
 def _from_list(file: Path) -> ImageSource:

@@ -48,4 +48,4 @@ def draw_graph(folder: Path, model: Autoencoder, picture_shape: tuple[int, int, 
     except Exception as error:  # the picture is an extra: whatever the drawing library raises, training goes on
         reporter.warning(f"model_graph.png could not be drawn: {str(error) or type(error).__name__}")
         return
-    files.write_whole(folder / "model_graph.png", lambda stream: graph.save(stream, format="PNG"))
+    files.write_picture(folder / "model_graph.png", graph)

@@ -12,7 +12,7 @@ import torch
 from fext.compute.device import Computation, check_jit_backend, prepare_computation
 from fext.compute.training import (
     EpochScores,
-    RejectedInTraining,
+    RejectedInTrainingError,
     learning_rate_at,
     make_optimizer,
     test_epoch,
@@ -101,17 +101,18 @@ def pretrain(
     good, num_rejected = _choose_images(workspace, settings, source, preprocessing, computation, reporter)
     split = split_images(good, settings.num_train_samples, settings.num_test_samples)
     _say_split(split, settings, source, reporter)
-    model = build_autoencoder(plan, settings.seed).to(computation.device, memory_format=torch.channels_last)
+    model = build_autoencoder(plan, settings.seed)
+    computation.place(model)
     optimizer = make_optimizer(model, settings, computation)
     run = _Run(folder, settings, preprocessing, source, split, computation, model, optimizer, reporter)
     checkpoints.start_checkpoint(folder, settings, split)
     _describe_model(run)
-    return _train(run, _State(), num_rejected)
+    state = _State()
+    _save(run, state, with_weights=True, finished=False)  # a run killed in its first epoch can be resumed, too
+    return _train(run, state, num_rejected)
 
 
-def resume(
-    workspace: Workspace, settings: Settings, folder: Path, epochs: int | None, reporter: Reporter
-) -> PretrainResult:
+def resume(settings: Settings, folder: Path, epochs: int | None, reporter: Reporter) -> PretrainResult:
     """Go on with an interrupted run, or extend a finished one to a new total of epochs.
 
     The checkpoint's own settings are used, but those of the machine (category 'advanced') are today's. Raises
@@ -122,7 +123,8 @@ def resume(
     check_jit_backend(settings)
     computation = prepare_computation(settings)
     checkpoint = checkpoints.load_checkpoint(folder)
-    model = checkpoint.model.to(computation.device, memory_format=torch.channels_last)
+    model = checkpoint.model
+    computation.place(model)
     optimizer = make_optimizer(model, settings, computation)
     progress = _restore(state, model, optimizer, folder)
     split = checkpoint.split()
@@ -184,7 +186,10 @@ def _choose_images(
     """Walk the seeded order, decoding each image not seen before, until enough are good; count the rejected."""
     if not source.names:
         others = f" ({source.num_not_images} other files)" if source.num_not_images else ""
-        raise SourceError(f"there are no images in {source.location}{others}: put pictures there")
+        raise SourceError(
+            f"there are no images in {source.location}{others}: put pictures there, or make sample images with "
+            f"'python featext.py samples' and name them with --images data/samples"
+        )
     order = sampling_order(source.names, settings.split_seed)
     wanted = settings.num_train_samples + settings.num_test_samples
     memory = CheckedImages(workspace.checked_images)
@@ -261,7 +266,7 @@ def _train(run: _Run, state: _State, num_rejected: int) -> PretrainResult:
             while len(state.history) < settings.epochs and not stopped_early:
                 row = _one_epoch(run, forward, train_stream, test_stream, len(state.history), progress)
                 stopped_early = _keep(run, state, row)
-                _track(run, tracker, row, len(state.history), test_stream)
+                _track(run, tracker, row, len(state.history))
                 run.reporter.message(_epoch_line(row, settings, state))
     finally:
         tracker.close()
@@ -344,7 +349,7 @@ class _naming_images:  # noqa: N801  # reads as a verb in a with statement
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RejectedInTraining):
+        if isinstance(error, RejectedInTrainingError):
             raise TrainingError(
                 f"{self._names[error.position]} can no longer be used ({error.reason}): put it back and resume "
                 f"{self._run.folder.name}; every finished epoch is kept"
@@ -384,40 +389,40 @@ def _keep(run: _Run, state: _State, row: dict[str, float]) -> bool:
     is_best = loss < state.best_loss
     if is_best:
         state.best_epoch, state.best_loss = epoch, loss
-    summary = _summary(run, state)
-    location = str(run.source.location.absolute())
-    if is_best:
-        checkpoints.save_model(run.folder, run.model, run.preprocessing, location, summary)
-    else:
-        checkpoints.save_description(run.folder, run.model.plan, run.preprocessing, location, summary)
-    checkpoints.save_history(run.folder, state.history)
-    checkpoints.save_resume(
-        run.folder,
-        {
-            "format_version": FORMAT_VERSION,
-            "model": run.model.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
-            "history": state.history,
-            "best_epoch": state.best_epoch,
-            "best_loss": state.best_loss,
-            "reference_loss": state.reference_loss,
-            "num_stalled": state.num_stalled,
-            "finished": stopped_early or epoch == settings.epochs,
-        },
-    )
+    _save(run, state, with_weights=is_best, finished=stopped_early or epoch == settings.epochs)
     return stopped_early
 
 
-def _summary(run: _Run, state: _State) -> dict[str, Any]:
-    best = state.history[state.best_epoch - 1]
+def _save(run: _Run, state: _State, *, with_weights: bool, finished: bool) -> None:
+    """Bring the checkpoint up to date, resume.pt last."""
+    location = str(run.source.location.absolute())
+    summary = _summary(run, state, finished)
+    if with_weights:
+        checkpoints.save_model(run.folder, run.model)
+    checkpoints.save_description(run.folder, run.model.plan, run.preprocessing, location, summary)
+    checkpoints.save_history(run.folder, state.history)
+    resume_state = {
+        "format_version": FORMAT_VERSION,
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "history": state.history,
+        "best_epoch": state.best_epoch,
+        "best_loss": state.best_loss,
+        "reference_loss": state.reference_loss,
+        "num_stalled": state.num_stalled,
+        "finished": finished,
+    }
+    checkpoints.save_resume(run.folder, resume_state)
+
+
+def _summary(run: _Run, state: _State, finished: bool) -> dict[str, Any]:
+    best = state.history[state.best_epoch - 1] if state.history else {}
     return {
         "epochs": len(state.history),
+        "finished": finished,
         "best_epoch": state.best_epoch,
         "loss": run.settings.loss,
-        "train_loss": best["train_loss"],
-        "test_loss": best["test_loss"],
-        "train_psnr": best["train_psnr"],
-        "test_psnr": best["test_psnr"],
+        **{name: best.get(name) for name in ("train_loss", "test_loss", "train_psnr", "test_psnr")},
         "num_train_images": len(run.split.train),
         "num_test_images": len(run.split.test),
         "device": run.computation.device.type,
@@ -425,7 +430,7 @@ def _summary(run: _Run, state: _State) -> dict[str, Any]:
     }
 
 
-def _track(run: _Run, tracker: Tracker, row: dict[str, float], epoch: int, test_stream: ImageStream) -> None:
+def _track(run: _Run, tracker: Tracker, row: dict[str, float], epoch: int) -> None:
     names = ("loss", "mse", "mae", "psnr")
     values = {f"{name}/{subset}": row[f"{subset}_{name}"] for name in names for subset in ("train", "test")}
     values["learning_rate"] = row["learning_rate"]
@@ -440,11 +445,10 @@ def _track(run: _Run, tracker: Tracker, row: dict[str, float], epoch: int, test_
 
 
 def _epoch_line(row: dict[str, float], settings: Settings, state: _State) -> str:
-    best = ", best so far" if state.best_epoch == row["epoch"] else ""
+    best = ", best" if state.best_epoch == row["epoch"] else ""
     return (
-        f"epoch {row['epoch']:>3}/{settings.epochs}  loss {row['train_loss']:.5f} train, {row['test_loss']:.5f} test  "
-        f"PSNR {row['train_psnr']:.2f} train, {row['test_psnr']:.2f} test  "
-        f"{row['images_per_second']:.1f} images/s{best}"
+        f"epoch {row['epoch']}/{settings.epochs}: test {row['test_psnr']:.2f} dB, loss {row['test_loss']:.5f} "
+        f"(train {row['train_psnr']:.2f}, {row['train_loss']:.5f}), {row['images_per_second']:.1f} images/s{best}"
     )
 
 
@@ -452,7 +456,7 @@ def _finish(run: _Run, state: _State) -> None:
     """Draw the pictures of the finished run, with the weights of its best epoch."""
     files.write_figure(run.folder / "history.png", history_figure(state.history, run.settings.loss))
     model = checkpoints.load_checkpoint(run.folder).model
-    model.to(run.computation.device, memory_format=torch.channels_last)
+    run.computation.place(model)
     for subset, names in (("train", run.split.train), ("test", run.split.test)):
         shown = names[:: max(1, len(names) // _NUM_PICTURES)][:_NUM_PICTURES]
         pairs = reconstruction_pairs(model, run.source, shown, run.preprocessing, run.computation)
@@ -478,4 +482,3 @@ def _result(run: _Run, state: _State, num_rejected: int, seconds: float, stopped
         images_per_second=sum(rates) / len(rates),
         stopped_early=stopped_early,
     )
-

@@ -48,7 +48,8 @@ class Downsample(nn.Module):
         if not self.has_shortcut:
             return changed
         folded = functional.pixel_unshuffle(images, 2)  # (N, 4 * channels, H/2, W/2)
-        return changed + folded.unflatten(1, (self.width, -1)).mean(dim=2)
+        count, _, height, width = changed.shape
+        return changed + folded.reshape(count, self.width, -1, height, width).mean(dim=2)
 
 
 class Upsample(nn.Module):

@@ -7,7 +7,7 @@ is the covariance of a block, whatever the number of images.
 
 import torch
 
-_CHUNK = 256  # images never matter to the memory, blocks of one batch do
+_CHUNK = 256  # blocks multiplied at a time: few enough that float32 keeps its digits
 
 
 class LinearMap:
@@ -31,7 +31,7 @@ class LinearMap:
         blocks = self._to_blocks(images)
         self._sum += blocks.sum(dim=0, dtype=torch.float64)
         # Products in float32 within a batch, added up in float64: fast, and exact to about 1e-6.
-        for chunk in blocks.split(_CHUNK):
+        for chunk in torch.split(blocks, _CHUNK):
             self._products += (chunk.T @ chunk).double()
         self._image_sum += images.sum(dim=0, dtype=torch.float64)
         self.num_blocks += len(blocks)

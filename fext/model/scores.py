@@ -44,14 +44,14 @@ def reconstruction_scores(image: NDArray[np.float32], reconstruction: NDArray[np
     PSNR and SSIM are scikit-image's; SSIM with the window of Wang et al., 'Image quality assessment: from error
     visibility to structural similarity', 2004 (Gaussian, sigma 1.5), averaged over the channels.
     """
-    from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
+    from skimage import metrics
 
-    mse = float(mean_squared_error(image, reconstruction))
+    mse = float(metrics.mean_squared_error(image, reconstruction))
     mae = float(np.abs(image - reconstruction).mean(dtype=np.float64))
     psnr = MAX_PSNR
     if mse > _SMALLEST_MSE:
-        psnr = float(peak_signal_noise_ratio(image, reconstruction, data_range=1.0))
-    ssim = structural_similarity(
+        psnr = float(metrics.peak_signal_noise_ratio(image, reconstruction, data_range=1.0))
+    ssim = metrics.structural_similarity(
         image, reconstruction, data_range=1.0, channel_axis=2, gaussian_weights=True, sigma=1.5,
         use_sample_covariance=False,
     )  # fmt: skip

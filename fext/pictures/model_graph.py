@@ -90,7 +90,7 @@ def _meta_like(tensor: torch.Tensor) -> torch.Tensor:
 
 def _best_figure(layers: torch.nn.Module, picture_shape: tuple[int, int, int]) -> Any:
     """Fold the chain of layers into the rows that leave the names largest when it fills a screen."""
-    import tensorgami  # type: ignore[import-untyped]
+    import tensorgami
     import torch
 
     height, width, channels = picture_shape
@@ -117,7 +117,7 @@ def _overrides(layers: torch.nn.Module) -> dict[str, dict[str, Any]]:
 
 def _style() -> Any:
     """The library's own style, with the latent in a colour of its own and named in the legend."""
-    from tensorgami.style import load_theme  # type: ignore[import-untyped]
+    from tensorgami.style import load_theme
 
     theme = load_theme()
     latent = replace(theme.nodes["attention"], name="Latent")

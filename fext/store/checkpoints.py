@@ -77,13 +77,10 @@ def save_settings(folder: Path, settings: Settings) -> None:
     files.write_text(folder / "configurations.json", settings.to_json())
 
 
-def save_model(
-    folder: Path, model: Autoencoder, preprocessing: Preprocessing, source: str, summary: dict[str, Any]
-) -> None:
-    """Store the weights of the best epoch and model.json, which says what they are."""
+def save_model(folder: Path, model: Autoencoder) -> None:
+    """Store the weights of the best epoch; save_description, which says what they are, must follow."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     files.write_bytes(folder / "model.safetensors", save(weights))
-    save_description(folder, model.plan, preprocessing, source, summary)
 
 
 def save_description(
@@ -144,7 +141,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except FextError:
         raise
     except FileNotFoundError as error:
-        raise CheckpointError(f"checkpoint {folder.name} is incomplete: {Path(error.filename).name} is missing") from error
+        raise CheckpointError(
+            f"checkpoint {folder.name} is incomplete: {Path(error.filename).name} is missing"
+        ) from error
     except Exception as error:  # safetensors and load_state_dict raise many kinds
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"checkpoint {folder.name} is damaged: {first_line}") from error

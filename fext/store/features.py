@@ -77,7 +77,7 @@ class FeatureTable:
             self._stream.flush()
             os.fsync(self._stream.fileno())
             self._stream.close()
-            os.replace(self._partial, self.folder / "features.csv")
+            self._partial.replace(self.folder / "features.csv")
         except OSError as error:
             raise self._full(error) from error
         written = [

@@ -6,11 +6,13 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any
-
-from matplotlib.figure import Figure
+from typing import IO, TYPE_CHECKING, Any
 
 from fext.errors import FextError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -25,7 +27,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise FextError(f"{path} cannot be written: {error.strerror or error}; what was there is kept") from error
     finally:
@@ -54,9 +56,14 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     write_text(path, text.getvalue())
 
 
-def write_figure(path: Path, figure: Figure) -> None:
+def write_figure(path: Path, figure: "Figure") -> None:
     """A matplotlib figure as PNG."""
     write_whole(path, lambda stream: figure.savefig(stream, format="png"))
+
+
+def write_picture(path: Path, picture: "Image.Image") -> None:
+    """A Pillow image as PNG."""
+    write_whole(path, lambda stream: picture.save(stream, format="PNG"))
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""What is known of image files already looked at, so that an unchanged file is not decoded twice to see if it is good."""
+"""What is known of image files already looked at, so that an unchanged file is not decoded twice."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -18,6 +18,6 @@ def write_samples(folder: Path) -> int:
     if strangers:
         raise UsageError(f"{folder} holds other files (such as {sorted(strangers)[0]}): name an empty folder")
     for name, tile in tiles.items():
-        files.write_whole(folder / name, lambda stream, tile=tile: tile.save(stream, format="PNG"))  # type: ignore[misc]
+        files.write_picture(folder / name, tile)
     files.write_text(folder / "SOURCES.md", sources_text())
     return len(tiles)

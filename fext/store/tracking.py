@@ -44,25 +44,23 @@ class TensorBoardTracker:
         logging.getLogger("tensorboard").setLevel(logging.ERROR)
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
-            str(folder), purge_step=first_step if first_step > 1 else None
-        )
+        self._writer = SummaryWriter(str(folder), purge_step=first_step if first_step > 1 else None)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Scalars named 'group/name'."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
 
     def pictures(self, title: str, images: torch.Tensor, step: int) -> None:
         """One sheet (C, H, W) in [0, 1]."""
-        self._writer.add_image(title, images, step)  # type: ignore[no-untyped-call]
+        self._writer.add_image(title, images, step)
 
     def graph(self, model: nn.Module, images: torch.Tensor) -> None:
         """The computation graph, traced on a batch."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing warns of its own deprecation
-            self._writer.add_graph(model, images)  # type: ignore[no-untyped-call]
+            self._writer.add_graph(model, images)
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()

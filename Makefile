@@ -1,0 +1,32 @@
+# The whole routine: `make demo` and `make test` do everything on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo run test check
+
+demo: $(VENV)/installed
+	$(BIN)/python featext.py samples
+	$(BIN)/python featext.py pretrain --images data/samples --set architecture=redux --set epochs=15 --set lr_schedule=cosine
+	$(BIN)/python featext.py evaluate
+	$(BIN)/python featext.py extract --images data/samples
+
+run: $(VENV)/installed
+	@$(BIN)/python featext.py
+
+test: $(VENV)/installed-development
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/installed: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/installed-development: requirements-development.txt $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --requirement requirements-development.txt
+	touch $@

@@ -1,0 +1,160 @@
+"""What the menu and the commands have in common: start a job, show its result.
+
+Jobs are imported when they start, not before: torch takes seconds to load and the menu must be there at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from fext.screen.console import ConsoleReporter, show_facts, show_path, show_settings, show_table
+from fext.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from fext.jobs.pretrain import PretrainResult
+    from fext.settings import Settings
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where to print, and the folders to work in."""
+
+    console: Console
+    workspace: Workspace
+
+    @property
+    def reporter(self) -> ConsoleReporter:
+        return ConsoleReporter(self.console)
+
+    def settings(self, overrides: Sequence[str] = ()) -> "Settings":
+        """configurations.py as it is at this moment."""
+        from fext.settings import load_settings
+
+        return load_settings(self.workspace.configurations, overrides)
+
+
+def run_pretrain(screen: Screen, settings: "Settings", images: Path, name: str | None) -> None:
+    from fext.jobs.pretrain import pretrain
+
+    _show_training(screen, pretrain(screen.workspace, settings, images, name, screen.reporter))
+
+
+def run_resume(screen: Screen, settings: "Settings", folder: Path, epochs: int | None) -> None:
+    from fext.jobs.pretrain import resume
+
+    _show_training(screen, resume(settings, folder, epochs, screen.reporter))
+
+
+def run_evaluate(screen: Screen, settings: "Settings", folder: Path, images: Path | None) -> None:
+    from fext.jobs.evaluate import evaluate
+
+    result = evaluate(screen.workspace, settings, folder, images, screen.reporter)
+    rows = []
+    for subset, found in result.summary["subsets"].items():
+        for method in ("model", "linear_map", "mean_image"):
+            if method in found:
+                mean = {score: found[method][score]["mean"] for score in ("psnr", "ssim", "mse", "mae")}
+                scores = [f"{mean['psnr']:.2f}", f"{mean['ssim']:.3f}", f"{mean['mse']:.5f}", f"{mean['mae']:.4f}"]
+                rows.append([f"{subset} ({found['num_images']})", method.replace("_", " "), *scores])
+    header = ["images", "method", "PSNR dB", "SSIM", "MSE", "MAE"]
+    show_table(screen.console, f"Evaluation of {result.name}", header, rows)
+    rejected = f", {result.num_rejected} rejected" if result.num_rejected else ""
+    screen.console.print(
+        f"{result.num_images} images in {_duration(result.seconds)}, "
+        f"{result.images_per_second:.1f} images/s{rejected}; means over images"
+    )
+    show_path(screen.console, "pictures and scores", result.folder, screen.workspace.root)
+    show_path(screen.console, "all models", result.scores_file, screen.workspace.root)
+
+
+def run_extract(screen: Screen, settings: "Settings", folder: Path, images: Path | None, name: str | None) -> None:
+    from fext.jobs.extract import extract
+
+    result = extract(screen.workspace, settings, folder, images, name, screen.reporter)
+    facts = [
+        ("images found", f"{result.num_found}"),
+        ("rows written", f"{result.num_written} of {result.num_features:,} features"),
+        ("rejected", f"{result.num_rejected}" + (" (see rejected.csv)" if result.num_rejected else "")),
+        ("other files", f"{result.num_not_images} that are not images"),
+        ("time", f"{_duration(result.seconds)}, {result.images_per_second:.1f} images/s"),
+    ]
+    show_facts(screen.console, f"Extraction {result.name}", facts)
+    show_path(screen.console, "features", result.folder / "features.csv", screen.workspace.root)
+
+
+def run_samples(screen: Screen, folder: Path) -> None:
+    from fext.store.samples import write_samples
+
+    count = write_samples(folder)
+    screen.console.print(f"{count} sample images, cut from public-domain and CC0 photographs (see SOURCES.md)")
+    show_path(screen.console, "written to", folder, screen.workspace.root)
+
+
+def run_settings(screen: Screen, settings: "Settings") -> None:
+    """Show every setting in force, where it differs from its default, and what was found of the machine."""
+    from fext.settings import CATEGORIES, setting_infos
+
+    sections = []
+    for category, title in CATEGORIES.items():
+        rows = []
+        for info in setting_infos():
+            if info.category == category:
+                value = getattr(settings, info.name)
+                rows.append((info.name, repr(value), repr(info.default) if value != info.default else ""))
+        sections.append((title, rows))
+    show_settings(screen.console, sections)
+    show_facts(screen.console, "This machine", _machine_facts(settings))
+
+
+def _machine_facts(settings: "Settings") -> list[tuple[str, str]]:
+    import platform
+
+    import torch
+    import torchvision
+
+    import fext
+    from fext.compute.device import find_machine, prepare_computation
+    from fext.errors import FextError
+
+    machine = find_machine()
+    try:
+        computation = prepare_computation(settings)
+        in_force = f"{computation.describe()}, {torch.get_num_threads()} threads"
+        readers = "the main process" if computation.num_processors == 1 else f"{computation.num_processors} processes"
+    except FextError as error:
+        in_force, readers = str(error), "-"
+    return [
+        ("computes on", in_force),
+        ("images read by", readers),
+        ("processor", f"{machine.processor}, {machine.num_cores} cores"),
+        ("GPUs", ", ".join(machine.gpus) or ("Apple GPU (MPS)" if machine.has_mps else "none that torch can use")),
+        (
+            "bfloat16",
+            "fast on this processor" if machine.fast_bfloat16 else "not faster than float32 on this processor",
+        ),
+        ("versions", f"FeXT {fext.__version__}, Python {platform.python_version()}, torch {torch.__version__}"),
+        ("", f"torchvision {torchvision.__version__}"),
+    ]
+
+
+def _show_training(screen: Screen, result: "PretrainResult") -> None:
+    early = ", stopped early" if result.stopped_early else ""
+    facts = [
+        ("images", f"{result.num_train} train, {result.num_test} test, {result.num_rejected} rejected"),
+        ("epochs", f"{result.epochs}{early}; the best is {result.best_epoch}, and its weights are kept"),
+        ("PSNR", f"{result.train_psnr:.2f} dB train, {result.test_psnr:.2f} dB test (best epoch)"),
+        ("time", f"{_duration(result.seconds)}, {result.images_per_second:.1f} images/s while training"),
+    ]
+    show_facts(screen.console, f"Checkpoint {result.name}", facts)
+    show_path(screen.console, "written to", result.folder, screen.workspace.root)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

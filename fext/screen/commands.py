@@ -1,0 +1,113 @@
+"""The subcommands: the jobs of the menu, without a terminal."""
+
+import argparse
+import time
+from pathlib import Path
+
+from fext.screen import actions
+from fext.screen.actions import Screen
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Every command with its options and help."""
+    parser = argparse.ArgumentParser(
+        prog="featext.py",
+        description="FeXT turns a folder of images into features. Without a command the menu opens.",
+    )
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+
+    pretrain = commands.add_parser("pretrain", help="train an autoencoder on a folder of images")
+    pretrain.add_argument("--name", help="name of the new checkpoint (default: architecture and time)")
+    pretrain.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="folder or list of images (default: data/images)"
+    )
+    pretrain.set_defaults(run=_pretrain)
+
+    resume = commands.add_parser("resume", help="go on with an interrupted run, or extend a finished one")
+    _add_checkpoint(resume)
+    resume.add_argument("--epochs", type=int, metavar="N", help="new total of epochs")
+    resume.set_defaults(run=_resume)
+
+    evaluate = commands.add_parser("evaluate", help="score a checkpoint on its train and test images")
+    _add_checkpoint(evaluate)
+    evaluate.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="score the images of this folder or list instead"
+    )
+    evaluate.set_defaults(run=_evaluate)
+
+    extract = commands.add_parser("extract", help="write the features of every image as CSV")
+    _add_checkpoint(extract)
+    extract.add_argument(
+        "--images",
+        type=Path,
+        metavar="SOURCE",
+        help="folder or list of images (default: inference/images where it holds images, else data/images)",
+    )
+    extract.add_argument("--name", help="name of the extraction (default: checkpoint and source)")
+    extract.set_defaults(run=_extract)
+
+    samples = commands.add_parser("samples", help="write sample images that everyone has")
+    samples.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="where to (default: data/samples)")
+    samples.set_defaults(run=_samples)
+
+    settings = commands.add_parser("settings", help="show the settings in force and the device")
+    settings.set_defaults(run=_settings)
+
+    tensorboard = commands.add_parser("tensorboard", help="open TensorBoard on the checkpoints until Ctrl-C")
+    tensorboard.set_defaults(run=_tensorboard)
+
+    for command in (pretrain, resume, evaluate, extract, settings):
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            dest="overrides",
+            help="use another value for a setting of configurations.py; may be given more than once",
+        )
+    return parser
+
+
+def _add_checkpoint(command: argparse.ArgumentParser) -> None:
+    command.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="name or path (default: the only one)")
+
+
+def _pretrain(screen: Screen, words: argparse.Namespace) -> None:
+    settings = screen.settings(words.overrides)
+    actions.run_pretrain(screen, settings, words.images or screen.workspace.images, words.name)
+
+
+def _resume(screen: Screen, words: argparse.Namespace) -> None:
+    settings = screen.settings(words.overrides)
+    actions.run_resume(screen, settings, screen.workspace.find_checkpoint(words.checkpoint), words.epochs)
+
+
+def _evaluate(screen: Screen, words: argparse.Namespace) -> None:
+    settings = screen.settings(words.overrides)
+    actions.run_evaluate(screen, settings, screen.workspace.find_checkpoint(words.checkpoint), words.images)
+
+
+def _extract(screen: Screen, words: argparse.Namespace) -> None:
+    settings = screen.settings(words.overrides)
+    folder = screen.workspace.find_checkpoint(words.checkpoint)
+    actions.run_extract(screen, settings, folder, words.images, words.name)
+
+
+def _samples(screen: Screen, words: argparse.Namespace) -> None:
+    actions.run_samples(screen, words.folder or screen.workspace.samples)
+
+
+def _settings(screen: Screen, words: argparse.Namespace) -> None:
+    actions.run_settings(screen, screen.settings(words.overrides))
+
+
+def _tensorboard(screen: Screen, _: argparse.Namespace) -> None:
+    from fext.jobs.tensorboard import TensorBoardServer
+
+    server = TensorBoardServer(screen.workspace.checkpoints)
+    try:
+        screen.console.print(f"TensorBoard is open at {server.address} (Ctrl-C closes it)")
+        while server.is_running():
+            time.sleep(0.2)
+    finally:
+        server.close()

@@ -1,0 +1,111 @@
+"""Everything that is printed: messages, progress and tables, on a rich console that is passed in."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+
+def make_console() -> Console:
+    """The terminal, or plain text where output goes to a file or a pipe."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "", style="cyan")
+
+
+class _ConsoleProgress:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self._progress.update(self._task, advance=count)
+        if note:
+            self._progress.update(self._task, description=escape(note))
+
+
+class ConsoleReporter:
+    """Shows what a job tells: lines, and a bar with rate and time left where there is a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def message(self, text: str) -> None:
+        self.console.print(Text(text))
+
+    def warning(self, text: str) -> None:
+        self.console.print(Text(text, style="yellow"))
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[_ConsoleProgress]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeRemainingColumn(compact=True),
+        )
+        shown = self.console.is_terminal
+        with Progress(*columns, console=self.console, transient=True, disable=not shown, expand=True) as progress:
+            yield _ConsoleProgress(progress, progress.add_task(escape(title), total=total))
+
+
+def show_error(console: Console, text: str) -> None:
+    """One line that says what is wrong and what to do."""
+    console.print(Text(text, style="bold red"))
+
+
+def show_table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; the first column names, the others line up on the right."""
+    table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def show_settings(console: Console, sections: Sequence[tuple[str, Sequence[tuple[str, str, str]]]]) -> None:
+    """One table of (setting, value, default where it differs), a heading for each category."""
+    table = Table(title="Settings in force", title_justify="left", title_style="bold", header_style="bold")
+    table.add_column("setting", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("differs from the default", overflow="fold", style="yellow")
+    for title, rows in sections:
+        table.add_row(Text(title, style="cyan"))
+        for number, row in enumerate(rows):
+            table.add_row(*(Text(cell) for cell in row), end_section=number == len(rows) - 1)
+    console.print(table)
+
+
+def show_facts(console: Console, title: str, facts: Sequence[tuple[str, str]]) -> None:
+    """A short table of names and values."""
+    table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(name, Text(value))
+    console.print(table)
+
+
+def show_path(console: Console, label: str, path: Path, root: Path) -> None:
+    """Where something was written, relative to the folder of FeXT where it lies in it; never wrapped."""
+    shown = path.relative_to(root) if path.is_relative_to(root) else path
+    console.print(Text(f"{label}: {shown}"), soft_wrap=True)

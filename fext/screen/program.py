@@ -1,0 +1,29 @@
+"""The program's edge: the menu without arguments, one command with them; exit codes."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fext.screen.actions import Screen
+from fext.screen.commands import make_parser
+from fext.screen.console import make_console
+from fext.screen.program_errors import guarded
+from fext.store.workspace import Workspace
+
+_WRONG_USE = 2
+
+
+def main(root: Path, words: Sequence[str]) -> int:
+    """Open the menu, or run the command that `words` spell; returns the exit code (0 done, 1 failed, 2 wrong use)."""
+    screen = Screen(make_console(), Workspace(root))
+    parser = make_parser()
+    if words:
+        parsed = parser.parse_args(words)
+        return guarded(screen, f"command {parsed.command}", lambda: parsed.run(screen, parsed))
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        parser.print_help()
+        return _WRONG_USE
+    from fext.screen.menu import Menu
+
+    Menu(screen).run()
+    return 0

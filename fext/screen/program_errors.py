@@ -1,0 +1,34 @@
+"""How every action ends badly, in one place: a line for the user, a log for what nobody expected."""
+
+from collections.abc import Callable
+
+from fext.errors import FextError
+from fext.screen.actions import Screen
+from fext.screen.console import show_error
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+
+
+class LeftQuestion(Exception):
+    """The user left a question: there is nothing more to do, and nothing is wrong."""
+
+
+def guarded(screen: Screen, doing: str, action: Callable[[], None]) -> int:
+    """Run an action; whatever it raises becomes one line and an exit code."""
+    try:
+        action()
+    except LeftQuestion:
+        return DONE
+    except FextError as error:
+        show_error(screen.console, str(error))
+        return FAILED
+    except KeyboardInterrupt:
+        screen.reporter.message("Stopped. Whatever was finished before is kept.")
+        return INTERRUPTED
+    except Exception as error:  # the edge of the program: nothing may end the menu with a traceback
+        from fext.store.logs import log_unexpected
+
+        path = log_unexpected(screen.workspace.logs, error, doing)
+        show_error(screen.console, f"Something unexpected went wrong ({type(error).__name__}); details are in {path}")
+        return FAILED
+    return DONE

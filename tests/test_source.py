@@ -1,0 +1,179 @@
+"""Finding images: what counts as one, what it is called, and in which order it comes."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fext.data.source import find_images
+from fext.errors import SourceError
+
+
+def picture(file: Path, file_format: str = "PNG") -> None:
+    """A small good image in that file, in folders made for it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (2, 2)).save(file, file_format)
+
+
+def test_images_are_found_at_any_depth_and_named_by_their_path_from_the_source(tmp_path: Path) -> None:
+    for name in ("top.png", "a/one.png", "a/b/c/d/deep.png"):
+        picture(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    found = find_images(tmp_path)
+    assert found.names == ("a/b/c/d/deep.png", "a/one.png", "top.png")
+    assert len(found) == 3
+    assert found.path("a/one.png") == tmp_path / "a" / "one.png"
+
+
+def test_two_images_of_one_name_in_two_folders_are_two_images(tmp_path: Path) -> None:
+    picture(tmp_path / "left" / "001.png")
+    picture(tmp_path / "right" / "001.png")
+    assert find_images(tmp_path).names == ("left/001.png", "right/001.png")
+
+
+def test_names_are_sorted_by_the_bytes_of_the_whole_path(tmp_path: Path) -> None:
+    # 0x2D '-' and 0x2E '.' come before 0x2F '/', which comes before digits, capitals, small letters and 'é'.
+    in_order = ("a-b.png", "a.png", "a/z.png", "a0.png", "img10.png", "img2.png", "Ü.png", "日本.png")
+    in_order = ("B.png", *in_order)
+    for name in reversed(in_order):
+        picture(tmp_path / name)
+    assert find_images(tmp_path).names == in_order
+
+
+def test_hidden_files_and_folders_are_skipped_and_not_counted(tmp_path: Path) -> None:
+    for name in ("seen.png", ".hidden.png", ".thumbnails/small.png", "folder/.cache/small.png", "folder/.DS_Store"):
+        picture(tmp_path / name)
+    found = find_images(tmp_path)
+    assert (found.names, found.num_not_images) == (("seen.png",), 0)
+
+
+def test_a_hidden_source_folder_is_searched_all_the_same(tmp_path: Path) -> None:
+    picture(tmp_path / ".photos" / "one.png")
+    assert find_images(tmp_path / ".photos").names == ("one.png",)
+
+
+def test_an_extension_in_any_case_makes_a_file_an_image_whatever_it_holds(tmp_path: Path) -> None:
+    names = ("a.JPG", "b.Jpeg", "c.tiff", "d.webp", "e.bmp", "f.gif", "text.png")
+    for name in names:
+        (tmp_path / name).write_text("not an image at all")
+    assert find_images(tmp_path).names == names
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("name", ["without_extension", "wrong.dat", "wrong.txt"])
+def test_the_first_bytes_make_a_file_an_image_whatever_it_is_called(
+    name: str, file_format: str, tmp_path: Path
+) -> None:
+    picture(tmp_path / name, file_format)
+    assert find_images(tmp_path).names == (name,)
+
+
+def test_other_files_are_counted_as_not_images(tmp_path: Path) -> None:
+    picture(tmp_path / "one.png")
+    for name in ("notes.txt", "labels.csv", "sub/readme.md", "empty"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_images(tmp_path)
+    assert (found.names, found.num_not_images) == (("one.png",), 4)
+
+
+def test_a_folder_without_images_has_none(tmp_path: Path) -> None:
+    assert find_images(tmp_path).names == ()
+
+
+def test_links_that_lead_back_end_and_each_image_is_found_once(tmp_path: Path) -> None:
+    picture(tmp_path / "one.png")
+    picture(tmp_path / "sub" / "two.png")
+    os.symlink(tmp_path, tmp_path / "sub" / "back")
+    os.symlink(tmp_path / "sub", tmp_path / "sub" / "itself")
+    assert find_images(tmp_path).names == ("one.png", "sub/two.png")
+
+
+def test_a_link_to_itself_is_passed_over(tmp_path: Path) -> None:
+    picture(tmp_path / "one.png")
+    os.symlink("loop", tmp_path / "loop")
+    assert find_images(tmp_path).names == ("one.png",)
+
+
+def test_linked_files_and_folders_are_followed(tmp_path: Path) -> None:
+    picture(tmp_path / "elsewhere" / "deep" / "two.png")
+    source = tmp_path / "source"
+    source.mkdir()
+    os.symlink(tmp_path / "elsewhere", source / "folder")
+    os.symlink(tmp_path / "elsewhere" / "deep" / "two.png", source / "file.png")
+    assert find_images(source).names == ("file.png", "folder/deep/two.png")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a,b.png", 'a"b".png', "a\nb.png", "=1+1.png", "-x.png", "@x.png", " padded .png", "a'b.png", "été 写真.png", "a\\b.png"],
+)  # fmt: skip
+def test_any_file_name_is_a_name(name: str, tmp_path: Path) -> None:
+    picture(tmp_path / "folder" / name)
+    found = find_images(tmp_path)
+    assert found.names == (f"folder/{name}",)
+    assert found.path(found.names[0]).is_file()
+
+
+def test_a_file_name_that_is_not_utf_8_is_found_and_can_be_opened(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    try:
+        with open(path, "wb") as file:
+            file.write(b"x")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    found = find_images(tmp_path)
+    assert len(found) == 1
+    assert found.path(found.names[0]).read_bytes() == b"x"
+
+
+def test_a_text_file_lists_one_path_a_line_and_the_names_are_the_paths_as_listed(tmp_path: Path) -> None:
+    listed = ["sub/two.png", "=1,2.png", "./one.png", "../outside.png", "/absolute/three.png", "with space.png"]
+    (tmp_path / "list.txt").write_text("\n".join(listed) + "\n\n", encoding="utf-8")
+    found = find_images(tmp_path / "list.txt")
+    assert found.names == tuple(sorted(listed))
+    assert found.path("sub/two.png") == tmp_path / "sub" / "two.png"
+    assert found.path("/absolute/three.png") == Path("/absolute/three.png")
+
+
+def test_a_text_file_written_on_windows_lists_the_same(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfone.png\r\ntwo.png\r\n")
+    assert find_images(tmp_path / "list.txt").names == ("one.png", "two.png")
+
+
+def test_a_path_listed_twice_is_one_image_and_one_that_is_missing_is_still_an_image(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("missing.png\none.png\nmissing.png\n")
+    assert find_images(tmp_path / "list.txt").names == ("missing.png", "one.png")
+
+
+@pytest.mark.parametrize("header", ["image", "path", "file", "filename", "Image"])
+def test_a_csv_lists_paths_in_the_column_that_its_header_names(header: str, tmp_path: Path) -> None:
+    rows = f'label,{header}\ncat,one.png\ndog,"a,""b"".png"\ndog,"line\nbreak.png"\n\n'
+    (tmp_path / "list.csv").write_text(rows, encoding="utf-8")
+    assert find_images(tmp_path / "list.csv").names == ('a,"b".png', "line\nbreak.png", "one.png")
+
+
+def test_a_csv_without_such_a_header_lists_paths_in_its_first_column(tmp_path: Path) -> None:
+    (tmp_path / "list.CSV").write_text("b.png,dog\na.png,cat\n")
+    assert find_images(tmp_path / "list.CSV").names == ("a.png", "b.png")
+
+
+def test_a_list_that_is_not_utf_8_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"caf\xe9.png\n")
+    with pytest.raises(SourceError, match=r"list\.txt cannot be read as a list of images"):
+        find_images(tmp_path / "list.txt")
+
+
+def test_a_missing_location_is_named_and_the_message_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(SourceError) as caught:
+        find_images(tmp_path / "nowhere")
+    assert str(caught.value) == (
+        f"{tmp_path / 'nowhere'} does not exist: give a folder of images, or a .txt or .csv file that lists them"
+    )
+
+
+def test_a_file_that_is_no_list_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "one.png")
+    with pytest.raises(SourceError, match="neither a folder nor a list of images"):
+        find_images(tmp_path / "one.png")
