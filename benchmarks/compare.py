@@ -188,9 +188,7 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 def _check_count(did: str, count: int, expected: int) -> None:
     if count != expected:
-        raise BenchmarkError(
-            f"FeXT {did} {count} images and not {expected}: take a folder without damaged images"
-        )
+        raise BenchmarkError(f"FeXT {did} {count} images and not {expected}: take a folder without damaged images")
 
 
 CONTESTANTS = {
@@ -199,9 +197,7 @@ CONTESTANTS = {
 }
 
 
-def compare(
-    task: str, source: Path, num_images: int, *, repeats: int, overrides: list[str]
-) -> dict[str, list[Run]]:
+def compare(task: str, source: Path, num_images: int, *, repeats: int, overrides: list[str]) -> dict[str, list[Run]]:
     """The runs of each contestant, taken in turn on the same num_images images."""
     num_for_test = 1 if task == "train" else 0
     runs: dict[str, list[Run]] = {name: [] for name in CONTESTANTS[task]}
@@ -231,9 +227,7 @@ def _machine() -> str:
 
 def print_table(runs: dict[str, list[Run]]) -> None:
     """Images per second of each run, the medians and their ratio; the largest memory of each contestant."""
-    medians = {
-        name: statistics.median(run.images_per_second for run in taken) for name, taken in runs.items()
-    }
+    medians = {name: statistics.median(run.images_per_second for run in taken) for name, taken in runs.items()}
     print(_row("images per second", list(runs)))
     for number, taken in enumerate(zip(*runs.values(), strict=True), start=1):
         print(_row(f"run {number}", [f"{run.images_per_second:.2f}" for run in taken]))

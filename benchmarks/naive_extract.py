@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from naive_train import BATCH_SIZE, ImageFiles, choose_device, find_images
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.models import vgg16_bn
-
-from naive_train import BATCH_SIZE, ImageFiles, choose_device, find_images
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import ast
 import difflib
 import json
 import textwrap
+import traceback
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,13 @@ def _setting(category: str, default: object, description: str, allowed: str, **c
 
 def _list_as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _whole_number(value: object) -> object:
+    """Refuse True and 1.0, which a Literal takes for 1."""
+    if type(value) is not int:
+        raise ValueError("not a whole number")
+    return value
 
 
 def _device_name(value: object) -> object:
@@ -211,7 +219,7 @@ class Settings(BaseModel):
     )
 
     # --- extraction
-    feature_grid: Literal[8, 4, 2, 1] = _setting(
+    feature_grid: Annotated[Literal[8, 4, 2, 1], BeforeValidator(_whole_number)] = _setting(
         "extraction",
         8,
         "Side of the grid of features kept from the latent: 8 keeps all 8x8x512 = 32,768 values of an image, 4, 2 "
@@ -313,8 +321,9 @@ def _read_configurations(file: Path) -> tuple[dict[str, object], dict[str, str]]
         exec(compile(tree, file.name, "exec"), namespace)  # the user's own file, run on the user's behalf
     except SyntaxError as error:
         raise SettingsError(f"{file.name}, line {error.lineno}: not valid Python ({error.msg})") from error
-    except Exception as error:
-        raise SettingsError(f"{file.name} stops with {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        place = f"{file.name}, line {_line_of_error(error, file.name)}"
+        raise SettingsError(f"{place}: stops with {type(error).__name__}: {_one_line(str(error))}") from error
     values = {
         name: value
         for name, value in namespace.items()
@@ -322,6 +331,15 @@ def _read_configurations(file: Path) -> tuple[dict[str, object], dict[str, str]]
     }
     lines = _lines_of_assignments(tree)
     return values, {name: f"{file.name}, line {lines[name]}" if name in lines else file.name for name in values}
+
+
+def _line_of_error(error: BaseException, name: str) -> int:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
+    return lines[-1] if lines and lines[-1] else 1
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _lines_of_assignments(tree: ast.Module) -> dict[str, int]:
@@ -342,7 +360,7 @@ def _parse_override(override: str) -> tuple[str, object]:
         return name, words[text.lower()]
     try:
         return name, ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return name, text
 
 
@@ -360,7 +378,10 @@ def _validated(values: Mapping[str, object], places: Mapping[str, str]) -> Setti
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = _one_line(repr(value))
+    except Exception:  # a number of thousands of digits, or a class of the user's own
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -394,3 +415,15 @@ def _literal(value: object) -> str:
 
 def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, width=110, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
+
+
+def settings_table() -> str:
+    """Every setting as a Markdown table, for the README."""
+    lines = ["| setting | default | what |", "|---|---|---|"]
+    for category, title in CATEGORIES.items():
+        lines.append(f"| **{title}** | | |")
+        for info in setting_infos():
+            if info.category == category:
+                allowed = info.allowed.replace("|", "\\|")
+                lines.append(f"| `{info.name}` | `{_literal(info.default)}` | {info.description} Allowed: {allowed}. |")
+    return "\n".join(lines) + "\n"

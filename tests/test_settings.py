@@ -102,7 +102,8 @@ def test_the_file_in_the_repository_holds_every_setting_at_its_default() -> None
 def test_every_setting_is_described_and_says_what_is_allowed() -> None:
     text = configurations_text()
     for info in setting_infos():
-        assert info.description and info.allowed
+        assert info.description
+        assert info.allowed
         assert f"\n{info.name} = " in text
     assert max(len(line) for line in text.splitlines()) <= 110
 
@@ -127,17 +128,13 @@ def test_every_setting_is_tried_with_values_that_it_must_refuse() -> None:
     assert set(REFUSED) == set(Settings.model_fields)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, values in REFUSED.items() for value in values]
-)
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in REFUSED.items() for value in values])
 def test_a_wrong_value_is_refused_with_file_line_setting_value_and_what_is_allowed(
     name: str, value: object, tmp_path: Path
 ) -> None:
     literal = f"float({str(value)!r})" if isinstance(value, float) else repr(value)
     file = written(tmp_path, f"# my settings\n\n{name} = {literal}\n")
-    assert refusal(file) == (
-        f"configurations.py, line 3: {name} = {value!r} is not allowed; allowed: {ALLOWED[name]}"
-    )
+    assert refusal(file) == (f"configurations.py, line 3: {name} = {value!r} is not allowed; allowed: {ALLOWED[name]}")
 
 
 def test_the_line_named_is_the_one_that_set_the_value_last(tmp_path: Path) -> None:
@@ -148,8 +145,13 @@ def test_the_line_named_is_the_one_that_set_the_value_last(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("name", "known"),
-    [("batchsize", "batch_size"), ("Learning_Rate", "learning_rate"), ("epoch", "epochs"), ("feature_gird", "feature_grid")],
-)  # fmt: skip
+    [
+        ("batchsize", "batch_size"),
+        ("Learning_Rate", "learning_rate"),
+        ("epoch", "epochs"),
+        ("feature_gird", "feature_grid"),
+    ],
+)
 def test_an_unknown_name_is_refused_and_the_nearest_known_one_named(name: str, known: str, tmp_path: Path) -> None:
     assert refusal(written(tmp_path, f"\n{name} = 1\n")) == (
         f"configurations.py, line 2: there is no setting {name}; did you mean {known}?"
@@ -210,7 +212,8 @@ def test_a_value_that_is_hard_to_show_is_still_refused_in_a_short_line(value: st
 def test_a_missing_file_and_one_that_is_not_text_are_told(tmp_path: Path) -> None:
     file = tmp_path / CONFIGURATIONS_FILE
     message = refusal(file)
-    assert CONFIGURATIONS_FILE in message and str(tmp_path) in message
+    assert CONFIGURATIONS_FILE in message
+    assert str(tmp_path) in message
     file.write_bytes(b"epochs = 3  # \xff\xfe")
     assert CONFIGURATIONS_FILE in refusal(file)
 

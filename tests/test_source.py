@@ -33,9 +33,8 @@ def test_two_images_of_one_name_in_two_folders_are_two_images(tmp_path: Path) ->
 
 
 def test_names_are_sorted_by_the_bytes_of_the_whole_path(tmp_path: Path) -> None:
-    # 0x2D '-' and 0x2E '.' come before 0x2F '/', which comes before digits, capitals, small letters and 'é'.
-    in_order = ("a-b.png", "a.png", "a/z.png", "a0.png", "img10.png", "img2.png", "Ü.png", "日本.png")
-    in_order = ("B.png", *in_order)
+    # Capitals before small letters; '-' before '.' before '/' before digits; what is not ASCII last.
+    in_order = ("B.png", "a-b.png", "a.png", "a/z.png", "a0.png", "img10.png", "img2.png", "Ü.png", "日本.png")
     for name in reversed(in_order):
         picture(tmp_path / name)
     assert find_images(tmp_path).names == in_order
@@ -71,28 +70,44 @@ def test_the_first_bytes_make_a_file_an_image_whatever_it_is_called(
 
 def test_other_files_are_counted_as_not_images(tmp_path: Path) -> None:
     picture(tmp_path / "one.png")
-    for name in ("notes.txt", "labels.csv", "sub/readme.md", "empty"):
+    for name in ("notes.txt", "table.csv", "archive.zip", "sub/readme.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(b"PK\3\4 or any other bytes that begin no image")
     found = find_images(tmp_path)
     assert (found.names, found.num_not_images) == (("one.png",), 4)
+
+
+@pytest.mark.parametrize("content", [b"", b"a", b"P", b"MM", b"\n\n\n"])
+def test_a_file_of_a_few_bytes_is_not_an_image(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tiny").write_bytes(content)
+    found = find_images(tmp_path)
+    assert (found.names, found.num_not_images) == ((), 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["Python scripts that made these images", "P0001,healthy\nP0002,ill\n", "P2P transfer of these images"]
+)
+def test_text_that_begins_like_a_portable_pixmap_is_not_an_image(text: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    found = find_images(tmp_path)
+    assert (found.names, found.num_not_images) == ((), 1)
 
 
 def test_a_folder_without_images_has_none(tmp_path: Path) -> None:
     assert find_images(tmp_path).names == ()
 
 
-def test_links_that_lead_back_end_and_each_image_is_found_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["", "sub"])
+def test_a_link_that_leads_back_ends_and_each_image_is_found_once(target: str, tmp_path: Path) -> None:
     picture(tmp_path / "one.png")
     picture(tmp_path / "sub" / "two.png")
-    os.symlink(tmp_path, tmp_path / "sub" / "back")
-    os.symlink(tmp_path / "sub", tmp_path / "sub" / "itself")
+    (tmp_path / "sub" / "back").symlink_to(tmp_path / target)
     assert find_images(tmp_path).names == ("one.png", "sub/two.png")
 
 
 def test_a_link_to_itself_is_passed_over(tmp_path: Path) -> None:
     picture(tmp_path / "one.png")
-    os.symlink("loop", tmp_path / "loop")
+    (tmp_path / "loop").symlink_to("loop")
     assert find_images(tmp_path).names == ("one.png",)
 
 
@@ -100,15 +115,15 @@ def test_linked_files_and_folders_are_followed(tmp_path: Path) -> None:
     picture(tmp_path / "elsewhere" / "deep" / "two.png")
     source = tmp_path / "source"
     source.mkdir()
-    os.symlink(tmp_path / "elsewhere", source / "folder")
-    os.symlink(tmp_path / "elsewhere" / "deep" / "two.png", source / "file.png")
+    (source / "folder").symlink_to(tmp_path / "elsewhere")
+    (source / "file.png").symlink_to(tmp_path / "elsewhere" / "deep" / "two.png")
     assert find_images(source).names == ("file.png", "folder/deep/two.png")
 
 
 @pytest.mark.parametrize(
     "name",
-    ["a,b.png", 'a"b".png', "a\nb.png", "=1+1.png", "-x.png", "@x.png", " padded .png", "a'b.png", "été 写真.png", "a\\b.png"],
-)  # fmt: skip
+    ["a,b.png", 'a"b".png', "a\nb.png", "=1+1.png", "-x.png", "@x.png", " padded .png", "a'b.png", "été 写真.png"],
+)
 def test_any_file_name_is_a_name(name: str, tmp_path: Path) -> None:
     picture(tmp_path / "folder" / name)
     found = find_images(tmp_path)
@@ -116,16 +131,16 @@ def test_any_file_name_is_a_name(name: str, tmp_path: Path) -> None:
     assert found.path(found.names[0]).is_file()
 
 
-def test_a_file_name_that_is_not_utf_8_is_found_and_can_be_opened(tmp_path: Path) -> None:
-    path = os.fsencode(tmp_path) + b"/caf\xe9.png"
+def test_a_file_name_that_is_not_utf_8_is_found_in_its_place_and_can_be_opened(tmp_path: Path) -> None:
     try:
-        with open(path, "wb") as file:
+        with open(os.fsencode(tmp_path) + b"/\xff.png", "wb") as file:
             file.write(b"x")
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
+    picture(tmp_path / "\N{GRINNING FACE}.png")  # begins with the byte F0
     found = find_images(tmp_path)
-    assert len(found) == 1
-    assert found.path(found.names[0]).read_bytes() == b"x"
+    assert found.names == ("\N{GRINNING FACE}.png", "\udcff.png")
+    assert found.path(found.names[1]).read_bytes() == b"x"
 
 
 def test_a_text_file_lists_one_path_a_line_and_the_names_are_the_paths_as_listed(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def check_jit_backend(settings: Settings) -> None:
     """Raise SettingsError where jit_compile is on with a backend that torch.compile does not know here."""
     if not settings.jit_compile:
         return
-    known = torch.compiler.list_backends()
+    known = torch.compiler.list_backends(exclude_tags=())
     if settings.jit_backend not in known:
         raise SettingsError(
             f"jit_backend = '{settings.jit_backend}' is not allowed; allowed on this machine: {', '.join(known)}"

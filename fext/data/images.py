@@ -5,6 +5,7 @@ Training, evaluation and extraction all call `load_image`; nothing else opens an
 
 import hashlib
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from fext.errors import ImageRejected
 
@@ -24,6 +25,19 @@ MAX_PIXELS = 178_956_970
 _JPEG_GAP = 2
 
 _ORIENTATION = 0x0112
+_REVERSALS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = {_REVERSALS[5], _REVERSALS[6], _REVERSALS[7], _REVERSALS[8]}
+# What divides a JPEG into its parts: a byte FF and neither a stuffed zero, a restart, a start nor a fill byte.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_JPEG_END = 0xD9
 _SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
 _OPAQUE = {"1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV"}
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
@@ -58,6 +72,8 @@ def read_bytes(path: Path) -> bytes:
     """The bytes of an image file; raises ImageRejected where there are none to read."""
     try:
         data = path.read_bytes()
+    except ValueError as error:
+        raise ImageRejected("no file can have this name") from error
     except FileNotFoundError as error:
         raise ImageRejected("the file is not there") from error
     except OSError as error:
@@ -102,17 +118,29 @@ def _reason(error: Exception) -> str:
     return f"damaged or not decodable: {text or type(error).__name__}"
 
 
-def _decode(data: bytes, preprocessing: Preprocessing) -> list[Image.Image]:
-    """The upright picture as one RGB image of 8 bits, or as float planes in [0, 1] for 16 bits."""
+@dataclass(frozen=True)
+class _Decoded:
+    """A decoded picture as it lies in its file: what part of it is picture, its full size, how to set it upright."""
+
+    image: Image.Image
+    box: tuple[float, float, float, float]
+    full_size: tuple[int, int]
+    reversal: Image.Transpose | None
+
+
+def _decode(data: bytes, preprocessing: Preprocessing) -> _Decoded:
+    """The picture as one RGB image of 8 bits, or as a float plane in [0, 1] for 16 bits."""
     with _opened(data) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ImageRejected(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS:,} pixels")
-        if image.format == "JPEG":
-            _reduce_scale(image, preprocessing)
+        if image.format == "JPEG" and not _jpeg_has_its_end(data):
+            raise ImageRejected("truncated: the JPEG does not reach its end")
+        reversal = _REVERSALS.get(_orientation(image))
+        box = _reduced_scale(image, preprocessing, sideways=reversal in _SIDEWAYS)
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        return _planes(upright, image.format or "")
+        planes = _planes(image, image.format or "")
+        return _Decoded(planes, box, (width, height), reversal)
 
 
 def _opened(data: bytes) -> Image.Image:
@@ -122,27 +150,53 @@ def _opened(data: bytes) -> Image.Image:
         raise ImageRejected(f"more pixels than the limit of {MAX_PIXELS:,}") from error
 
 
-def _reduce_scale(image: Image.Image, preprocessing: Preprocessing) -> None:
-    """Let the JPEG decoder skip detail that resampling would throw away."""
+def _jpeg_has_its_end(data: bytes) -> bool:
+    """Whether an end follows the scans: zeros that fill a broken-off download decode as grey without a word."""
+    position = 0
+    while marker := _JPEG_MARKER.search(data, position):
+        if marker[0][1] == _JPEG_END:
+            return True
+        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return False
+
+
+def _orientation(image: Image.Image) -> int:
+    value = image.getexif().get(_ORIENTATION, 1)
+    return int(value) if isinstance(value, int | float) else 1
+
+
+def _reduced_scale(
+    image: Image.Image, preprocessing: Preprocessing, sideways: bool
+) -> tuple[float, float, float, float]:
+    """Let the JPEG decoder skip detail that resampling would throw away; the box is where the picture then lies.
+
+    A side that the scale does not divide is rounded up by the decoder: the box leaves out what was added.
+    """
     width, height = preprocessing.width, preprocessing.height
-    if image.getexif().get(_ORIENTATION, 1) >= 5:  # lies on its side: width and height will change places
+    if sideways:
         width, height = height, width
     choose = max if preprocessing.resize_mode == "pad" else min
     scale = choose(image.width / width, image.height / height)
-    if scale > _JPEG_GAP:
-        needed = (int(image.width / scale * _JPEG_GAP), int(image.height / scale * _JPEG_GAP))
-        image.draft(None, needed)
+    full: tuple[float, float, float, float] = (0, 0, *image.size)
+    if image.format != "JPEG" or scale <= _JPEG_GAP:
+        return full
+    needed = (max(1, int(image.width / scale * _JPEG_GAP)), max(1, int(image.height / scale * _JPEG_GAP)))
+    drafted = image.draft(None, needed)
+    return drafted[1] if drafted else full
 
 
-def _planes(image: Image.Image, file_format: str) -> list[Image.Image]:
+def _planes(image: Image.Image, file_format: str) -> Image.Image:
     mode = image.mode
     if mode in _SIXTEEN_BITS or (mode == "I" and file_format in {"PNG", "PPM"}):
         values = np.asarray(image).astype(np.float32) / np.float32(65535)
-        return [Image.fromarray(values)]
+        transparent = image.info.get("transparency")
+        if transparent is not None:
+            values[np.asarray(image) == transparent] = 1
+        return Image.fromarray(values)
     if mode in _WITH_ALPHA or "transparency" in image.info:
-        return [_over_white(image)]
+        return _over_white(image)
     if mode in _OPAQUE:
-        return [image.convert("RGB")]
+        return image.convert("RGB")
     if mode in {"I", "F"}:
         raise ImageRejected(f"its 32-bit pixels (mode {mode}) have no known range: save it with 8 or 16 bits")
     raise ImageRejected(f"colour mode {mode} cannot be made RGB: save it as RGB or grey")
@@ -154,8 +208,8 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, picture).convert("RGB")
 
 
-def _resized(planes: list[Image.Image], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    image = _fit(planes[0], preprocessing)
+def _resized(decoded: _Decoded, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    image = _fit(decoded, preprocessing)
     if image.mode == "F":
         grey = np.clip(np.asarray(image, dtype=np.float32), 0, 1)[:, :, None]
         return np.repeat(grey, preprocessing.channels, axis=2)
@@ -165,19 +219,29 @@ def _resized(planes: list[Image.Image], preprocessing: Preprocessing) -> NDArray
     return array.reshape(preprocessing.shape)
 
 
-def _fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def _fit(decoded: _Decoded, preprocessing: Preprocessing) -> Image.Image:
+    """Resize as the picture lies in its file, then set the small picture upright: the same and less to turn."""
     size = (preprocessing.width, preprocessing.height)
-    if preprocessing.resize_mode == "stretch":
-        return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+    left, top, right, bottom = decoded.box
+    width, height = decoded.full_size
+    sideways = decoded.reversal in _SIDEWAYS
+    lying = size[::-1] if sideways else size
     if preprocessing.resize_mode == "crop":
-        return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
-    return _padded(image, size)
+        scale = min(width / lying[0], height / lying[1])
+        cut_x = (right - left) * (1 - lying[0] * scale / width) / 2
+        cut_y = (bottom - top) * (1 - lying[1] * scale / height) / 2
+        left, top, right, bottom = left + cut_x, top + cut_y, right - cut_x, bottom - cut_y
+    if preprocessing.resize_mode == "pad":
+        scale = min(lying[0] / width, lying[1] / height)
+        lying = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = decoded.image.resize(lying, Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    upright = image if decoded.reversal is None else image.transpose(decoded.reversal)
+    return _padded(upright, size)
 
 
 def _padded(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    scale = min(size[0] / image.width, size[1] / image.height)
-    inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    if image.size == size:
+        return image
     canvas = Image.new(image.mode, size)
-    corner = ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2)
-    canvas.paste(image.resize(inner, Image.Resampling.BILINEAR), corner)
+    canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
     return canvas

@@ -5,10 +5,13 @@ What a file holds is not looked at here beyond its first bytes; fext.data.images
 
 import csv
 import os
-from collections.abc import Iterator
+import struct
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -85,10 +88,19 @@ def _walk(folder: Path) -> Iterator[tuple[str, str]]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            kind = _kind(entry)
+            if kind == "folder":
                 waiting.append((f"{prefix}{entry.name}/", entry.path))
-            elif entry.is_file():
+            elif kind == "file":
                 yield prefix + entry.name, entry.path
+
+
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "neither"]:
+    """What an entry, or what it links to, is; a link that leads to itself is neither."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "neither"
+    except OSError:
+        return "neither"
 
 
 def is_image_file(path: str) -> bool:
@@ -100,7 +112,28 @@ def is_image_file(path: str) -> bool:
             start = file.read(32)
     except OSError:
         return False
-    return any(accept(start) for accept in _signatures())
+    return any(_accepts(accept, start) for accept in _signatures()) and _has_an_image_header(path)
+
+
+def _accepts(accept: Callable[[bytes], bool | str], start: bytes) -> bool:
+    """Pillow's tests are made for whole files and raise on shorter ones."""
+    try:
+        return bool(accept(start))
+    except (IndexError, struct.error):
+        return False
+
+
+def _has_an_image_header(path: str) -> bool:
+    """Whether Pillow reads the header too: its tests of first bytes take 'P0001,...' or 'Python' for an image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(path).close()
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # Pillow's readers raise many kinds on what is none of theirs
+        return False
+    return True
 
 
 @cache
@@ -130,5 +163,4 @@ def _from_list(file: Path) -> ImageSource:
         if named:
             column, rows = named[0], rows[1:]
     listed = {row[column].strip("\r\n") for row in rows if len(row) > column and row[column].strip()}
-    names = {PurePosixPath(name).as_posix() if os.sep == "/" else name.replace("\\", "/") for name in listed}
-    return ImageSource(file, file.parent, tuple(sorted(names, key=sort_key)), 0)
+    return ImageSource(file, file.parent, tuple(sorted(listed, key=sort_key)), 0)

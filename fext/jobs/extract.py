@@ -51,9 +51,9 @@ def extract(
     Without `images`, the source is inference/images where it holds images, else data/images. Raises CheckpointError,
     SourceError, DeviceError and ExtractionError (the name is taken, or the grid does not fit the latent).
     """
-    started = time.perf_counter()
     checkpoint = load_checkpoint(folder)
     grid, num_features = _grid(settings, checkpoint)
+    started = time.perf_counter()
     source = find_images(images) if images is not None else default_source(workspace)
     if not source.names:
         others = f" ({source.num_not_images} other files)" if source.num_not_images else ""
@@ -65,15 +65,14 @@ def extract(
         f"extracting {len(source)} images x {num_features:,} features with {checkpoint.name}, "
         f"{computation.describe()}: about {_gigabytes(len(source), num_features)} of CSV"
     )
-    started = time.perf_counter()
     with FeatureTable(target, num_features) as table, reporter.progress("extracting", len(source)) as progress:
         num_written = 0
         for batch in _stream(source, checkpoint, settings, computation).epoch():
             num_written += _write_batch(table, batch, source, checkpoint, settings, computation, grid, reporter)
             progress.advance(len(batch.positions) + len(batch.rejected))
+        table.finish()
         seconds = time.perf_counter() - started
-        manifest = _manifest(checkpoint, source, settings, computation, num_features, num_written, seconds)
-        table.finish(manifest)
+        table.certify(_manifest(checkpoint, source, settings, computation, num_features, num_written, seconds))
     return ExtractionResult(
         name=target.name,
         folder=target,

@@ -447,8 +447,8 @@ def _track(run: _Run, tracker: Tracker, row: dict[str, float], epoch: int) -> No
 def _epoch_line(row: dict[str, float], settings: Settings, state: _State) -> str:
     best = ", best" if state.best_epoch == row["epoch"] else ""
     return (
-        f"epoch {row['epoch']}/{settings.epochs}: test {row['test_psnr']:.2f} dB, loss {row['test_loss']:.5f} "
-        f"(train {row['train_psnr']:.2f}, {row['train_loss']:.5f}), {row['images_per_second']:.1f} images/s{best}"
+        f"epoch {row['epoch']}/{settings.epochs}: test {row['test_psnr']:.2f} dB, loss {row['test_loss']:.5f}; "
+        f"train {row['train_psnr']:.2f} dB; {row['images_per_second']:.1f} images/s{best}"
     )
 
 

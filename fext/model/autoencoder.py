@@ -34,7 +34,7 @@ class Autoencoder(nn.Module):
 def build_autoencoder(plan: Plan, seed: int) -> Autoencoder:
     """Build the model of a plan with weights drawn from `seed`, leaving torch's global random state as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return Autoencoder(plan)
 
 

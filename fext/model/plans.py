@@ -43,7 +43,7 @@ class Plan:
             height, width, channels = (int(value) for value in data["picture_shape"])
             stages = tuple(tuple(int(layer) for layer in stage) for stage in data["stages"])
             plan = cls(**{**data, "picture_shape": (height, width, channels), "stages": stages})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"the plan of the model is damaged or of a later version of FeXT ({error})") from error
         _check(plan)
         return plan
@@ -70,7 +70,7 @@ def make_plan(architecture: str, picture_shape: tuple[int, int, int]) -> Plan:
 def _check(plan: Plan) -> None:
     factor = 2 ** len(plan.stages)
     height, width, channels = plan.picture_shape
-    if plan.block not in ("plain", "residual"):
+    if plan.block not in ("plain", "residual") or not isinstance(plan.normalization, bool):
         raise ModelError("the plan of the model is of a later version of FeXT")
     if not plan.stages or not all(plan.stages) or min(min(stage) for stage in plan.stages) < 1:
         raise ModelError("a plan needs stages with at least one layer of at least one channel")

@@ -3,9 +3,7 @@
 Every row's checksum stands in images.csv; the manifest is written last and says that the table is done.
 """
 
-import csv
 import hashlib
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +69,8 @@ class FeatureTable:
         """Record that an image has no row, and why."""
         self._records.append(ImageRecord(image, "rejected", size, modified, "", reason))
 
-    def finish(self, manifest: dict[str, Any]) -> None:
-        """Make the table whole: everything on the disk and in place, the manifest last."""
+    def finish(self) -> None:
+        """Put the whole table in place, on the disk and under its own names; `certify` must follow."""
         try:
             self._stream.flush()
             os.fsync(self._stream.fileno())
@@ -86,6 +84,9 @@ class FeatureTable:
         files.write_csv(self.folder / "images.csv", ("image", "status", "size", "modified", "row_sha256"), written)
         rejected = [(record.image, record.reason) for record in self._records if record.status == "rejected"]
         files.write_csv(self.folder / "rejected.csv", ("image", "reason"), rejected)
+
+    def certify(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, which says that the table is whole and how it was made."""
         files.write_json(self.folder / "manifest.json", manifest)
 
     def _write(self, data: bytes) -> None:
@@ -105,10 +106,5 @@ def csv_row(image: str, features: NDArray[np.float32]) -> bytes:
     Python; it prints what is not finite as null, which is why such features must have been rejected before.
     """
     values = orjson.dumps(features, option=orjson.OPT_SERIALIZE_NUMPY)
-    return _quoted(image) + b"," + values[1:-1] + b"\n"
-
-
-def _quoted(name: str) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow([name])
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    name = files.csv_line([image]).encode("utf-8", "surrogateescape")
+    return name[:-1] + b"," + values[1:-1] + b"\n"

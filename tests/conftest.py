@@ -1,0 +1,58 @@
+"""Small images, a workspace of its own, and settings that train in a moment."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fext.settings import Settings
+from fext.store.workspace import Workspace
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def write_images(folder: Path, count: int, size: tuple[int, int] = (80, 64)) -> list[str]:
+    """Smooth coloured pictures, all different; returns their names in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(7)
+    names = []
+    for number in range(count):
+        coarse = random.integers(0, 256, size=(4, 5, 3), dtype=np.uint8)
+        name = f"image_{number:03}.png"
+        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(folder / name)
+        names.append(name)
+    return names
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """An empty workspace with a dozen images in data/images."""
+    space = Workspace(tmp_path)
+    write_images(space.images, 12)
+    return space
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Settings]:
+    """Settings that train redux on 64x64 pictures for one epoch, with changes."""
+
+    def make(**changes: object) -> Settings:
+        values: dict[str, object] = {
+            "training_device": "CPU",
+            "num_threads": 1,
+            "architecture": "redux",
+            "picture_shape": (64, 64, 3),
+            "epochs": 1,
+            "batch_size": 4,
+            "inference_batch_size": 4,
+            "num_train_samples": 8,
+            "num_test_samples": 4,
+            "feature_grid": 2,
+            "use_tensorboard": False,
+            "generate_model_graph": False,
+        }
+        return Settings.model_validate(values | changes)
+
+    return make

@@ -1,0 +1,98 @@
+"""The compute room: device, precision, schedule, and passes that do not depend on their neighbours."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from fext.compute.device import check_jit_backend, choose_device, find_machine, prepare_computation
+from fext.compute.inference import encode, flatten_latent, reconstruct
+from fext.compute.training import learning_rate_at
+from fext.errors import DeviceError, SettingsError
+from fext.model.autoencoder import build_autoencoder
+from fext.model.plans import make_plan
+from fext.settings import Settings
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+
+
+@no_gpu
+@pytest.mark.parametrize("name", ["GPU", "cuda:0", "cuda:7"])
+def test_a_gpu_that_is_not_there_is_refused_and_the_cpu_named(name: str) -> None:
+    with pytest.raises(DeviceError, match=f"training_device = '{name}'.*set training_device to 'CPU'"):
+        choose_device(name)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="needs a machine without MPS")
+def test_mps_that_is_not_there_is_refused() -> None:
+    with pytest.raises(DeviceError, match="MPS"):
+        choose_device("MPS")
+
+
+@no_gpu
+def test_auto_falls_back_to_the_cpu() -> None:
+    assert choose_device("auto").type in ("cpu", "mps")
+
+
+def test_mixed_precision_follows_the_setting_and_auto_follows_the_machine(tiny: Callable[..., Settings]) -> None:
+    assert prepare_computation(tiny(use_mixed_precision=True)).precision == "bfloat16"
+    assert prepare_computation(tiny(use_mixed_precision=False)).precision == "float32"
+    expected = "bfloat16" if find_machine().fast_bfloat16 else "float32"
+    assert prepare_computation(tiny(use_mixed_precision="auto")).precision == expected
+
+
+def test_a_backend_that_torch_does_not_know_is_refused_with_those_it_knows(tiny: Callable[..., Settings]) -> None:
+    with pytest.raises(SettingsError, match=r"jit_backend = 'nonsense'.*inductor"):
+        check_jit_backend(tiny(jit_compile=True, jit_backend="nonsense"))
+
+
+def test_the_constant_schedule_keeps_the_learning_rate(tiny: Callable[..., Settings]) -> None:
+    settings = tiny(learning_rate=0.01)
+    assert {learning_rate_at(settings, progress) for progress in (0.0, 0.3, 1.0)} == {0.01}
+
+
+def test_the_cosine_schedule_falls_from_the_learning_rate_to_a_hundredth(tiny: Callable[..., Settings]) -> None:
+    settings = tiny(learning_rate=0.01, lr_schedule="cosine")
+    rates = [learning_rate_at(settings, progress) for progress in np.linspace(0, 1, 11)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[5] == pytest.approx(0.01 * 0.505)
+    assert rates[10] == pytest.approx(0.0001)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_latent_has_the_same_bits_whatever_stands_beside_it_in_the_batch(
+    tiny: Callable[..., Settings], mixed: bool
+) -> None:
+    computation = prepare_computation(tiny(use_mixed_precision=mixed))
+    encoder = build_autoencoder(make_plan("redux", (64, 64, 3)), seed=1).eval().encoder
+    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    together = encode(encoder, images, computation, batch_size=4)
+    alone = torch.cat([encode(encoder, image[None], computation, batch_size=4) for image in images])
+    assert torch.equal(together, alone)
+
+
+def test_a_grid_of_features_is_the_average_of_the_latent(tiny: Callable[..., Settings]) -> None:
+    computation = prepare_computation(tiny(use_mixed_precision=False))
+    encoder = build_autoencoder(make_plan("redux", (128, 128, 3)), seed=1).eval().encoder
+    images = torch.rand(2, 3, 128, 128)
+    latent = encode(encoder, images, computation, batch_size=2)
+    averaged = encode(encoder, images, computation, batch_size=2, grid=2)
+    expected = latent.reshape(2, 512, 2, 2, 2, 2).mean(dim=(3, 5))
+    torch.testing.assert_close(averaged, expected)
+
+
+def test_features_are_flattened_in_row_column_channel_order() -> None:
+    latent = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
+    flat = flatten_latent(latent)
+    for image, row, column, channel in [(0, 0, 0, 0), (1, 3, 4, 2), (0, 2, 1, 1)]:
+        assert flat[image, (row * 5 + column) * 3 + channel] == latent[image, channel, row, column]
+
+
+def test_reconstructions_stay_in_range(tiny: Callable[..., Settings]) -> None:
+    computation = prepare_computation(tiny())
+    model = build_autoencoder(make_plan("redux", (64, 64, 3)), seed=1).eval()
+    made = reconstruct(model, torch.rand(3, 3, 64, 64), computation, batch_size=4)
+    assert made.shape == (3, 3, 64, 64)
+    assert 0 <= made.min() <= made.max() <= 1

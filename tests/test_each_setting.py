@@ -1,0 +1,155 @@
+"""Every setting changes something that a user can see, or is refused: none is silently ignored."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fext.compute.device import check_jit_backend, prepare_computation
+from fext.errors import DeviceError, SettingsError
+from fext.jobs.extract import extract
+from fext.jobs.pretrain import pretrain
+from fext.reporting import SilentReporter
+from fext.settings import Settings
+from fext.store.checkpoints import load_checkpoint, read_history
+from fext.store.workspace import Workspace
+
+Tiny = Callable[..., Settings]
+
+# What a run is compared by: anything but the time it took.
+CHANGES_THE_TRAINING = {
+    "augmentation": False,
+    "architecture": "vgg16_bn",
+    "batch_size": 8,
+    "learning_rate": 0.0001,
+    "lr_schedule": "cosine",
+    "optimizer": "adam",
+    "loss": "mae",
+    "weight_decay": 0.1,
+    "seed": 1,
+    "resize_mode": "crop",
+    "picture_shape": (32, 64, 3),
+    "use_mixed_precision": True,
+}
+CHANGES_THE_SPLIT = {"split_seed": 1, "num_train_samples": 7, "num_test_samples": 3}
+TESTED_ON_THEIR_OWN = {
+    "training_device",
+    "jit_compile",
+    "jit_backend",
+    "use_tensorboard",
+    "num_processors",
+    "num_threads",
+    "generate_model_graph",
+    "epochs",
+    "early_stopping_patience",
+    "early_stopping_delta",
+    "feature_grid",
+    "inference_batch_size",
+}
+
+
+def test_every_setting_has_its_test() -> None:
+    assert {*CHANGES_THE_TRAINING, *CHANGES_THE_SPLIT} | TESTED_ON_THEIR_OWN == set(Settings.model_fields)
+
+
+def train(workspace: Workspace, settings: Settings, name: str) -> Path:
+    return pretrain(workspace, settings, workspace.images, name, SilentReporter()).folder
+
+
+def losses(folder: Path) -> list[tuple[float, float]]:
+    return [(row["train_loss"], row["test_loss"]) for row in read_history(folder)]
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> tuple[Workspace, Path]:
+    from conftest import write_images
+
+    space = Workspace(tmp_path_factory.mktemp("baseline"))
+    write_images(space.images, 12)
+    return space, train(space, tiny(use_mixed_precision=False, epochs=2), "baseline")
+
+
+@pytest.mark.parametrize("name", CHANGES_THE_TRAINING)
+def test_it_changes_the_training(baseline: tuple[Workspace, Path], tiny: Tiny, name: str) -> None:
+    space, unchanged = baseline
+    changes = {"use_mixed_precision": False, "epochs": 2, name: CHANGES_THE_TRAINING[name]}
+    assert losses(train(space, tiny(**changes), name)) != losses(unchanged)
+
+
+@pytest.mark.parametrize("name", CHANGES_THE_SPLIT)
+def test_it_changes_the_split(baseline: tuple[Workspace, Path], tiny: Tiny, name: str) -> None:
+    space, unchanged = baseline
+    changed = load_checkpoint(train(space, tiny(**{name: CHANGES_THE_SPLIT[name]}), name)).split()
+    assert changed != load_checkpoint(unchanged).split()
+    if name != "split_seed":
+        assert len(changed.train if name == "num_train_samples" else changed.test) == CHANGES_THE_SPLIT[name]
+
+
+def test_training_device_chooses_the_device_or_is_refused(tiny: Tiny) -> None:
+    assert prepare_computation(tiny(training_device="CPU")).device.type == "cpu"
+    if torch.cuda.is_available():
+        assert prepare_computation(tiny(training_device="GPU")).device.type == "cuda"
+    else:
+        with pytest.raises(DeviceError):
+            prepare_computation(tiny(training_device="GPU"))
+
+
+def test_jit_compile_compiles_with_jit_backend(
+    baseline: tuple[Workspace, Path], tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    compile_model = torch.compile
+
+    def noting(model: torch.nn.Module, *, backend: str) -> object:
+        asked.append(backend)
+        return compile_model(model, backend=backend)
+
+    monkeypatch.setattr(torch, "compile", noting)
+    folder = train(baseline[0], tiny(jit_compile=True, jit_backend="eager"), "compiled")
+    assert asked == ["eager"]
+    assert len(losses(folder)) == 1
+    check_jit_backend(tiny(jit_compile=False, jit_backend="nonsense"))
+    with pytest.raises(SettingsError, match="nonsense"):
+        check_jit_backend(tiny(jit_compile=True, jit_backend="nonsense"))
+
+
+def test_use_tensorboard_and_generate_model_graph_write_their_files_or_do_not(
+    baseline: tuple[Workspace, Path], tiny: Tiny
+) -> None:
+    space, without = baseline
+    with_both = train(space, tiny(use_tensorboard=True, generate_model_graph=True), "with_both")
+    for name in ("tensorboard", "model_graph.png"):
+        assert (with_both / name).exists()
+        assert not (without / name).exists()
+
+
+def test_num_processors_and_num_threads_are_taken(tiny: Tiny) -> None:
+    before = torch.get_num_threads()
+    try:
+        assert prepare_computation(tiny(num_processors=3, num_threads=1)).num_processors == 3
+        assert torch.get_num_threads() == 1
+        assert prepare_computation(tiny(num_processors="auto", num_threads=2)).num_processors == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_epochs_and_early_stopping_end_the_run(baseline: tuple[Workspace, Path], tiny: Tiny) -> None:
+    space = baseline[0]
+    assert len(losses(train(space, tiny(epochs=4, early_stopping_patience=0, early_stopping_delta=9.0), "all"))) == 4
+    assert len(losses(train(space, tiny(epochs=4, early_stopping_patience=1, early_stopping_delta=9.0), "two"))) == 2
+    assert len(losses(train(space, tiny(epochs=3, early_stopping_patience=2, early_stopping_delta=0.0), "three"))) == 3
+
+
+def test_feature_grid_and_inference_batch_size_shape_the_extraction(
+    baseline: tuple[Workspace, Path], tiny: Tiny
+) -> None:
+    space, folder = baseline
+    for grid, batch_size in ((2, 4), (1, 3)):
+        settings = tiny(feature_grid=grid, inference_batch_size=batch_size)
+        result = extract(space, settings, folder, None, None, SilentReporter())
+        manifest = json.loads((result.folder / "manifest.json").read_text())
+        assert result.num_features == grid * grid * 512
+        assert manifest["computed_by"]["batch_shape"][0] == batch_size

@@ -1,0 +1,423 @@
+"""The jobs: pretraining, resuming, evaluating and extracting, on small pictures but whole."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import write_images
+from PIL import Image
+
+from fext.data.images import load_image
+from fext.errors import CheckpointError, ExtractionError, SourceError, TooFewImagesError, TrainingError
+from fext.jobs.evaluate import evaluate
+from fext.jobs.extract import extract
+from fext.jobs.pretrain import pretrain, resume
+from fext.reporting import SilentReporter
+from fext.settings import Settings
+from fext.store.checkpoints import Checkpoint, load_checkpoint, load_resume, read_history
+from fext.store.workspace import Workspace
+
+TIMES = ("seconds", "images_per_second")
+QUIET = SilentReporter()
+Tiny = Callable[..., Settings]
+
+
+class Remembering(SilentReporter):
+    """Keeps what a job says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+    warning = message
+
+
+def train(workspace: Workspace, settings: Settings, name: str = "model") -> Path:
+    return pretrain(workspace, settings, workspace.images, name, QUIET).folder
+
+
+def history_without_times(folder: Path) -> list[dict[str, float]]:
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_history(folder)]
+
+
+def same_tensors(left: Path, right: Path) -> bool:
+    one, two = load_resume(left), load_resume(right)
+    models_agree = all(torch.equal(tensor, two["model"][name]) for name, tensor in one["model"].items())
+    states = zip(one["optimizer"]["state"].values(), two["optimizer"]["state"].values(), strict=True)
+    optimizers_agree = all(torch.equal(a[name], b[name]) for a, b in states for name in a)
+    return (
+        models_agree
+        and optimizers_agree
+        and (left / "model.safetensors").read_bytes() == (right / "model.safetensors").read_bytes()
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Workspace:
+    """A workspace with a checkpoint 'model' of two epochs; tests must not change it."""
+    space = Workspace(tmp_path_factory.mktemp("trained"))
+    write_images(space.images, 12)
+    train(space, tiny(epochs=2, use_tensorboard=True, generate_model_graph=True))
+    return space
+
+
+@pytest.fixture
+def copy(trained: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the trained workspace for a test to change."""
+    shutil.copytree(trained.root, tmp_path / "copy")
+    space = Workspace(tmp_path / "copy")
+    description = space.checkpoints / "model" / "model.json"
+    moved = json.loads(description.read_text()) | {"source": str(space.images)}
+    description.write_text(json.dumps(moved))
+    return space
+
+
+# --- pretraining
+
+
+def test_a_checkpoint_holds_everything_that_the_design_names(trained: Workspace) -> None:
+    folder = trained.checkpoints / "model"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "model.safetensors",
+        "model.json",
+        "configurations.json",
+        "split.csv",
+        "history.csv",
+        "history.png",
+        "reconstructions_train.png",
+        "reconstructions_test.png",
+        "model_summary.txt",
+        "model_graph.png",
+        "resume.pt",
+        "tensorboard",
+    }
+    for picture in folder.glob("*.png"):
+        with Image.open(picture) as image:
+            assert min(image.size) > 200
+    assert any((folder / "tensorboard").iterdir())
+    assert "512" in (folder / "model_summary.txt").read_text(encoding="utf-8")
+
+
+def test_tensorboard_holds_scalars_pictures_and_the_graph(trained: Workspace) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained.checkpoints / "model" / "tensorboard"))
+    events.Reload()
+    assert {"loss/train", "loss/test", "psnr/test", "learning_rate", "images_per_second"} <= set(
+        events.Tags()["scalars"]
+    )
+    assert [event.step for event in events.Scalars("loss/test")] == [1, 2]
+    assert events.Tags()["images"]
+    assert events.Tags()["graph"]
+
+
+def test_training_lowers_the_loss(workspace: Workspace, tiny: Tiny) -> None:
+    history = read_history(train(workspace, tiny(epochs=8)))
+    assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]
+
+
+def test_the_same_seed_gives_the_same_model_and_history(workspace: Workspace, tiny: Tiny) -> None:
+    first, second = (train(workspace, tiny(epochs=2), name) for name in ("first", "second"))
+    assert history_without_times(first) == history_without_times(second)
+    assert same_tensors(first, second)
+
+
+def test_the_number_of_processors_changes_nothing_but_the_speed(workspace: Workspace, tiny: Tiny) -> None:
+    first = train(workspace, tiny(num_processors=1), "first")
+    second = train(workspace, tiny(num_processors=2), "second")
+    assert history_without_times(first) == history_without_times(second)
+
+
+def test_the_kept_weights_are_those_of_the_epoch_with_the_lowest_test_loss(workspace: Workspace, tiny: Tiny) -> None:
+    folder = train(workspace, tiny(epochs=6, learning_rate=0.02))
+    losses = [row["test_loss"] for row in read_history(folder)]
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.summary["best_epoch"] == 1 + losses.index(min(losses))
+    assert test_loss(checkpoint, workspace) == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_loss(checkpoint: Checkpoint, workspace: Workspace) -> float:
+    images = [load_image(workspace.images / name, checkpoint.preprocessing) for name in checkpoint.split().test]
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        return float((checkpoint.model(stacked) - stacked).square().mean())
+
+
+test_loss.__test__ = False  # type: ignore[attr-defined]  # a helper that is named for what it returns
+
+
+def test_early_stopping_ends_a_run_that_no_longer_gets_better(workspace: Workspace, tiny: Tiny) -> None:
+    said = Remembering()
+    settings = tiny(epochs=20, early_stopping_patience=2, early_stopping_delta=10.0)
+    result = pretrain(workspace, settings, workspace.images, "model", said)
+    assert result.stopped_early
+    assert result.epochs == 3
+    assert any("stopped early" in line for line in said.lines)
+
+
+def test_bad_images_are_named_counted_and_replaced_by_good_ones(workspace: Workspace, tiny: Tiny) -> None:
+    for number in range(6):
+        (workspace.images / f"bad_{number}.jpg").write_bytes(b"no image at all")
+    said = Remembering()
+    result = pretrain(workspace, tiny(num_train_samples=9, num_test_samples=3), workspace.images, "model", said)
+    assert (result.num_train, result.num_test) == (9, 3)
+    assert result.num_rejected == sum("rejected: bad_" in line for line in said.lines) > 0
+    assert not any("bad" in name for name in (*load_checkpoint(result.folder).split().train,))
+
+
+def test_fewer_images_than_asked_are_all_used_and_that_is_said(workspace: Workspace, tiny: Tiny) -> None:
+    said = Remembering()
+    settings = tiny(num_train_samples=300, num_test_samples=100)
+    result = pretrain(workspace, settings, workspace.images, "model", said)
+    assert (result.num_train, result.num_test) == (9, 3)
+    assert any("all are used" in line for line in said.lines)
+
+
+def test_no_images_and_a_single_image_are_refused_with_what_to_do(tmp_path: Path, tiny: Tiny) -> None:
+    space = Workspace(tmp_path)
+    space.images.mkdir(parents=True)
+    (space.images / "notes.txt").write_text("hello")
+    with pytest.raises(SourceError, match=r"no images .*1 other files.*samples"):
+        train(space, tiny())
+    write_images(space.images, 1)
+    with pytest.raises(TooFewImagesError, match="at least 2 different images"):
+        train(space, tiny())
+    assert not space.checkpoints.exists()
+
+
+def test_a_name_that_exists_is_refused_before_anything_is_read(trained: Workspace, tiny: Tiny) -> None:
+    with pytest.raises(CheckpointError, match="already a checkpoint model"):
+        train(trained, tiny())
+
+
+def test_a_loss_that_is_not_finite_stops_training_with_the_last_good_state_kept(
+    workspace: Workspace, tiny: Tiny
+) -> None:
+    folder = train(workspace, tiny(epochs=1))
+    state = load_resume(folder)
+    state["model"]["encoder.0.convolution.weight"].fill_(float("nan"))
+    torch.save(state, folder / "resume.pt")
+    with pytest.raises(TrainingError, match="is nan: training stops with the last good epoch kept"):
+        resume(tiny(), folder, 2, QUIET)
+    assert len(read_history(folder)) == 1
+    assert all(tensor.isfinite().all() for tensor in load_checkpoint(folder).model.state_dict().values())
+
+
+def test_an_image_that_vanishes_while_training_is_named(workspace: Workspace, tiny: Tiny) -> None:
+    folder = train(workspace, tiny(epochs=1))
+    gone = load_checkpoint(folder).split().train[0]
+    (workspace.images / gone).unlink()
+    with pytest.raises(TrainingError, match=f"{gone} can no longer be used .the file is not there.: put it back"):
+        resume(tiny(), folder, 2, QUIET)
+
+
+# --- resuming and extending
+
+
+def test_two_epochs_and_two_more_are_the_same_as_four_straight(workspace: Workspace, tiny: Tiny) -> None:
+    straight = train(workspace, tiny(epochs=4), "straight")
+    extended = train(workspace, tiny(epochs=2), "extended")
+    resume(tiny(), extended, 4, QUIET)
+    assert history_without_times(straight) == history_without_times(extended)
+    assert same_tensors(straight, extended)
+
+
+class Interrupt(SilentReporter):
+    """Presses Ctrl-C when the second epoch is done."""
+
+    def message(self, text: str) -> None:
+        if text.startswith("epoch 2/"):
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_cosine_run_goes_on_to_the_same_end(workspace: Workspace, tiny: Tiny) -> None:
+    settings = tiny(epochs=4, lr_schedule="cosine")
+    straight = train(workspace, settings, "straight")
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(workspace, settings, workspace.images, "stopped", Interrupt())
+    stopped = workspace.checkpoints / "stopped"
+    assert len(read_history(stopped)) == 2
+    resume(tiny(), stopped, None, QUIET)
+    assert history_without_times(straight) == history_without_times(stopped)
+    assert same_tensors(straight, stopped)
+
+
+def test_extending_a_cosine_run_follows_the_schedule_of_the_new_total(workspace: Workspace, tiny: Tiny) -> None:
+    folder = train(workspace, tiny(epochs=1, lr_schedule="cosine"))
+    resume(tiny(), folder, 2, QUIET)
+    rates = [row["learning_rate"] for row in read_history(folder)]
+    assert rates == pytest.approx([0.00001, 0.00001])
+    assert json.loads((folder / "configurations.json").read_text())["epochs"] == 2
+
+
+def test_a_finished_run_is_not_resumed_without_a_new_total(copy: Workspace, tiny: Tiny) -> None:
+    for epochs in (None, 1, 2):
+        with pytest.raises(CheckpointError, match=r"finished with 2 epochs.*total above 2"):
+            resume(tiny(), copy.checkpoints / "model", epochs, QUIET)
+
+
+def test_resuming_keeps_the_settings_of_the_run_but_takes_those_of_the_machine(copy: Workspace, tiny: Tiny) -> None:
+    folder = copy.checkpoints / "model"
+    resume(tiny(batch_size=1, learning_rate=0.5, num_threads=1), folder, 3, QUIET)
+    stored = json.loads((folder / "configurations.json").read_text())
+    assert (stored["batch_size"], stored["learning_rate"], stored["num_threads"]) == (4, 0.001, 1)
+
+
+# --- evaluation
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Workspace, tiny: Tiny) -> Path:
+    return evaluate(trained, tiny(), trained.checkpoints / "model", None, QUIET).folder
+
+
+def test_an_evaluation_holds_a_row_for_each_image_a_summary_and_pictures(trained: Workspace, evaluated: Path) -> None:
+    rows = pd.read_csv(evaluated / "per_image.csv")
+    assert rows["subset"].value_counts().to_dict() == {"train": 8, "test": 4}
+    assert list(rows["image"]) == sorted(rows["image"])
+    summary = json.loads((evaluated / "summary.json").read_text())
+    for subset in ("train", "test"):
+        for score in ("mse", "mae", "psnr", "ssim"):
+            values = rows[rows["subset"] == subset][score]
+            assert summary["subsets"][subset]["model"][score]["mean"] == pytest.approx(values.mean())
+            assert summary["subsets"][subset]["model"][score]["std"] == pytest.approx(values.std(ddof=0))
+    worst = rows[rows["subset"] == "test"].sort_values("psnr")["image"].iloc[0]
+    assert summary["subsets"]["test"]["worst_images"][0]["image"] == worst
+    for name in ("best.png", "typical.png", "worst.png", "psnr.png"):
+        with Image.open(evaluated / name) as image:
+            assert min(image.size) > 200
+    scores = pd.read_csv(trained.checkpoints / "scores.csv")
+    assert scores["checkpoint"].tolist() == ["model"]
+    assert scores["test_psnr"][0] == pytest.approx(rows[rows["subset"] == "test"]["psnr"].mean())
+
+
+def test_evaluation_agrees_with_what_training_measured(trained: Workspace, evaluated: Path) -> None:
+    history = read_history(trained.checkpoints / "model")
+    best = min(history, key=lambda row: row["test_loss"])
+    summary = json.loads((evaluated / "summary.json").read_text())
+    assert summary["subsets"]["test"]["model"]["psnr"]["mean"] == pytest.approx(best["test_psnr"], abs=0.01)
+
+
+def test_the_mean_image_scores_as_worked_out_by_hand(trained: Workspace, evaluated: Path) -> None:
+    checkpoint = load_checkpoint(trained.checkpoints / "model")
+    split = checkpoint.split()
+    train_images, test_images = (
+        np.stack([load_image(trained.images / name, checkpoint.preprocessing) for name in names])
+        for names in (split.train, split.test)
+    )
+    expected = ((test_images - train_images.mean(axis=0)) ** 2).mean()
+    summary = json.loads((evaluated / "summary.json").read_text())
+    assert summary["subsets"]["test"]["mean_image"]["mse"]["mean"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_model_can_be_evaluated_on_other_images(copy: Workspace, tiny: Tiny, tmp_path: Path) -> None:
+    write_images(tmp_path / "others" / "sub", 3)
+    result = evaluate(copy, tiny(), copy.checkpoints / "model", tmp_path / "others", QUIET)
+    assert set(result.summary["subsets"]) == {"new"}
+    assert result.num_images == 3
+
+
+def test_images_that_have_gone_are_rejected_and_counted_in_an_evaluation(copy: Workspace, tiny: Tiny) -> None:
+    gone = load_checkpoint(copy.checkpoints / "model").split().test[0]
+    (copy.images / gone).unlink()
+    result = evaluate(copy, tiny(), copy.checkpoints / "model", None, QUIET)
+    assert (result.num_images, result.num_rejected) == (11, 1)
+    assert result.summary["rejected"] == [{"image": gone, "reason": "the file is not there"}]
+
+
+# --- extraction
+
+
+def test_a_row_is_what_the_encoder_makes_of_that_image_bit_for_bit(copy: Workspace, tiny: Tiny) -> None:
+    result = extract(copy, tiny(use_mixed_precision=False), copy.checkpoints / "model", None, None, QUIET)
+    frame = pd.read_csv(result.folder / "features.csv", dtype={f"feature_{k}": np.float32 for k in range(2048)})
+    assert list(frame["image"]) == sorted(path.name for path in copy.images.iterdir())
+    checkpoint = load_checkpoint(copy.checkpoints / "model")
+    encoder = checkpoint.model.encoder.to(memory_format=torch.channels_last)
+    batch = torch.zeros(4, 3, 64, 64).to(memory_format=torch.channels_last)  # the manifest's batch shape
+    for _, row in frame.iterrows():
+        batch[0] = torch.from_numpy(load_image(copy.images / row["image"], checkpoint.preprocessing)).permute(2, 0, 1)
+        with torch.inference_mode():
+            latent = encoder(batch)[0]
+        expected = latent.permute(1, 2, 0).flatten().numpy()  # height, width, channel
+        assert np.array_equal(row.iloc[1:].to_numpy(dtype=np.float32).view(np.uint32), expected.view(np.uint32))
+
+
+def test_every_image_found_is_written_or_rejected_with_a_reason(copy: Workspace, tiny: Tiny) -> None:
+    (copy.images / "image_003b.jpg").write_bytes(b"")
+    (copy.images / "zzz.png").write_bytes((copy.images / "image_000.png").read_bytes()[:200])
+    (copy.images / "notes.txt").write_text("not an image")
+    result = extract(copy, tiny(), copy.checkpoints / "model", copy.images, "table", QUIET)
+    assert (result.num_found, result.num_written, result.num_rejected, result.num_not_images) == (14, 12, 2, 1)
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    assert manifest["counts"] == {"found": 14, "written": 12, "rejected": 2, "not_images": 1}
+    images = pd.read_csv(result.folder / "images.csv")
+    assert list(images["image"]) == sorted(images["image"])
+    assert images["status"].value_counts().to_dict() == {"written": 12, "rejected": 2}
+    rejected = pd.read_csv(result.folder / "rejected.csv")
+    assert list(rejected["image"]) == ["image_003b.jpg", "zzz.png"]
+    assert rejected["reason"][0] == "the file is empty"
+    assert "damaged" in rejected["reason"][1]
+
+
+def test_features_that_are_not_finite_are_a_reason_to_reject(copy: Workspace, tiny: Tiny) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = copy.checkpoints / "model" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["encoder.0.convolution.weight"].fill_(float("inf"))
+    save_file(tensors, weights)
+    result = extract(copy, tiny(), copy.checkpoints / "model", copy.images, "table", QUIET)
+    assert (result.num_written, result.num_rejected) == (0, 12)
+    assert set(pd.read_csv(result.folder / "rejected.csv")["reason"]) == {"its features are not finite"}
+
+
+def test_extraction_preprocesses_as_the_model_was_trained_whatever_the_settings_say_today(
+    copy: Workspace, tiny: Tiny
+) -> None:
+    tables = []
+    for name, changes in (("one", {}), ("two", {"picture_shape": (128, 128, 1), "resize_mode": "pad"})):
+        result = extract(copy, tiny(**changes), copy.checkpoints / "model", copy.images, name, QUIET)
+        tables.append((result.folder / "features.csv").read_bytes())
+    assert tables[0] == tables[1]
+
+
+def test_the_manifest_says_how_the_table_was_made(copy: Workspace, tiny: Tiny) -> None:
+    result = extract(copy, tiny(), copy.checkpoints / "model", copy.images, "table", QUIET)
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    checkpoint = load_checkpoint(copy.checkpoints / "model")
+    assert manifest["checkpoint"] == {"name": "model", "sha256": checkpoint.sha256}
+    assert manifest["flatten_order"] == "row, column, channel"
+    assert manifest["preprocessing"]["height"] == 64
+    assert manifest["computed_by"]["batch_shape"] == [4, 3, 64, 64]
+    assert manifest["settings"] == json.loads(tiny().to_json())
+
+
+def test_a_grid_that_the_latent_cannot_give_is_refused(trained: Workspace, tiny: Tiny) -> None:
+    with pytest.raises(ExtractionError, match="feature_grid = 8 does not fit the 2x2 latent of model"):
+        extract(trained, tiny(feature_grid=8), trained.checkpoints / "model", None, None, QUIET)
+
+
+def test_nothing_is_overwritten_by_a_second_extraction(copy: Workspace, tiny: Tiny) -> None:
+    names = [extract(copy, tiny(), copy.checkpoints / "model", None, None, QUIET).name for _ in range(2)]
+    assert names == ["model_images", "model_images_2"]
+    with pytest.raises(ExtractionError, match="already"):
+        extract(copy, tiny(), copy.checkpoints / "model", None, "model_images", QUIET)
+
+
+def test_a_list_of_paths_is_a_source_and_its_paths_are_the_names(copy: Workspace, tiny: Tiny) -> None:
+    listing = copy.root / "list.csv"
+    with listing.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["image", "label"], ["data/images/image_002.png", "b"], ["missing.png", "c"]])
+    result = extract(copy, tiny(), copy.checkpoints / "model", listing, "table", QUIET)
+    assert (result.num_written, result.num_rejected) == (1, 1)
+    assert list(pd.read_csv(result.folder / "features.csv")["image"]) == ["data/images/image_002.png"]

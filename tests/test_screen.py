@@ -1,0 +1,268 @@
+"""The screen: commands with exit codes, and the menu in a real terminal."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY, write_images
+
+from fext.settings import Settings, configurations_text
+
+SMALL = {
+    "num_threads": 1,
+    "architecture": "redux",
+    "picture_shape": (64, 64, 3),
+    "epochs": 1,
+    "batch_size": 4,
+    "num_train_samples": 8,
+    "num_test_samples": 4,
+    "feature_grid": 2,
+    "use_tensorboard": False,
+    "generate_model_graph": False,
+}
+
+
+def write_configurations(folder: Path, **changes: object) -> None:
+    """configurations.py with other values, as a user's editor would leave it."""
+    text = configurations_text()
+    for name, value in (SMALL | changes).items():
+        text, count = re.subn(rf"(?m)^{name} = .*$", f"{name} = {value!r}", text)
+        assert count == 1
+    (folder / "configurations.py").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with featext.py and configurations.py, as a user has them, and a dozen images."""
+    shutil.copy(REPOSITORY / "featext.py", tmp_path)
+    write_configurations(tmp_path)
+    write_images(tmp_path / "data" / "images", 12)
+    return tmp_path
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(REPOSITORY), "PROMPT_TOOLKIT_NO_CPR": "1", "COLUMNS": "100"}
+
+
+def run(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """One command without a terminal."""
+    return subprocess.run(
+        [sys.executable, str(home / "featext.py"), *words],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+# --- commands
+
+
+def test_the_whole_way_by_commands(home: Path) -> None:
+    trained = run(home, "pretrain", "--name", "first")
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert "epoch 1/1: test" in trained.stdout
+    assert "training/checkpoints/first" in trained.stdout.replace("\\", "/")
+    assert "2 epochs" not in trained.stdout
+    longer = run(home, "resume", "--epochs", "2")
+    assert longer.returncode == 0
+    assert "epoch 2/2" in longer.stdout
+    extracted = run(home, "extract", "--set", "feature_grid=1", "--name", "table")
+    assert extracted.returncode == 0
+    header = (home / "inference" / "table" / "features.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert header.count("feature_") == 512
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("pretrain", "--set", "epochs=many"), "--set: epochs = 'many' is not allowed; allowed: a whole number"),
+        (("pretrain", "--set", "epoch=2"), "there is no setting epoch; did you mean epochs?"),
+        (("pretrain", "--images", "nowhere"), "nowhere does not exist"),
+        (("evaluate",), "there is no checkpoint"),
+        (("extract", "nothing"), "there is no checkpoint nothing"),
+        (("pretrain", "--name", "a/b"), "cannot be a name"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line_and_exit_code_1(home: Path, words: tuple[str, ...], message: str) -> None:
+    result = run(home, *words)
+    assert result.returncode == 1
+    assert message in " ".join(result.stdout.split())
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_wrong_words_are_exit_code_2_and_help_is_0(home: Path) -> None:
+    assert run(home, "nonsense").returncode == 2
+    assert run(home, "--help").returncode == 0
+    for command in ("pretrain", "resume", "evaluate", "extract", "samples", "settings", "tensorboard"):
+        shown = run(home, command, "--help")
+        assert shown.returncode == 0
+        assert "usage: featext.py" in shown.stdout
+
+
+def test_without_a_terminal_the_help_is_shown_in_place_of_the_menu(home: Path) -> None:
+    result = run(home)
+    assert result.returncode == 2
+    assert "pretrain" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_settings_shows_every_setting_and_where_it_differs_from_its_default(home: Path) -> None:
+    shown = run(home, "settings", "--set", "seed=7")
+    assert shown.returncode == 0
+    for name in Settings.model_fields:
+        assert name in shown.stdout
+    line = next(line for line in shown.stdout.splitlines() if re.search(r"\bseed\b", line) and "split" not in line)
+    assert "7" in line
+    assert "42" in line
+    assert "torch" in shown.stdout
+
+
+def test_an_error_nobody_expected_is_one_line_with_the_log_that_has_the_traceback(home: Path) -> None:
+    (home / "training").mkdir()
+    (home / "training" / "checkpoints").write_text("a file where a folder should be")
+    result = run(home, "pretrain", "--name", "first")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+# --- the menu in a terminal
+
+DOWN, ENTER, CTRL_C = "\x1b[B", "\r", "\x03"
+ENTRIES = ["Pretrain", "Resume", "Evaluate", "Extract", "TensorBoard", "Settings", "Exit"]
+
+
+class Terminal:
+    """A person at the menu."""
+
+    def __init__(self, home: Path) -> None:
+        pexpect = pytest.importorskip("pexpect")
+        self.child: Any = pexpect.spawn(
+            sys.executable,
+            [str(home / "featext.py")],
+            env=environment() | {"TERM": "xterm"},
+            encoding="utf-8",
+            dimensions=(40, 100),
+            timeout=120,
+        )
+
+    def choose(self, entry: str) -> None:
+        self.child.expect("Exit and close")
+        self.child.send(DOWN * ENTRIES.index(entry) + ENTER)
+
+    def see(self, text: str) -> None:
+        self.child.expect(re.escape(text))
+
+    def type(self, text: str) -> None:
+        self.child.send(text)
+
+
+@pytest.fixture
+def terminal(home: Path) -> Iterator[Terminal]:
+    if sys.platform == "win32":
+        pytest.skip("needs a pseudo-terminal")
+    person = Terminal(home)
+    yield person
+    person.child.close(force=True)
+
+
+def test_a_journey_through_the_menu(home: Path, terminal: Terminal) -> None:
+    terminal.choose("Pretrain")
+    terminal.see("Name of the checkpoint")
+    terminal.type("first" + ENTER)
+    terminal.see("Checkpoint first")
+    terminal.see("written to")
+
+    terminal.choose("Evaluate")
+    terminal.see("Evaluation of first")
+    terminal.see("linear map")
+
+    terminal.choose("Extract")
+    terminal.see("data/images (12 images)")
+    terminal.type(ENTER)
+    terminal.see("12 of 2,048 features")
+
+    write_configurations(home, feature_grid=1)
+    terminal.choose("Extract")
+    terminal.see("data/images (12 images)")
+    terminal.type(ENTER)
+    terminal.see("12 of 512 features")
+
+    write_configurations(home, epochs="many")
+    terminal.choose("Pretrain")
+    terminal.see("epochs = 'many' is not allowed")
+
+    write_configurations(home, epochs=2)
+    terminal.choose("Resume")
+    terminal.see("first is finished with 1 epochs")
+    terminal.type("2" + ENTER)
+    terminal.see("epoch 2/2")
+    terminal.see("written to")
+
+    terminal.choose("Settings")
+    terminal.see("This machine")
+    terminal.choose("Exit")
+    terminal.child.expect_exact(__import__("pexpect").EOF)
+    terminal.child.close()
+    assert terminal.child.exitstatus == 0
+    assert sorted(path.name for path in (home / "inference").iterdir()) == ["first_images", "first_images_2"]
+
+
+def test_leaving_a_question_leads_back_to_the_menu(terminal: Terminal) -> None:
+    terminal.choose("Pretrain")
+    terminal.see("Name of the checkpoint")
+    terminal.type(CTRL_C)
+    terminal.choose("Evaluate")
+    terminal.see("there is no checkpoint yet")
+    terminal.choose("Exit")
+    terminal.child.expect_exact(__import__("pexpect").EOF)
+
+
+def test_where_there_are_no_images_the_menu_offers_the_samples(home: Path, terminal: Terminal) -> None:
+    shutil.rmtree(home / "data" / "images")
+    terminal.choose("Pretrain")
+    terminal.see("Use sample images")
+    terminal.type("y")
+    terminal.see("80 sample images")
+    terminal.see("Name of the checkpoint")
+    terminal.type(CTRL_C)
+    terminal.choose("Exit")
+    assert len(list((home / "data" / "samples").glob("*.png"))) == 80
+
+
+def test_ctrl_c_in_a_job_leads_back_to_the_menu_and_the_run_can_be_resumed(home: Path, terminal: Terminal) -> None:
+    write_configurations(home, epochs=500)
+    terminal.choose("Pretrain")
+    terminal.see("Name of the checkpoint")
+    terminal.type("long" + ENTER)
+    terminal.see("epoch 2/500: test")
+    terminal.type(CTRL_C)
+    terminal.see("Stopped.")
+    terminal.choose("Resume")
+    terminal.see("Go on with long after epoch")
+    terminal.see("images/s")
+    terminal.type(CTRL_C)
+    terminal.see("Stopped.")
+    terminal.choose("Exit")
+
+
+def test_tensorboard_opens_from_the_menu_and_ends_with_it(home: Path, terminal: Terminal) -> None:
+    import urllib.request
+
+    terminal.choose("TensorBoard")
+    terminal.child.expect(r"TensorBoard is open at (http://127\.0\.0\.1:\d+/)")
+    address = terminal.child.match.group(1)
+    with urllib.request.urlopen(address) as page:
+        assert b"TensorBoard" in page.read()
+    terminal.choose("Exit")
+    terminal.child.expect_exact(__import__("pexpect").EOF)
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(address)

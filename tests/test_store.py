@@ -1,0 +1,225 @@
+"""The store room: files that are whole or not there, checkpoints that cannot be tampered with, rows that read back."""
+
+import csv
+import io
+import json
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fext.data.images import Preprocessing
+from fext.data.split import Split
+from fext.errors import CheckpointError, ExtractionError, FextError, UsageError
+from fext.model.autoencoder import build_autoencoder
+from fext.model.plans import make_plan
+from fext.settings import Settings
+from fext.store import checkpoints, files
+from fext.store.features import FeatureTable, csv_row
+from fext.store.index import CheckedImages
+from fext.store.samples import write_samples
+from fext.store.workspace import Workspace, checked_name
+
+ODD_NAMES = [
+    "plain.png",
+    'comma, "quote".png',
+    "new\nline.png",
+    "=1+1.png",
+    "süß/日本.png",
+    " space .png",
+    "re\rturn.png",
+]
+
+
+# --- files
+
+
+def test_a_write_that_fails_keeps_what_was_there_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    files.write_text(path, "before")
+
+    def write(stream: io.BufferedIOBase) -> None:
+        stream.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(FextError, match="No space left on device"):
+        files.write_whole(path, write)  # type: ignore[arg-type]
+    assert path.read_text() == "before"
+    assert os.listdir(tmp_path) == ["table.csv"]
+
+
+# --- names and folders
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "-x", "x" * 101, "end.", "a\nb", "C:x"])
+def test_a_name_that_cannot_be_a_folder_everywhere_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be a name"):
+        checked_name(name)
+
+
+def test_without_a_name_the_only_checkpoint_is_meant_and_else_the_names_are_listed(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        workspace.find_checkpoint(None)
+    for name in ("one", "two"):
+        files.write_text(workspace.checkpoints / name / "model.json", "{}")
+        if name == "one":
+            assert workspace.find_checkpoint(None) == workspace.checkpoints / "one"
+    with pytest.raises(CheckpointError, match="one, two"):
+        workspace.find_checkpoint(None)
+    with pytest.raises(CheckpointError, match="there is no checkpoint three; name a checkpoint: one, two"):
+        workspace.find_checkpoint("three")
+    assert workspace.find_checkpoint(str(workspace.checkpoints / "two")) == workspace.checkpoints / "two"
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    (workspace.checkpoints / "taken").mkdir(parents=True)
+    (workspace.inference / "taken").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="already a checkpoint taken"):
+        workspace.new_checkpoint("taken")
+    with pytest.raises(ExtractionError, match="already"):
+        workspace.new_extraction("taken")
+    assert workspace.free_extraction_name("model", Path("data/images")) == "model_images"
+
+
+# --- checkpoints
+
+
+@pytest.fixture
+def checkpoint_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    model = build_autoencoder(make_plan("redux", (64, 64, 3)), seed=5)
+    checkpoints.start_checkpoint(folder, Settings(), Split(("a.png", "b.png"), ("c.png",)))
+    checkpoints.save_model(folder, model)
+    checkpoints.save_description(folder, model.plan, Preprocessing(64, 64, 3, "crop"), "images", {"epochs": 1})
+    checkpoints.save_resume(folder, {"format_version": 1, "model": model.state_dict()})
+    return folder
+
+
+def test_a_checkpoint_loads_as_it_was_saved(checkpoint_folder: Path) -> None:
+    loaded = checkpoints.load_checkpoint(checkpoint_folder)
+    expected = build_autoencoder(make_plan("redux", (64, 64, 3)), seed=5).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.model.state_dict().items())
+    assert loaded.preprocessing == Preprocessing(64, 64, 3, "crop")
+    assert loaded.split() == Split(("a.png", "b.png"), ("c.png",))
+    assert not loaded.model.training
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "configurations.json"])
+def test_an_incomplete_checkpoint_is_refused_and_the_missing_file_named(checkpoint_folder: Path, missing: str) -> None:
+    (checkpoint_folder / missing).unlink()
+    with pytest.raises(CheckpointError, match=f"incomplete: {missing}"):
+        checkpoints.load_checkpoint(checkpoint_folder)
+
+
+def test_a_checkpoint_of_a_later_version_is_refused(checkpoint_folder: Path) -> None:
+    path = checkpoint_folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
+    with pytest.raises(CheckpointError, match="format version 2, this FeXT reads 1"):
+        checkpoints.load_checkpoint(checkpoint_folder)
+
+
+def test_damaged_weights_are_refused(checkpoint_folder: Path) -> None:
+    path = checkpoint_folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoints.load_checkpoint(checkpoint_folder)
+
+
+def test_nothing_stored_in_a_tampered_resume_file_is_run(checkpoint_folder: Path, tmp_path: Path) -> None:
+    class Harmful:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "harm",))
+
+    torch.save({"format_version": 1, "model": Harmful()}, checkpoint_folder / "resume.pt", pickle_module=pickle)
+    with pytest.raises(CheckpointError, match="damaged or not FeXT's"):
+        checkpoints.load_resume(checkpoint_folder)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_scores_hold_one_row_for_each_model_the_latest(tmp_path: Path) -> None:
+    for name, psnr in (("b", 1.0), ("a", 2.0), ("b", 3.0)):
+        path = checkpoints.record_scores(tmp_path, {"checkpoint": name, "test_psnr": psnr})
+    assert path.read_text() == "checkpoint,test_psnr\na,2.0\nb,3.0\n"
+
+
+# --- feature tables
+
+
+def test_every_float32_reads_back_to_the_same_bits() -> None:
+    random = np.random.default_rng(0)
+    bits = random.integers(0, 2**32, size=200_000, dtype=np.uint32)
+    values = bits.view(np.float32)
+    edges = [0.0, -0.0, 1.0, 0.1, struct.unpack("f", b"\x01\0\0\0")[0], np.finfo(np.float32).max, -1e-7, 16777216.0]
+    values = np.concatenate([values[np.isfinite(values)], np.array(edges, dtype=np.float32)])
+    text = csv_row("x", values).decode().removeprefix("x,").rstrip("\n").split(",")
+    read = np.array([np.float32(cell) for cell in text])
+    assert np.array_equal(read.view(np.uint32), values.view(np.uint32))
+    for cell, value in zip(text[:2000], values, strict=False):
+        assert num_digits(cell) == num_digits(np.format_float_scientific(value))  # NumPy's is the shortest, too
+
+
+def num_digits(number: str) -> int:
+    return len(number.lower().split("e")[0].replace(".", "").lstrip("-0").rstrip("0"))
+
+
+def test_rows_of_odd_names_are_read_back_by_pandas_and_the_csv_module(tmp_path: Path) -> None:
+    rows = np.random.default_rng(1).normal(size=(len(ODD_NAMES), 3)).astype(np.float32)
+    with FeatureTable(tmp_path / "table", 3) as table:
+        for name, row in zip(ODD_NAMES, rows, strict=True):
+            table.add(name, row, size=1, modified=2)
+        table.finish()
+        table.certify({"counts": 7})
+    path = tmp_path / "table" / "features.csv"
+    frame = pd.read_csv(path, dtype={f"feature_{number}": np.float32 for number in range(3)})
+    assert list(frame["image"]) == ODD_NAMES
+    assert np.array_equal(frame.iloc[:, 1:].to_numpy(), rows)
+    with path.open(encoding="utf-8", newline="") as stream:
+        assert [row[0] for row in csv.reader(stream)] == ["image", *ODD_NAMES]
+
+
+def test_a_table_that_was_not_finished_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    with FeatureTable(tmp_path / "table", 2) as table:
+        table.add("a.png", np.zeros(2, dtype=np.float32), size=1, modified=2)
+    assert os.listdir(tmp_path / "table") == ["features.csv.partial"]
+
+
+# --- what is remembered of images
+
+
+def test_an_unchanged_image_is_remembered_and_a_changed_one_is_not(tmp_path: Path) -> None:
+    image, memory_file = tmp_path / "a.png", tmp_path / "memory" / "checked.csv"
+    image.write_bytes(b"one")
+    memory = CheckedImages(memory_file)
+    memory.remember(image, "abc", "")
+    memory.save()
+    recalled = CheckedImages(memory_file).recall(image)
+    assert recalled is not None
+    assert recalled.sha256 == "abc"
+    image.write_bytes(b"another")
+    assert CheckedImages(memory_file).recall(image) is None
+
+
+def test_a_damaged_memory_is_made_anew(tmp_path: Path) -> None:
+    memory_file = tmp_path / "checked.csv"
+    memory_file.write_text("path,size\nx,not a number\n")
+    assert CheckedImages(memory_file).recall(tmp_path / "x") is None
+
+
+# --- samples
+
+
+def test_samples_are_written_with_their_sources_and_never_among_strange_files(tmp_path: Path) -> None:
+    count = write_samples(tmp_path / "samples")
+    assert count == len(list((tmp_path / "samples").glob("*.png"))) >= 60
+    assert "CC0" in (tmp_path / "samples" / "SOURCES.md").read_text(encoding="utf-8")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.jpg").touch()
+    with pytest.raises(UsageError, match=r"mine\.jpg"):
+        write_samples(tmp_path / "own")
