@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/installed
 	$(BIN)/python featext.py samples
-	$(BIN)/python featext.py pretrain --images data/samples --set architecture=redux --set epochs=15 --set lr_schedule=cosine
-	$(BIN)/python featext.py evaluate
-	$(BIN)/python featext.py extract --images data/samples
+	test -d training/checkpoints/demo || $(BIN)/python featext.py pretrain --name demo --images data/samples \
+		--set architecture=redux --set epochs=15 --set lr_schedule=cosine
+	$(BIN)/python featext.py evaluate demo
+	$(BIN)/python featext.py extract demo --images data/samples
 
 run: $(VENV)/installed
 	@$(BIN)/python featext.py

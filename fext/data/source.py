@@ -36,6 +36,11 @@ class ImageSource:
         """Where the image of that name lies."""
         return self.root / name
 
+    def describe_empty(self) -> str:
+        """What to say where no image was found, such as 'there are no images in data/images (3 other files)'."""
+        others = f" ({self.num_not_images} other files)" if self.num_not_images else ""
+        return f"there are no images in {self.location}{others}"
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -113,7 +113,7 @@ def _images_to_score(checkpoint: Checkpoint, images: Path | None) -> tuple[Image
     if images is not None:
         source = find_images(images)
         if not source.names:
-            raise SourceError(f"there are no images in {images}")
+            raise SourceError(f"{source.describe_empty()}: name a folder of images")
         return source, {name: known.get(name, "new") for name in source.names}
     location = Path(checkpoint.source)
     if not location.exists():

@@ -1,13 +1,13 @@
 """Extraction: every image of a source becomes one row of features, or one line that says why not."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import fext
 from fext.compute.device import Computation, prepare_computation
@@ -43,6 +43,19 @@ class ExtractionResult:
     images_per_second: float
 
 
+@dataclass(frozen=True)
+class _Extraction:
+    """The parts of one extraction; grid None is the latent as it is."""
+
+    checkpoint: Checkpoint
+    source: ImageSource
+    settings: Settings
+    computation: Computation
+    grid: int | None
+    num_features: int
+    reporter: Reporter
+
+
 def extract(
     workspace: Workspace, settings: Settings, folder: Path, images: Path | None, name: str | None, reporter: Reporter
 ) -> ExtractionResult:
@@ -56,23 +69,20 @@ def extract(
     started = time.perf_counter()
     source = find_images(images) if images is not None else default_source(workspace)
     if not source.names:
-        others = f" ({source.num_not_images} other files)" if source.num_not_images else ""
-        raise SourceError(f"there are no images in {source.location}{others}: put pictures there, or name a source")
+        raise SourceError(f"{source.describe_empty()}: put pictures there, or name a source with --images")
     target = workspace.new_extraction(name or workspace.free_extraction_name(checkpoint.name, source.location))
     computation = prepare_computation(settings)
     computation.place(checkpoint.model)
+    extraction = _Extraction(checkpoint, source, settings, computation, grid, num_features, reporter)
     reporter.message(
         f"extracting {len(source)} images x {num_features:,} features with {checkpoint.name}, "
         f"{computation.describe()}: about {_gigabytes(len(source), num_features)} of CSV"
     )
-    with FeatureTable(target, num_features) as table, reporter.progress("extracting", len(source)) as progress:
-        num_written = 0
-        for batch in _stream(source, checkpoint, settings, computation).epoch():
-            num_written += _write_batch(table, batch, source, checkpoint, settings, computation, grid, reporter)
-            progress.advance(len(batch.positions) + len(batch.rejected))
+    with FeatureTable(target, num_features) as table:
+        num_written = _write_rows(extraction, table)
         table.finish()
         seconds = time.perf_counter() - started
-        table.certify(_manifest(checkpoint, source, settings, computation, num_features, num_written, seconds))
+        table.certify(_manifest(extraction, num_written, seconds))
     return ExtractionResult(
         name=target.name,
         folder=target,
@@ -115,63 +125,56 @@ def _gigabytes(num_images: int, num_features: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
 
 
-def _stream(source: ImageSource, checkpoint: Checkpoint, settings: Settings, computation: Computation) -> ImageStream:
+def _write_rows(extraction: _Extraction, table: FeatureTable) -> int:
+    """Encode and write every image in the order of the source; returns how many rows."""
+    source, num_written = extraction.source, 0
+    with extraction.reporter.progress("extracting", len(source)) as progress:
+        for batch in _stream(extraction).epoch():
+            for position, features, reason in _encoded(extraction, batch):
+                name = source.names[position]
+                size, modified = file_state(source.path(name))
+                if features is not None:
+                    table.add(name, features, size, modified)
+                    num_written += 1
+                else:
+                    table.reject(name, reason, size, modified)
+                    extraction.reporter.warning(f"rejected: {name} ({reason})")
+            progress.advance(len(batch.positions) + len(batch.rejected))
+    return num_written
+
+
+def _stream(extraction: _Extraction) -> ImageStream:
+    source, computation = extraction.source, extraction.computation
     return ImageStream(
         [source.path(name) for name in source.names],
-        checkpoint.preprocessing,
-        batch_size=settings.inference_batch_size,
+        extraction.checkpoint.preprocessing,
+        batch_size=extraction.settings.inference_batch_size,
         num_processors=computation.num_processors,
         pin_memory=computation.device.type == "cuda",
     )
 
 
-def _write_batch(
-    table: FeatureTable,
-    batch: Batch,
-    source: ImageSource,
-    checkpoint: Checkpoint,
-    settings: Settings,
-    computation: Computation,
-    grid: int | None,
-    reporter: Reporter,
-) -> int:
-    """Write the rows and rejections of a batch in the order of the source; returns how many rows."""
-    num_written = 0
-    for position, row, reason in _rows(batch, checkpoint, settings, computation, grid):
-        name = source.names[position]
-        size, modified = file_state(source.path(name))
-        if row is not None:
-            table.add(name, row, size, modified)
-            num_written += 1
-        else:
-            table.reject(name, reason, size, modified)
-            reporter.warning(f"rejected: {name} ({reason})")
-    return num_written
-
-
-def _rows(
-    batch: Batch, checkpoint: Checkpoint, settings: Settings, computation: Computation, grid: int | None
-) -> Iterator[tuple[int, Any, str]]:
+def _encoded(extraction: _Extraction, batch: Batch) -> list[tuple[int, NDArray[np.float32] | None, str]]:
     """(position, features or None, reason) of each image of a batch, in order of position."""
-    found: list[tuple[int, Any, str]] = [(position, None, reason) for position, reason in batch.rejected]
+    found: list[tuple[int, NDArray[np.float32] | None, str]] = []
+    found += [(position, None, reason) for position, reason in batch.rejected]
     if len(batch.images):
-        size = settings.inference_batch_size
-        latent = encode(checkpoint.model.encoder, batch.images, computation, batch_size=size, grid=grid)
-        for position, row in zip(batch.positions, flatten_latent(latent), strict=True):
-            finite = bool(np.isfinite(row).all())
-            found.append((position, row if finite else None, "" if finite else NOT_FINITE))
-    yield from sorted(found, key=lambda item: item[0])
+        latent = encode(
+            extraction.checkpoint.model.encoder,
+            batch.images,
+            extraction.computation,
+            batch_size=extraction.settings.inference_batch_size,
+            grid=extraction.grid,
+        )
+        for position, features in zip(batch.positions, flatten_latent(latent), strict=True):
+            finite = bool(np.isfinite(features).all())
+            found.append((position, features if finite else None, "" if finite else NOT_FINITE))
+    return sorted(found, key=lambda item: item[0])
 
 
-def _manifest(
-    checkpoint: Checkpoint,
-    source: ImageSource,
-    settings: Settings,
-    computation: Computation,
-    num_features: int,
-    num_written: int,
-    seconds: float,
-) -> dict[str, Any]:
+def _manifest(extraction: _Extraction, num_written: int, seconds: float) -> dict[str, Any]:
+    checkpoint, source = extraction.checkpoint, extraction.source
+    settings, computation = extraction.settings, extraction.computation
     height, width, channels = checkpoint.preprocessing.shape
     return {
         "format_version": FORMAT_VERSION,
@@ -180,7 +183,7 @@ def _manifest(
         "preprocessing": asdict(checkpoint.preprocessing),
         "feature_grid": settings.feature_grid,
         "flatten_order": FLATTEN_ORDER,
-        "num_features": num_features,
+        "num_features": extraction.num_features,
         "counts": {
             "found": len(source),
             "written": num_written,

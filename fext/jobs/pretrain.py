@@ -3,6 +3,8 @@
 import datetime
 import math
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,9 @@ from fext.compute.training import (
 from fext.data.dataset import ImageStream
 from fext.data.images import Preprocessing
 from fext.data.source import ImageSource, find_images
-from fext.data.split import Split, sampling_order, split_images
-from fext.errors import CheckpointError, SourceError, TrainingError
+from fext.data.split import Split, split_images
+from fext.errors import CheckpointError, TrainingError
+from fext.jobs.choosing import choose_images, say_split
 from fext.jobs.pictures import draw_graph, reconstruction_pairs
 from fext.model.autoencoder import Autoencoder, build_autoencoder
 from fext.model.plans import make_plan
@@ -32,7 +35,6 @@ from fext.reporting import Progress, Reporter
 from fext.settings import Settings, change_settings, setting_infos, settings_from_json
 from fext.store import checkpoints, files
 from fext.store.checkpoints import FORMAT_VERSION, History
-from fext.store.index import CheckedImages
 from fext.store.tracking import SilentTracker, TensorBoardTracker, Tracker
 from fext.store.workspace import Workspace
 
@@ -98,9 +100,9 @@ def pretrain(
     preprocessing = Preprocessing(*settings.picture_shape, resize_mode=settings.resize_mode)
     folder = workspace.new_checkpoint(name or _made_up_name(workspace, settings.architecture))
     source = find_images(images)
-    good, num_rejected = _choose_images(workspace, settings, source, preprocessing, computation, reporter)
-    split = split_images(good, settings.num_train_samples, settings.num_test_samples)
-    _say_split(split, settings, source, reporter)
+    chosen = choose_images(workspace, settings, source, preprocessing, computation.num_processors, reporter)
+    split = split_images(chosen.images, settings.num_train_samples, settings.num_test_samples)
+    say_split(split, settings, source, reporter)
     model = build_autoencoder(plan, settings.seed)
     computation.place(model)
     optimizer = make_optimizer(model, settings, computation)
@@ -109,7 +111,7 @@ def pretrain(
     _describe_model(run)
     state = _State()
     _save(run, state, with_weights=True, finished=False)  # a run killed in its first epoch can be resumed, too
-    return _train(run, state, num_rejected)
+    return _train(run, state, chosen.num_rejected)
 
 
 def resume(settings: Settings, folder: Path, epochs: int | None, reporter: Reporter) -> PretrainResult:
@@ -173,75 +175,6 @@ def _restore(state: dict[str, Any], model: Autoencoder, optimizer: torch.optim.O
     if state["finished"]:
         restored.num_stalled = 0  # extended on purpose: early stopping starts to count anew
     return restored
-
-
-def _choose_images(
-    workspace: Workspace,
-    settings: Settings,
-    source: ImageSource,
-    preprocessing: Preprocessing,
-    computation: Computation,
-    reporter: Reporter,
-) -> tuple[list[tuple[str, str]], int]:
-    """Walk the seeded order, decoding each image not seen before, until enough are good; count the rejected."""
-    if not source.names:
-        others = f" ({source.num_not_images} other files)" if source.num_not_images else ""
-        raise SourceError(
-            f"there are no images in {source.location}{others}: put pictures there, or make sample images with "
-            f"'python featext.py samples' and name them with --images data/samples"
-        )
-    order = sampling_order(source.names, settings.split_seed)
-    wanted = settings.num_train_samples + settings.num_test_samples
-    memory = CheckedImages(workspace.checked_images)
-    unknown = [name for name in order[:wanted] if memory.recall(source.path(name)) is None]
-    if unknown:
-        with reporter.progress("looking at images", len(unknown)) as progress:
-            _look_at(unknown, source, preprocessing, computation, memory, progress)
-    good: list[tuple[str, str]] = []
-    num_rejected = 0
-    for name in order:
-        if len(good) == wanted:
-            break
-        checked = memory.recall(source.path(name))
-        if checked is None:  # beyond the first `wanted`: takes the place of a rejected one
-            _look_at([name], source, preprocessing, computation, memory, None)
-            checked = memory.recall(source.path(name))
-        if checked is None or checked.reason:
-            num_rejected += 1
-            reporter.warning(f"rejected: {name} ({checked.reason if checked else 'it changed while it was read'})")
-        else:
-            good.append((name, checked.sha256))
-    memory.save()
-    return good, num_rejected
-
-
-def _look_at(
-    names: list[str],
-    source: ImageSource,
-    preprocessing: Preprocessing,
-    computation: Computation,
-    memory: CheckedImages,
-    progress: Progress | None,
-) -> None:
-    paths = [source.path(name) for name in names]
-    processors = computation.num_processors if len(names) > 1 else 1
-    stream = ImageStream(paths, preprocessing, batch_size=16, num_processors=processors)
-    for batch in stream.epoch():
-        for position, sha256 in zip(batch.positions, batch.checksums, strict=True):
-            memory.remember(paths[position], sha256, "")
-        for position, reason in batch.rejected:
-            memory.remember(paths[position], "", reason)
-        if progress:
-            progress.advance(len(batch.positions) + len(batch.rejected))
-
-
-def _say_split(split: Split, settings: Settings, source: ImageSource, reporter: Reporter) -> None:
-    asked = settings.num_train_samples + settings.num_test_samples
-    reporter.message(f"{len(split.train)} images to train on, {len(split.test)} to test on, from {source.location}")
-    if len(split.train) + len(split.test) < asked:
-        reporter.message(f"(fewer than the {asked} that num_train_samples + num_test_samples ask for: all are used)")
-    if source.num_not_images:
-        reporter.message(f"{source.num_not_images} other files are not images")
 
 
 def _describe_model(run: _Run) -> None:
@@ -339,21 +272,16 @@ def _one_epoch(
     return _row(run.settings, epoch, train, test, seconds, train.num_images / train_seconds)
 
 
-class _naming_images:  # noqa: N801  # reads as a verb in a with statement
+@contextmanager
+def _naming_images(run: _Run, names: Sequence[str]) -> Iterator[None]:
     """Turn the position of an image that can no longer be read into its name."""
-
-    def __init__(self, run: _Run, names: tuple[str, ...]) -> None:
-        self._run, self._names = run, names
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RejectedInTrainingError):
-            raise TrainingError(
-                f"{self._names[error.position]} can no longer be used ({error.reason}): put it back and resume "
-                f"{self._run.folder.name}; every finished epoch is kept"
-            ) from error
+    try:
+        yield
+    except RejectedInTrainingError as error:
+        raise TrainingError(
+            f"{names[error.position]} can no longer be used ({error.reason}): put it back and resume "
+            f"{run.folder.name}; every finished epoch is kept"
+        ) from error
 
 
 def _row(

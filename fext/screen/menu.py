@@ -71,7 +71,7 @@ class Menu:
         if workspace.images.is_dir() and find_images(workspace.images).names:
             return workspace.images
         self._say("There are no images in data/images yet: put pictures there, in any subfolders.")
-        if not _ask(questionary.confirm("Use sample images (80 tiles of public-domain photographs) instead?")):
+        if not _ask(questionary.confirm("Use sample images (tiles of public-domain photographs) instead?")):
             raise LeftQuestion
         actions.run_samples(self._screen, workspace.samples)
         return workspace.samples
