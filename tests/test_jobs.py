@@ -232,23 +232,30 @@ def test_two_epochs_and_two_more_are_the_same_as_four_straight(workspace: Worksp
 
 
 class Interrupt(SilentReporter):
-    """Presses Ctrl-C when the second epoch is done."""
+    """Presses Ctrl-C when something is said."""
+
+    def __init__(self, start: str) -> None:
+        self._start = start
 
     def message(self, text: str) -> None:
-        if text.startswith("epoch 2/"):
+        if text.startswith(self._start):
             raise KeyboardInterrupt
 
 
-def test_an_interrupted_cosine_run_goes_on_to_the_same_end(workspace: Workspace, tiny: Tiny) -> None:
-    settings = tiny(epochs=4, lr_schedule="cosine")
+@pytest.mark.parametrize(("said", "epochs_done"), [("training redux", 0), ("epoch 2/3", 2), ("epoch 3/3", 3)])
+def test_an_interrupted_cosine_run_goes_on_to_the_same_end(
+    workspace: Workspace, tiny: Tiny, said: str, epochs_done: int
+) -> None:
+    settings = tiny(epochs=3, lr_schedule="cosine")
     straight = train(workspace, settings, "straight")
     with pytest.raises(KeyboardInterrupt):
-        pretrain(workspace, settings, workspace.images, "stopped", Interrupt())
+        pretrain(workspace, settings, workspace.images, "stopped", Interrupt(said))
     stopped = workspace.checkpoints / "stopped"
-    assert len(read_history(stopped)) == 2
+    assert len(read_history(stopped)) == epochs_done
     resume(tiny(), stopped, None, QUIET)
     assert history_without_times(straight) == history_without_times(stopped)
     assert same_tensors(straight, stopped)
+    assert {path.name for path in straight.iterdir()} == {path.name for path in stopped.iterdir()}
 
 
 def test_extending_a_cosine_run_follows_the_schedule_of_the_new_total(workspace: Workspace, tiny: Tiny) -> None:

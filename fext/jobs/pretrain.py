@@ -154,13 +154,12 @@ def _settings_to_resume(today: Settings, folder: Path, epochs: int | None, state
     except OSError as error:
         raise CheckpointError(f"checkpoint {folder.name} is incomplete: configurations.json is missing") from error
     done = len(state["history"])
-    total = stored.epochs if epochs is None else epochs
-    if total <= done or (epochs is None and state["finished"]):
+    if state["finished"] if epochs is None else epochs <= done:
         raise CheckpointError(
             f"{folder.name} is finished with {done} epochs: to extend it, give a total above {done} (--epochs)"
         )
     machine = {info.name: getattr(today, info.name) for info in setting_infos() if info.category == "advanced"}
-    return change_settings(stored, epochs=total, **machine)
+    return change_settings(stored, epochs=epochs or stored.epochs, **machine)
 
 
 def _restore(state: dict[str, Any], model: Autoencoder, optimizer: torch.optim.Optimizer, folder: Path) -> _State:
@@ -193,22 +192,24 @@ def _train(run: _Run, state: _State, num_rejected: int) -> PretrainResult:
     train_stream, test_stream = _streams(run)
     num_per_epoch = len(run.split.train) + len(run.split.test)
     total = num_per_epoch * (settings.epochs - len(state.history))
-    stopped_early = False
     try:
         with run.reporter.progress("training", total) as progress:
-            while len(state.history) < settings.epochs and not stopped_early:
+            while len(state.history) < settings.epochs and not _stopped_early(settings, state):
                 row = _one_epoch(run, forward, train_stream, test_stream, len(state.history), progress)
-                stopped_early = _keep(run, state, row)
+                _keep(run, state, row)
                 _track(run, tracker, row, len(state.history))
                 run.reporter.message(_epoch_line(row, settings, state))
     finally:
         tracker.close()
-    if stopped_early:
-        run.reporter.message(
-            f"stopped early: the test loss has not fallen for {settings.early_stopping_patience} epochs"
-        )
-    _finish(run, state)
-    return _result(run, state, num_rejected, time.perf_counter() - started, stopped_early)
+    if _stopped_early(settings, state):
+        run.reporter.message(f"stopped early: the test loss has not fallen for {state.num_stalled} epochs")
+    _draw_pictures(run, state)
+    _save(run, state, with_weights=False, finished=True)
+    return _result(run, state, num_rejected, time.perf_counter() - started)
+
+
+def _stopped_early(settings: Settings, state: _State) -> bool:
+    return 0 < settings.early_stopping_patience <= state.num_stalled and len(state.history) < settings.epochs
 
 
 def _make_tracker(run: _Run, first_step: int) -> Tracker:
@@ -303,8 +304,8 @@ def _row(
     }
 
 
-def _keep(run: _Run, state: _State, row: dict[str, float]) -> bool:
-    """Save the epoch that just ended; whether early stopping ends the run."""
+def _keep(run: _Run, state: _State, row: dict[str, float]) -> None:
+    """Save the epoch that just ended."""
     settings = run.settings
     state.history.append(row)
     epoch, loss = len(state.history), row["test_loss"]
@@ -312,13 +313,10 @@ def _keep(run: _Run, state: _State, row: dict[str, float]) -> bool:
         state.reference_loss, state.num_stalled = loss, 0
     else:
         state.num_stalled += 1
-    patience = settings.early_stopping_patience
-    stopped_early = 0 < patience <= state.num_stalled and epoch < settings.epochs
     is_best = loss < state.best_loss
     if is_best:
         state.best_epoch, state.best_loss = epoch, loss
-    _save(run, state, with_weights=is_best, finished=stopped_early or epoch == settings.epochs)
-    return stopped_early
+    _save(run, state, with_weights=is_best, finished=False)
 
 
 def _save(run: _Run, state: _State, *, with_weights: bool, finished: bool) -> None:
@@ -380,7 +378,7 @@ def _epoch_line(row: dict[str, float], settings: Settings, state: _State) -> str
     )
 
 
-def _finish(run: _Run, state: _State) -> None:
+def _draw_pictures(run: _Run, state: _State) -> None:
     """Draw the pictures of the finished run, with the weights of its best epoch."""
     files.write_figure(run.folder / "history.png", history_figure(state.history, run.settings.loss))
     model = checkpoints.load_checkpoint(run.folder).model
@@ -392,7 +390,7 @@ def _finish(run: _Run, state: _State) -> None:
         files.write_figure(run.folder / f"reconstructions_{subset}.png", pairs_figure(title, pairs))
 
 
-def _result(run: _Run, state: _State, num_rejected: int, seconds: float, stopped_early: bool) -> PretrainResult:
+def _result(run: _Run, state: _State, num_rejected: int, seconds: float) -> PretrainResult:
     best = state.history[state.best_epoch - 1]
     rates = [row["images_per_second"] for row in state.history]
     return PretrainResult(
@@ -408,5 +406,5 @@ def _result(run: _Run, state: _State, num_rejected: int, seconds: float, stopped
         best_test_loss=state.best_loss,
         seconds=seconds,
         images_per_second=sum(rates) / len(rates),
-        stopped_early=stopped_early,
+        stopped_early=_stopped_early(run.settings, state),
     )
