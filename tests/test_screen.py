@@ -1,5 +1,6 @@
 """The screen: commands with exit codes, and the menu in a real terminal."""
 
+import io
 import os
 import re
 import shutil
@@ -11,8 +12,12 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY, write_images
+from rich.console import Console
 
+from fext.screen.actions import Screen
+from fext.screen.guard import FAILED, guarded
 from fext.settings import Settings, configurations_text
+from fext.store.workspace import Workspace
 
 SMALL = {
     "num_threads": 1,
@@ -126,12 +131,28 @@ def test_settings_shows_every_setting_and_where_it_differs_from_its_default(home
     assert "torch" in shown.stdout
 
 
-def test_an_error_nobody_expected_is_one_line_with_the_log_that_has_the_traceback(home: Path) -> None:
+def test_a_file_where_a_folder_should_be_is_one_line(home: Path) -> None:
     (home / "training").mkdir()
-    (home / "training" / "checkpoints").write_text("a file where a folder should be")
+    (home / "training" / "checkpoints").write_text("a file")
     result = run(home, "pretrain", "--name", "first")
     assert result.returncode == 1
+    assert "cannot be written" in " ".join(result.stdout.split())
     assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_an_error_nobody_expected_is_one_line_with_the_log_that_has_the_traceback(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    screen = Screen(Console(file=shown, width=300), Workspace(tmp_path))
+
+    def fail() -> None:
+        raise ZeroDivisionError("nobody thought of it")
+
+    assert guarded(screen, "testing", fail) == FAILED
+    log = tmp_path / "training" / "logs" / "fext.log"
+    assert str(log) in shown.getvalue()
+    assert "Traceback" not in shown.getvalue()
+    assert "nobody thought of it" in log.read_text(encoding="utf-8")
+    assert "in fail" in log.read_text(encoding="utf-8")
 
 
 # --- the menu in a terminal

@@ -10,7 +10,7 @@ from questionary import Choice
 from fext.errors import CheckpointError, FextError
 from fext.screen import actions
 from fext.screen.actions import Screen
-from fext.screen.program_errors import LeftQuestion, guarded
+from fext.screen.guard import LeftQuestion, guarded
 
 if TYPE_CHECKING:
     from fext.jobs.tensorboard import TensorBoardServer

@@ -7,7 +7,7 @@ from pathlib import Path
 from fext.screen.actions import Screen
 from fext.screen.commands import make_parser
 from fext.screen.console import make_console
-from fext.screen.program_errors import guarded
+from fext.screen.guard import guarded
 from fext.store.workspace import Workspace
 
 _WRONG_USE = 2
