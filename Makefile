@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/python featext.py samples
 	test -d training/checkpoints/demo || $(BIN)/python featext.py pretrain --name demo --images data/samples \
-		--set architecture=redux --set epochs=15 --set batch_size=4 --set lr_schedule=cosine
+		--set architecture=redux --set epochs=15 --set lr_schedule=cosine
 	$(BIN)/python featext.py evaluate demo
 	$(BIN)/python featext.py extract demo --images data/samples
 

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from conftest import REPOSITORY, write_images
 from rich.console import Console
 
 from fext.screen.actions import Screen
+from fext.screen.console import ConsoleReporter
 from fext.screen.guard import FAILED, guarded
 from fext.settings import Settings, configurations_text
 from fext.store.workspace import Workspace
@@ -153,6 +155,44 @@ def test_an_error_nobody_expected_is_one_line_with_the_log_that_has_the_tracebac
     assert "Traceback" not in shown.getvalue()
     assert "nobody thought of it" in log.read_text(encoding="utf-8")
     assert "in fail" in log.read_text(encoding="utf-8")
+
+
+# --- Ctrl-C
+
+
+def work(batches: int, presses: int) -> list[str]:
+    """Press Ctrl-C in each batch; what was done is told even where it raises."""
+    done: list[str] = []
+    reporter = ConsoleReporter(Console(file=io.StringIO()))
+    try:
+        with reporter.progress("working", batches) as progress:
+            for number in range(batches):
+                for _ in range(presses):
+                    signal.raise_signal(signal.SIGINT)
+                done.append(f"batch {number}")
+                progress.advance()
+    except KeyboardInterrupt:
+        done.append("stopped")
+    return done
+
+
+def test_the_first_ctrl_c_waits_for_the_batch_and_the_second_does_not() -> None:
+    assert work(batches=3, presses=0) == ["batch 0", "batch 1", "batch 2"]
+    assert work(batches=3, presses=1) == ["batch 0", "stopped"]
+    assert work(batches=3, presses=2) == ["stopped"]
+
+
+def press_when_the_last_batch_is_done() -> None:
+    with ConsoleReporter(Console(file=io.StringIO())).progress("working", 1) as progress:
+        progress.advance()
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_ctrl_c_after_the_last_batch_is_not_lost_and_afterwards_all_is_as_before() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        press_when_the_last_batch_is_done()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 # --- the menu in a terminal

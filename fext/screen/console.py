@@ -19,6 +19,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from fext.screen.interrupts import Interrupt, asked_to_stop
+
 
 def make_console() -> Console:
     """The terminal, or plain text where output goes to a file or a pipe."""
@@ -32,10 +34,11 @@ class _RateColumn(ProgressColumn):
 
 
 class _ConsoleProgress:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, progress: Progress, task: TaskID, interrupt: Interrupt) -> None:
+        self._progress, self._task, self._interrupt = progress, task, interrupt
 
     def advance(self, count: int = 1, note: str = "") -> None:
+        self._interrupt.check()
         self._progress.update(self._task, advance=count)
         if note:
             self._progress.update(self._task, description=escape(note))
@@ -63,8 +66,11 @@ class ConsoleReporter:
             TimeRemainingColumn(compact=True),
         )
         shown = self.console.is_terminal
-        with Progress(*columns, console=self.console, transient=True, disable=not shown, expand=True) as progress:
-            yield _ConsoleProgress(progress, progress.add_task(escape(title), total=total))
+        with (
+            asked_to_stop(lambda: self.warning("Stopping after this batch (Ctrl-C again: at once)")) as interrupt,
+            Progress(*columns, console=self.console, transient=True, disable=not shown, expand=True) as progress,
+        ):
+            yield _ConsoleProgress(progress, progress.add_task(escape(title), total=total), interrupt)
 
 
 def show_error(console: Console, text: str) -> None:

@@ -1,0 +1,45 @@
+"""Ctrl-C while a job works: the first asks it to stop after this batch, the second stops it at once."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupt:
+    """Whether Ctrl-C was pressed.
+
+    An exception raised wherever the program happens to be can be lost inside a library's callbacks (it was, in one
+    run of several); a request that is looked at between batches cannot, and it stops where stopping is safe.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt where one was asked for."""
+        if self.requested:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def asked_to_stop(on_request: Callable[[], None]) -> Iterator[Interrupt]:
+    """Turn Ctrl-C into a request inside this context; a request not yet met is raised at its end."""
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        interrupt.requested = True
+        on_request()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+    interrupt.check()
