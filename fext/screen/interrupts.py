@@ -10,8 +10,8 @@ from types import FrameType
 class Interrupt:
     """Whether Ctrl-C was pressed.
 
-    An exception raised wherever the program happens to be can be lost inside a library's callbacks (it was, in one
-    run of several); a request that is looked at between batches cannot, and it stops where stopping is safe.
+    An exception raised wherever the program happens to be was seen to be lost in one run, with no trace of where; a
+    request that is looked at between batches cannot be, and it stops where stopping is safe.
     """
 
     def __init__(self) -> None:
