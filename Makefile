@@ -7,8 +7,10 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/installed
 	$(BIN)/python featext.py samples
-	test -d training/checkpoints/demo || $(BIN)/python featext.py pretrain --name demo --images data/samples \
-		--set architecture=redux --set epochs=15 --set lr_schedule=cosine
+	if grep -qs '"finished": true' training/checkpoints/demo/model.json; then :; \
+	elif test -d training/checkpoints/demo; then $(BIN)/python featext.py resume demo; \
+	else $(BIN)/python featext.py pretrain --name demo --images data/samples \
+		--set architecture=redux --set epochs=15 --set lr_schedule=cosine; fi
 	$(BIN)/python featext.py evaluate demo
 	$(BIN)/python featext.py extract demo --images data/samples
 

@@ -58,6 +58,11 @@ num_train_samples = 8000
 # Allowed: a whole number from 1.
 num_test_samples = 2000
 
+# 'random' divides the images into train and test by split_seed; 'folders' takes those below the folders train
+# and test. Identical files never stand on both sides.
+# Allowed: 'random' or 'folders'.
+split = "random"
+
 # Vary the training images: mirrored, shifted by up to 6 %, brightness and contrast changed by up to 10 %.
 # Allowed: True or False.
 augmentation = True

@@ -8,6 +8,7 @@ FextError
 ├── ImageRejected            one image cannot be used; jobs count it and go on
 ├── ModelError               an architecture cannot be built as asked
 ├── DeviceError              the asked device or precision is not there
+├── ReaderDiedError          a process that reads images died
 ├── CheckpointError          a checkpoint is missing, damaged, of a later version, or its name is taken
 ├── ExtractionError          an extraction cannot be made or its name is taken
 └── TrainingError            training cannot go on, such as a loss that is not finite
@@ -46,6 +47,10 @@ class ModelError(FextError):
 
 class DeviceError(FextError):
     """The asked device or precision is not available on this machine."""
+
+
+class ReaderDiedError(FextError):
+    """A process that reads images died."""
 
 
 class CheckpointError(FextError):

@@ -8,11 +8,18 @@ from contextlib import contextmanager
 from typing import Protocol
 
 
+class StopRequested(KeyboardInterrupt):
+    """The user asked to stop, and this is a good moment: what the job holds belongs together and may be saved."""
+
+
 class Progress(Protocol):
     """One bar that a job moves forward."""
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Say that `count` more are done, with a short note such as the loss so far."""
+        """Say that `count` more are done, with a short note such as the loss so far.
+
+        Raises StopRequested where the user has asked to stop: the one place where a job may be ended between two steps.
+        """
 
 
 class Reporter(Protocol):

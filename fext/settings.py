@@ -154,6 +154,13 @@ class Settings(BaseModel):
         "a whole number from 1",
         ge=1,
     )
+    split: Literal["random", "folders"] = _setting(
+        "data",
+        "random",
+        "'random' divides the images into train and test by split_seed; 'folders' takes those below the folders train "
+        "and test. Identical files never stand on both sides.",
+        "'random' or 'folders'",
+    )
     augmentation: bool = _setting(
         "data",
         True,
@@ -320,7 +327,8 @@ def _read_configurations(file: Path) -> tuple[dict[str, object], dict[str, str]]
         tree = ast.parse(source, filename=file.name)
         exec(compile(tree, file.name, "exec"), namespace)  # the user's own file, run on the user's behalf
     except SyntaxError as error:
-        raise SettingsError(f"{file.name}, line {error.lineno}: not valid Python ({error.msg})") from error
+        place = f"{file.name}, line {error.lineno}" if error.lineno else file.name
+        raise SettingsError(f"{place}: not valid Python ({error.msg})") from error
     except (Exception, SystemExit) as error:
         place = f"{file.name}, line {_line_of_error(error, file.name)}"
         raise SettingsError(f"{place}: stops with {type(error).__name__}: {_one_line(str(error))}") from error

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fext.settings import Settings
+from fext.store.checkpoints import load_resume, read_history
 from fext.store.workspace import Workspace
 
+TIMES = ("seconds", "images_per_second")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -42,6 +45,7 @@ def tiny() -> Callable[..., Settings]:
         values: dict[str, object] = {
             "training_device": "CPU",
             "num_threads": 1,
+            "use_mixed_precision": False,
             "architecture": "redux",
             "picture_shape": (64, 64, 3),
             "epochs": 1,
@@ -56,3 +60,21 @@ def tiny() -> Callable[..., Settings]:
         return Settings.model_validate(values | changes)
 
     return make
+
+
+def history_without_times(folder: Path) -> list[dict[str, float]]:
+    """What history.csv says of a run but for seconds and rates."""
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_history(folder)]
+
+
+def same_tensors(left: Path, right: Path) -> bool:
+    """Whether two runs stand at the same weights and optimizer states, to the bit."""
+    one, two = load_resume(left), load_resume(right)
+    models_agree = all(torch.equal(tensor, two["model"][name]) for name, tensor in one["model"].items())
+    states = zip(one["optimizer"]["state"].values(), two["optimizer"]["state"].values(), strict=True)
+    optimizers_agree = all(torch.equal(a[name], b[name]) for a, b in states for name in a)
+    return (
+        models_agree
+        and optimizers_agree
+        and (left / "model.safetensors").read_bytes() == (right / "model.safetensors").read_bytes()
+    )

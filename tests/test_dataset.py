@@ -14,6 +14,7 @@ from fext.data.images import Preprocessing, checksum, load_image
 
 SHAPE = Preprocessing(32, 64, 3, "stretch")
 NUM_IMAGES = 7
+NOT_AN_IMAGE = "not an image in a format that Pillow opens"
 DAMAGED = 3  # the position of the one that is no image
 
 
@@ -39,9 +40,20 @@ def stream(
 ) -> ImageStream:
     """A stream of small pictures."""
     return ImageStream(
-        paths, SHAPE, batch_size=batch_size, num_processors=num_processors, shuffle_seed=shuffle_seed,
+        paths[0].parent, [path.name for path in paths], SHAPE,
+        batch_size=batch_size, num_processors=num_processors, shuffle_seed=shuffle_seed,
         augmentation_seed=augmentation_seed,
     )  # fmt: skip
+
+
+def positions(batch: Batch) -> list[int]:
+    """Which files the images of a batch come from."""
+    return [file.position for file in batch.files]
+
+
+def rejections(batch: Batch) -> list[tuple[int, str]]:
+    """Which files were rejected and why."""
+    return [(file.position, file.reason) for file in batch.rejected]
 
 
 def assert_same(batches: Sequence[Batch], others: Sequence[Batch]) -> None:
@@ -57,7 +69,7 @@ def by_position(batches: Sequence[Batch]) -> dict[int, torch.Tensor]:
     return {
         position: image
         for batch in batches
-        for position, image in zip(batch.positions, batch.images, strict=True)
+        for position, image in zip(positions(batch), batch.images, strict=True)
     }  # fmt: skip
 
 
@@ -65,11 +77,12 @@ def test_images_come_in_order_with_positions_and_checksums(paths: list[Path]) ->
     images = stream(paths)
     batches = list(images.epoch())
     assert len(images) == len(batches) == 3
-    assert [batch.positions for batch in batches] == [[0, 1, 2], [4, 5], [6]]
+    assert [positions(batch) for batch in batches] == [[0, 1, 2], [4, 5], [6]]
     for batch in batches:
         assert batch.images.dtype == torch.float32
-        assert batch.images.shape == (len(batch.positions), 3, 32, 64)
-        assert batch.checksums == [checksum(paths[position].read_bytes()) for position in batch.positions]
+        assert batch.images.shape == (len(positions(batch)), 3, 32, 64)
+        read = [paths[position].read_bytes() for position in positions(batch)]
+        assert [file.sha256 for file in batch.files] == [checksum(data) for data in read]
 
 
 def test_without_seeds_an_image_is_just_what_load_image_gives(paths: list[Path]) -> None:
@@ -81,7 +94,7 @@ def test_a_rejected_image_is_told_with_position_and_reason_and_its_neighbours_ar
     paths: list[Path],
 ) -> None:
     batches = list(stream(paths).epoch())
-    assert [batch.rejected for batch in batches] == [[], [(DAMAGED, "not an image that Pillow can identify")], []]
+    assert [rejections(batch) for batch in batches] == [[], [(DAMAGED, NOT_AN_IMAGE)], []]
     good = [path for position, path in enumerate(paths) if position != DAMAGED]
     alone = by_position(list(stream(good).epoch()))
     together = by_position(batches)
@@ -91,15 +104,15 @@ def test_a_rejected_image_is_told_with_position_and_reason_and_its_neighbours_ar
 def test_a_batch_may_be_rejected_whole(paths: list[Path]) -> None:
     (batch,) = stream([paths[DAMAGED], paths[DAMAGED].with_name("missing.png")]).epoch()
     assert len(batch.images) == 0
-    assert batch.positions == []
-    assert batch.rejected == [(0, "not an image that Pillow can identify"), (1, "the file is not there")]
+    assert batch.files == []
+    assert rejections(batch) == [(0, NOT_AN_IMAGE), (1, "the file is not there")]
 
 
 def test_the_same_seeds_give_the_same_stream_and_others_another(paths: list[Path]) -> None:
     batches = list(stream(paths, shuffle_seed=1, augmentation_seed=1).epoch(2))
     assert_same(batches, list(stream(paths, shuffle_seed=1, augmentation_seed=1).epoch(2)))
     shuffled_otherwise = list(stream(paths, shuffle_seed=2, augmentation_seed=1).epoch(2))
-    assert [batch.positions for batch in batches] != [batch.positions for batch in shuffled_otherwise]
+    assert [positions(batch) for batch in batches] != [positions(batch) for batch in shuffled_otherwise]
     varied_otherwise = by_position(list(stream(paths, shuffle_seed=1, augmentation_seed=2).epoch(2)))
     assert not any(torch.equal(image, varied_otherwise[position]) for position, image in by_position(batches).items())
 
@@ -108,10 +121,10 @@ def test_every_epoch_shows_every_image_once_in_another_order_and_variation(paths
     images = stream(paths, shuffle_seed=1, augmentation_seed=1)
     first, second = list(images.epoch(0)), list(images.epoch(1))
     for batches in (first, second):
-        seen = [position for batch in batches for position in batch.positions]
+        seen = [position for batch in batches for position in positions(batch)]
         assert sorted(seen) == [0, 1, 2, 4, 5, 6]
-        assert [position for batch in batches for position, _ in batch.rejected] == [DAMAGED]
-    assert [batch.positions for batch in first] != [batch.positions for batch in second]
+        assert [position for batch in batches for position, _ in rejections(batch)] == [DAMAGED]
+    assert [positions(batch) for batch in first] != [positions(batch) for batch in second]
     varied_again = by_position(second)
     assert not any(torch.equal(image, varied_again[position]) for position, image in by_position(first).items())
 
@@ -145,8 +158,8 @@ def test_images_are_read_only_when_their_batch_is_due(tmp_path: Path) -> None:
     batches = stream(paths, batch_size=1).epoch()
     next(batches)
     paths[2].unlink()
-    assert next(batches).positions == [1]
-    assert next(batches).rejected == [(2, "the file is not there")]
+    assert positions(next(batches)) == [1]
+    assert rejections(next(batches)) == [(2, "the file is not there")]
 
 
 # ---------------------------------------------------------------- augmentation

@@ -47,6 +47,7 @@ TESTED_ON_THEIR_OWN = {
     "early_stopping_delta",
     "feature_grid",
     "inference_batch_size",
+    "split",
 }
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import write_images
+from conftest import history_without_times, same_tensors, write_images
 from PIL import Image
 
+from fext.compute.inference import encode
 from fext.data.images import load_image
 from fext.errors import CheckpointError, ExtractionError, SourceError, TooFewImagesError, TrainingError
 from fext.jobs.evaluate import evaluate
@@ -20,10 +21,9 @@ from fext.jobs.extract import extract
 from fext.jobs.pretrain import pretrain, resume
 from fext.reporting import SilentReporter
 from fext.settings import Settings
-from fext.store.checkpoints import Checkpoint, load_checkpoint, load_resume, read_history
+from fext.store.checkpoints import Checkpoint, load_checkpoint, load_resume, read_history, save_resume
 from fext.store.workspace import Workspace
 
-TIMES = ("seconds", "images_per_second")
 QUIET = SilentReporter()
 Tiny = Callable[..., Settings]
 
@@ -42,22 +42,6 @@ class Remembering(SilentReporter):
 
 def train(workspace: Workspace, settings: Settings, name: str = "model") -> Path:
     return pretrain(workspace, settings, workspace.images, name, QUIET).folder
-
-
-def history_without_times(folder: Path) -> list[dict[str, float]]:
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_history(folder)]
-
-
-def same_tensors(left: Path, right: Path) -> bool:
-    one, two = load_resume(left), load_resume(right)
-    models_agree = all(torch.equal(tensor, two["model"][name]) for name, tensor in one["model"].items())
-    states = zip(one["optimizer"]["state"].values(), two["optimizer"]["state"].values(), strict=True)
-    optimizers_agree = all(torch.equal(a[name], b[name]) for a, b in states for name in a)
-    return (
-        models_agree
-        and optimizers_agree
-        and (left / "model.safetensors").read_bytes() == (right / "model.safetensors").read_bytes()
-    )
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +189,8 @@ def test_a_loss_that_is_not_finite_stops_training_with_the_last_good_state_kept(
     folder = train(workspace, tiny(epochs=1))
     state = load_resume(folder)
     state["model"]["encoder.0.convolution.weight"].fill_(float("nan"))
-    torch.save(state, folder / "resume.pt")
-    with pytest.raises(TrainingError, match="is nan: training stops with the last good epoch kept"):
+    save_resume(folder, state)
+    with pytest.raises(TrainingError, match="is nan: training stops with the last good state kept"):
         resume(tiny(), folder, 2, QUIET)
     assert len(read_history(folder)) == 1
     assert all(tensor.isfinite().all() for tensor in load_checkpoint(folder).model.state_dict().values())
@@ -268,7 +252,7 @@ def test_extending_a_cosine_run_follows_the_schedule_of_the_new_total(workspace:
 
 def test_a_finished_run_is_not_resumed_without_a_new_total(copy: Workspace, tiny: Tiny) -> None:
     for epochs in (None, 1, 2):
-        with pytest.raises(CheckpointError, match=r"finished with 2 epochs.*total above 2"):
+        with pytest.raises(CheckpointError, match=r"has 2 finished epochs.*total above 2"):
             resume(tiny(), copy.checkpoints / "model", epochs, QUIET)
 
 
@@ -376,16 +360,33 @@ def test_every_image_found_is_written_or_rejected_with_a_reason(copy: Workspace,
     assert "damaged" in rejected["reason"][1]
 
 
-def test_features_that_are_not_finite_are_a_reason_to_reject(copy: Workspace, tiny: Tiny) -> None:
-    from safetensors.torch import load_file, save_file
+def spoil(monkeypatch: pytest.MonkeyPatch, in_each_batch: int) -> None:
+    """Let the encoder give features that are not finite for the first images of each batch."""
 
-    weights = copy.checkpoints / "model" / "model.safetensors"
-    tensors = load_file(weights)
-    tensors["encoder.0.convolution.weight"].fill_(float("inf"))
-    save_file(tensors, weights)
+    def spoiled(*arguments: object, **options: object) -> torch.Tensor:
+        latent = encode(*arguments, **options).clone()  # type: ignore[arg-type]
+        latent[:in_each_batch, 5] = float("nan")
+        return latent
+
+    monkeypatch.setattr("fext.jobs.extract.encode", spoiled)
+
+
+def test_features_that_are_not_finite_are_a_reason_to_reject(
+    copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, in_each_batch=1)
     result = extract(copy, tiny(), copy.checkpoints / "model", copy.images, "table", QUIET)
-    assert (result.num_written, result.num_rejected) == (0, 12)
+    assert (result.num_written, result.num_rejected) == (9, 3)
     assert set(pd.read_csv(result.folder / "rejected.csv")["reason"]) == {"its features are not finite"}
+
+
+def test_a_model_whose_features_are_mostly_not_finite_is_given_up(
+    copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, in_each_batch=3)
+    with pytest.raises(ExtractionError, match="the features of 9 of 12 images are not finite"):
+        extract(copy, tiny(), copy.checkpoints / "model", copy.images, "table", QUIET)
+    assert not (copy.inference / "table" / "features.csv").exists()
 
 
 def test_extraction_preprocesses_as_the_model_was_trained_whatever_the_settings_say_today(

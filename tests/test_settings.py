@@ -35,6 +35,7 @@ REFUSED: dict[str, list[object]] = {
         (256, 256, 2), (256, 256, 4), (256.0, 256, 3), (256, 256, True), ("256", "256", "3"), 256, "256x256", None,
     ],
     "resize_mode": ["Stretch", "squash", "", 1, None],
+    "split": ["", "folder", None, True],
     "num_train_samples": [0, -5, 1.5, "8000", True, None],
     "num_test_samples": [0, -5, 1.5, "2000", True, None],
     "augmentation": ["yes", "False", 1, 0, None],

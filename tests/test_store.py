@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fext.data.images import Preprocessing
+from fext.data.images import FileState, Preprocessing, checksum, file_state
 from fext.data.split import Split
 from fext.errors import CheckpointError, ExtractionError, FextError, UsageError
 from fext.model.autoencoder import build_autoencoder
@@ -21,7 +21,7 @@ from fext.model.plans import make_plan
 from fext.settings import Settings
 from fext.store import checkpoints, files
 from fext.store.features import FeatureTable, csv_row
-from fext.store.index import CheckedImages
+from fext.store.index import CheckedImage, CheckedImages
 from fext.store.samples import write_samples
 from fext.store.workspace import Workspace, checked_name
 
@@ -96,9 +96,11 @@ def checkpoint_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     model = build_autoencoder(make_plan("redux", (64, 64, 3)), seed=5)
     checkpoints.start_checkpoint(folder, Settings(), Split(("a.png", "b.png"), ("c.png",)))
-    checkpoints.save_model(folder, model)
-    checkpoints.save_description(folder, model.plan, Preprocessing(64, 64, 3, "crop"), "images", {"epochs": 1})
-    checkpoints.save_resume(folder, {"format_version": 1, "model": model.state_dict()})
+    weights = checkpoints.weights_to_bytes(model)
+    preprocessing = Preprocessing(64, 64, 3, "crop")
+    description = checkpoints.Description(model.plan, preprocessing, "images", {"epochs": 1}, checksum(weights))
+    checkpoints.save_model(folder, weights, description)
+    checkpoints.save_resume(folder, {"model": model.state_dict()})
     return folder
 
 
@@ -172,8 +174,9 @@ def num_digits(number: str) -> int:
 def test_rows_of_odd_names_are_read_back_by_pandas_and_the_csv_module(tmp_path: Path) -> None:
     rows = np.random.default_rng(1).normal(size=(len(ODD_NAMES), 3)).astype(np.float32)
     with FeatureTable(tmp_path / "table", 3) as table:
+        table.begin()
         for name, row in zip(ODD_NAMES, rows, strict=True):
-            table.add(name, row, size=1, modified=2)
+            table.add(name, row, FileState(1, 2))
         table.finish()
         table.certify({"counts": 7})
     path = tmp_path / "table" / "features.csv"
@@ -186,7 +189,7 @@ def test_rows_of_odd_names_are_read_back_by_pandas_and_the_csv_module(tmp_path: 
 
 def test_a_table_that_was_not_finished_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     with FeatureTable(tmp_path / "table", 2) as table:
-        table.add("a.png", np.zeros(2, dtype=np.float32), size=1, modified=2)
+        table.add("a.png", np.zeros(2, dtype=np.float32), FileState(1, 2))
     assert os.listdir(tmp_path / "table") == ["features.csv.partial"]
 
 
@@ -194,22 +197,28 @@ def test_a_table_that_was_not_finished_is_not_taken_for_a_whole_one(tmp_path: Pa
 
 
 def test_an_unchanged_image_is_remembered_and_a_changed_one_is_not(tmp_path: Path) -> None:
-    image, memory_file = tmp_path / "a.png", tmp_path / "memory" / "checked.csv"
+    image, memory_file = tmp_path / "a.png", tmp_path / "memory" / "checked.sqlite"
     image.write_bytes(b"one")
     memory = CheckedImages(memory_file)
-    memory.remember(image, "abc", "")
-    memory.save()
-    recalled = CheckedImages(memory_file).recall(image)
-    assert recalled is not None
-    assert recalled.sha256 == "abc"
+    memory.remember([(image, file_state(image), CheckedImage("abc", ""))])
+    memory.close()
+    memory = CheckedImages(memory_file)
+    assert memory.recall(image) == CheckedImage("abc", "")
     image.write_bytes(b"another")
-    assert CheckedImages(memory_file).recall(image) is None
+    assert memory.recall(image) is None
+    memory.close()
 
 
 def test_a_damaged_memory_is_made_anew(tmp_path: Path) -> None:
-    memory_file = tmp_path / "checked.csv"
-    memory_file.write_text("path,size\nx,not a number\n")
-    assert CheckedImages(memory_file).recall(tmp_path / "x") is None
+    image, memory_file = tmp_path / "a.png", tmp_path / "checked.sqlite"
+    image.write_bytes(b"one")
+    memory_file.write_text("no database at all, " * 100)
+    memory = CheckedImages(memory_file)
+    assert memory.recall(image) is None
+    memory.remember([(image, file_state(image), CheckedImage("abc", ""))])
+    assert memory.recall(image) == CheckedImage("abc", "")
+    memory.close()
+    assert not memory_file.exists()
 
 
 # --- samples

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import nn
@@ -49,106 +49,122 @@ def learning_rate_at(settings: Settings, progress: float) -> float:
     return settings.learning_rate * (_COSINE_FLOOR + (1 - _COSINE_FLOOR) * fall)
 
 
-class _Totals:
-    """Adds up per-image values on the device, in double precision, so that batches need not be waited for."""
+@dataclass
+class Totals:
+    """How far a pass over the images has come: what was added up, batch by batch.
 
-    def __init__(self, loss_name: str) -> None:
-        self._loss = LOSSES[loss_name]
-        self._rows: list[torch.Tensor] = []
+    Plain numbers, so that a pass can be stored in its middle and go on from there to the same end.
+    """
 
-    def add(self, reconstructions: torch.Tensor, images: torch.Tensor) -> None:
+    num_batches: int = 0
+    num_images: int = 0
+    loss: float = 0.0
+    mse: float = 0.0
+    mae: float = 0.0
+    psnr: float = 0.0
+
+    def add(self, losses: torch.Tensor, reconstructions: torch.Tensor, images: torch.Tensor) -> None:
+        """Add a batch; `losses` is the loss of each of its images."""
         squared = mean_squared_error(reconstructions, images)
-        values = torch.stack(
-            [
-                self._loss(reconstructions, images),
-                squared,
-                mean_absolute_error(reconstructions, images),
-                peak_signal_to_noise(squared),
-            ]
-        )
-        self._rows.append(torch.cat([values.sum(dim=1), values.new_tensor([len(images)])]))
+        absolute = mean_absolute_error(reconstructions, images)
+        values = torch.stack([losses, squared, absolute, peak_signal_to_noise(squared)])
+        loss, mse, mae, psnr = values.sum(dim=1).tolist()
+        self.num_batches, self.num_images = self.num_batches + 1, self.num_images + len(images)
+        self.loss, self.mse, self.mae, self.psnr = self.loss + loss, self.mse + mse, self.mae + mae, self.psnr + psnr
 
     def scores(self) -> EpochScores:
-        *sums, count = torch.stack(self._rows).cpu().double().sum(dim=0).tolist()
+        """The means over the images so far."""
+        _, count, *sums = astuple(self)
         loss, mse, mae, psnr = (value / count for value in sums)
-        return EpochScores(loss, mse, mae, psnr, int(count))
+        return EpochScores(loss, mse, mae, psnr, self.num_images)
 
 
 def train_epoch(
     model: Callable[[torch.Tensor], torch.Tensor],
     optimizer: torch.optim.Optimizer,
     batches: Iterable[Batch],
+    totals: Totals,
     settings: Settings,
     computation: Computation,
     *,
     epoch: int,
     num_batches: int,
     on_batch: Callable[[int, float], None],
-) -> EpochScores:
-    """Train on every batch of epoch `epoch` (from 0) and return the mean scores seen on the way.
+) -> None:
+    """Train on the batches of epoch `epoch` (from 0) that `totals` does not hold yet, and add them to it.
 
-    `on_batch` hears the number of images and the loss of each batch. Raises TrainingError where the loss is not
-    finite, before that batch changes the weights, or where an image can no longer be read.
+    `num_batches` is that of the whole epoch. `on_batch` hears the number of images and the mean loss of each batch,
+    at a moment when weights, optimizer and totals belong together; so they do where UnreadableImageError is raised.
+    Raises TrainingError where the loss or a gradient is not finite, before that changes the weights.
     """
-    loss_of = LOSSES[settings.loss]
-    totals = _Totals(settings.loss)
-    for number, batch in enumerate(batches):
+    for batch in batches:
         _refuse_rejected(batch)
-        progress = (epoch + number / num_batches) / settings.epochs
+        progress = (epoch + totals.num_batches / num_batches) / settings.epochs
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(settings, progress)
         images = computation.to_device(batch.images)
         with computation.autocast():
             reconstructions = model(images)
         reconstructions = reconstructions.float()
-        loss = loss_of(reconstructions, images).mean()
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss of epoch {epoch + 1} is {value}: training stops with the last good epoch kept; "
-                f"a lower learning_rate, or use_mixed_precision = False, may help"
-            )
+        losses = LOSSES[settings.loss](reconstructions, images)
+        loss = losses.mean()
+        _refuse_not_finite("loss", loss)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        _refuse_not_finite("gradient", _gradient_norm(optimizer))
         optimizer.step()
-        totals.add(reconstructions.detach(), images)
-        on_batch(len(images), value)
-    return totals.scores()
+        totals.add(losses.detach(), reconstructions.detach(), images)
+        on_batch(len(images), loss.item())
+
+
+def _gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"]]
+    return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+
+
+def _refuse_not_finite(what: str, value: torch.Tensor) -> None:
+    number = value.item()
+    if not math.isfinite(number):
+        raise TrainingError(
+            f"the {what} is {number}: training stops with the last good state kept; a lower learning_rate, or "
+            f"use_mixed_precision = False, may help"
+        )
 
 
 @torch.inference_mode()
 def test_epoch(
     model: nn.Module,
     batches: Iterable[Batch],
+    totals: Totals,
     settings: Settings,
     computation: Computation,
     on_batch: Callable[[int, float], None],
-) -> EpochScores:
-    """Mean scores of a model in evaluation mode; raises TrainingError where an image can no longer be read."""
-    totals = _Totals(settings.loss)
+) -> None:
+    """Add to `totals` the batches it does not hold yet, reconstructed by a model in evaluation mode.
+
+    Raises UnreadableImageError where an image can no longer be read, TrainingError where the loss is not finite.
+    """
     for batch in batches:
         _refuse_rejected(batch)
         images = computation.to_device(batch.images)
         with computation.autocast():
             reconstructions = model(images)
-        totals.add(reconstructions.float(), images)
+        reconstructions = reconstructions.float()
+        losses = LOSSES[settings.loss](reconstructions, images)
+        _refuse_not_finite("test loss", losses.mean())
+        totals.add(losses, reconstructions, images)
         on_batch(len(images), float("nan"))
-    scores = totals.scores()
-    if not math.isfinite(scores.loss):
-        raise TrainingError(f"the test loss is {scores.loss}: training stops with the last good epoch kept")
-    return scores
 
 
 def _refuse_rejected(batch: Batch) -> None:
     if batch.rejected:
-        position, reason = batch.rejected[0]
-        raise RejectedInTrainingError(position, reason)
+        raise UnreadableImageError(batch.rejected[0].position, batch.rejected[0].reason)
 
 
-class RejectedInTrainingError(TrainingError):
-    """An image of the split can no longer be read; the job knows its name."""
+class UnreadableImageError(TrainingError):
+    """An image of the split can no longer be used; the job, which knows its name, words the message."""
 
     def __init__(self, position: int, reason: str) -> None:
-        super().__init__(f"image {position} can no longer be read: {reason}")
+        super().__init__(reason)
         self.position = position
         self.reason = reason

@@ -4,7 +4,11 @@ An image's augmentation and place depend on the seed, the epoch and the image al
 any number of processes. Only the batches being prepared are in memory.
 """
 
+import signal
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,59 +18,79 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fext.data.images import Preprocessing, checksum, preprocess, read_bytes
-from fext.errors import ImageRejected
+from fext.data.images import NO_FILE, FileState, Preprocessing, checksum, preprocess, read_file
+from fext.errors import ImageRejected, ReaderDiedError
 
 _SHUFFLE, _AUGMENT = 0, 1  # independent random streams of one seed
 
 
+class FileRead(NamedTuple):
+    """One file as it was read: its position in the list of names, its state and checksum, why it was rejected if so."""
+
+    position: int
+    state: FileState
+    sha256: str = ""
+    reason: str = ""
+
+
 class Batch(NamedTuple):
-    """Images (N, C, H, W) float32 in [0, 1], their positions in the list of paths, and what was rejected."""
+    """Images (N, C, H, W) float32 in [0, 1], the N files they come from, and the files that were rejected."""
 
     images: torch.Tensor
-    positions: list[int]
-    checksums: list[str]
-    rejected: list[tuple[int, str]]
+    files: list[FileRead]
+    rejected: list[FileRead]
+
+    @property
+    def num_files(self) -> int:
+        return len(self.files) + len(self.rejected)
 
 
 class _Loaded(NamedTuple):
-    position: int
     image: NDArray[np.float32] | None
-    checksum: str
-    reason: str
+    file: FileRead
 
 
 @dataclass(frozen=True)
 class ImageDataset(Dataset[_Loaded]):
-    """Loads the image at (epoch, position); augmented where a seed for that is given."""
+    """Loads the image at (epoch, position); augmented where a seed for that is given.
 
-    paths: Sequence[Path]
+    Where checksums are given, a file that has another one is rejected.
+    """
+
+    root: Path
+    names: Sequence[str]
     preprocessing: Preprocessing
     augmentation_seed: int | None = None
+    checksums: Sequence[str] | None = None
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.names)
 
     def __getitem__(self, key: tuple[int, int]) -> _Loaded:
         epoch, position = key
+        state = NO_FILE
         try:
-            data = read_bytes(self.paths[position])
+            data, state = read_file(self.root / self.names[position])
+            sha256 = checksum(data)
+            if self.checksums is not None and sha256 != self.checksums[position]:
+                raise ImageRejected("it is not the file any more that it was at first")
             image = preprocess(data, self.preprocessing)
         except ImageRejected as error:
-            return _Loaded(position, None, "", str(error))
+            return _Loaded(None, FileRead(position, state, reason=str(error)))
         if self.augmentation_seed is not None:
             image = augment(image, np.random.default_rng([self.augmentation_seed, _AUGMENT, epoch, position]))
-        return _Loaded(position, image, checksum(data), "")
+        return _Loaded(image, FileRead(position, state, sha256))
 
 
 class _EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, position): in order, or shuffled anew for each epoch."""
+    """Batches of (epoch, position): in order, or shuffled anew for each epoch; from any batch on."""
 
     def __init__(self, num_images: int, batch_size: int, shuffle_seed: int | None) -> None:
         self.num_images = num_images
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self.epoch = 0
+        self.first_batch = 0
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
@@ -75,7 +99,7 @@ class _EpochSampler(Sampler[list[tuple[int, int]]]):
         order = np.arange(self.num_images)
         if self.shuffle_seed is not None:
             order = np.random.default_rng([self.shuffle_seed, _SHUFFLE, self.epoch]).permutation(self.num_images)
-        for start in range(0, self.num_images, self.batch_size):
+        for start in range(self.first_batch * self.batch_size, self.num_images, self.batch_size):
             yield [(self.epoch, int(position)) for position in order[start : start + self.batch_size]]
 
 
@@ -84,43 +108,84 @@ class ImageStream:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        root: Path,
+        names: Sequence[str],
         preprocessing: Preprocessing,
         *,
         batch_size: int,
         num_processors: int,
         shuffle_seed: int | None = None,
         augmentation_seed: int | None = None,
+        checksums: Sequence[str] | None = None,
         pin_memory: bool = False,
     ) -> None:
-        self._sampler = _EpochSampler(len(paths), batch_size, shuffle_seed)
+        self._sampler = _EpochSampler(len(names), batch_size, shuffle_seed)
         num_workers = 0 if num_processors == 1 else num_processors
-        self._loader = DataLoader(
-            ImageDataset(paths, preprocessing, augmentation_seed),
-            batch_sampler=self._sampler,
-            collate_fn=_collate,
-            num_workers=num_workers,
-            multiprocessing_context="spawn" if num_workers else None,
-            persistent_workers=num_workers > 0,
-            pin_memory=pin_memory,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of more processes than cores: that many were asked for
+            self._loader = DataLoader(
+                ImageDataset(root, names, preprocessing, augmentation_seed, checksums),
+                batch_sampler=self._sampler,
+                collate_fn=_collate,
+                num_workers=num_workers,
+                multiprocessing_context="spawn" if num_workers else None,
+                worker_init_fn=_leave_ctrl_c_to_the_main_process if num_workers else None,
+                persistent_workers=num_workers > 0,
+                pin_memory=pin_memory,
+            )
 
     def __len__(self) -> int:
         """Batches in an epoch."""
         return len(self._sampler)
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch; the same epoch gives the same batches."""
-        self._sampler.epoch = epoch
-        yield from self._loader
+    def epoch(self, epoch: int = 0, first_batch: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from first_batch on; the same epoch gives the same batches.
+
+        Raises ReaderDiedError where one of the processes that read images has died.
+        """
+        self._sampler.epoch, self._sampler.first_batch = epoch, first_batch
+        try:
+            with _own_signals():
+                batches = iter(self._loader)
+            yield from batches
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ReaderDiedError(
+                "a process that reads images was killed, most often for lack of memory: what was finished is kept; "
+                "set num_processors to a lower number, or to 1, and start again"
+            ) from error
+
+
+def _leave_ctrl_c_to_the_main_process(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Start processes that a Ctrl-C meant for this one does not reach, and whose death breaks in nowhere.
+
+    A terminal sends Ctrl-C to every process; one that is still starting would end with a traceback, so it starts with
+    the signal blocked. torch's own handler raises wherever this process happens to be when a worker dies; without it
+    the death is noticed where the next batch is waited for.
+    """
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    on_child = signal.getsignal(signal.SIGCHLD)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, on_child)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _collate(loaded: list[_Loaded]) -> Batch:
-    good = [item for item in loaded if item.image is not None]
-    rejected = [(item.position, item.reason) for item in loaded if item.image is None]
-    arrays = [item.image.transpose(2, 0, 1) for item in good if item.image is not None]
+    arrays = [item.image.transpose(2, 0, 1) for item in loaded if item.image is not None]
     images = torch.from_numpy(np.stack(arrays)) if arrays else torch.empty(0)
-    return Batch(images, [item.position for item in good], [item.checksum for item in good], rejected)
+    files = [item.file for item in loaded]
+    return Batch(images, [file for file in files if not file.reason], [file for file in files if file.reason])
 
 
 def augment(image: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:

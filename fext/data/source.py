@@ -7,6 +7,7 @@ import csv
 import os
 import struct
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,10 @@ from fext.errors import SourceError
 
 # Formats that Pillow names but cannot decode by itself (its stubs), or that are not pictures.
 _NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+# Images that Pillow does not open: found, and then rejected with that reason rather than passed over.
+_OTHER_IMAGES = {
+    f".{name}" for name in ("heic", "heif", "jxl", "svg", "wmf", "emf", "cr2", "cr3", "nef", "arw", "raf", "orf", "rw2")
+}
 _LIST_EXTENSIONS = {".txt", ".csv"}
 _LIST_COLUMNS = ("image", "path", "file", "filename")
 
@@ -36,6 +41,14 @@ class ImageSource:
         """Where the image of that name lies."""
         return self.root / name
 
+    def is_there(self) -> bool:
+        """Whether the folder of the images is there and holds anything: a share that went away may leave it empty."""
+        try:
+            with os.scandir(self.root) as entries:
+                return any(True for _ in entries)
+        except OSError:
+            return False
+
     def describe_empty(self) -> str:
         """What to say where no image was found, such as 'there are no images in data/images (3 other files)'."""
         others = f" ({self.num_not_images} other files)" if self.num_not_images else ""
@@ -51,6 +64,7 @@ def find_images(location: Path) -> ImageSource:
     Hidden files and folders are skipped; linked folders are followed once. Raises SourceError where the location
     is missing, unreadable, or neither a folder nor a list.
     """
+    _check_name(location)
     if location.is_dir():
         return _from_folder(location)
     if location.is_file() and location.suffix.lower() in _LIST_EXTENSIONS:
@@ -58,6 +72,14 @@ def find_images(location: Path) -> ImageSource:
     if location.exists():
         raise SourceError(f"{location} is neither a folder nor a list of images (.txt or .csv)")
     raise SourceError(f"{location} does not exist: give a folder of images, or a .txt or .csv file that lists them")
+
+
+def _check_name(location: Path) -> None:
+    """The location is written to JSON files, which are UTF-8."""
+    try:
+        str(location.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"the name of the folder {location} is not UTF-8: give it another name") from error
 
 
 def sort_key(name: str) -> bytes:
@@ -69,25 +91,29 @@ def _from_folder(folder: Path) -> ImageSource:
     names: list[str] = []
     num_not_images = 0
     for name, path in _walk(folder):
-        if is_image_file(path):
+        if path is not None and is_image_file(path):
             names.append(name)
         else:
             num_not_images += 1
     return ImageSource(folder, folder, tuple(sorted(names, key=sort_key)), num_not_images)
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, str]]:
-    """(name, path) of every visible file below the folder, each real folder visited once."""
+def _walk(folder: Path) -> Iterator[tuple[str, str | None]]:
+    """(name, path) of everything visible below the folder that is no folder; None for what cannot be read as a file.
+
+    Each real folder is visited once, and linked ones after all others: a link does not rename what it leads to.
+    """
     visited: set[str] = set()
-    waiting = [("", os.fspath(folder))]
-    while waiting:
-        prefix, current = waiting.pop()
+    folders, linked = deque([("", os.fspath(folder))]), deque[tuple[str, str]]()
+    while folders or linked:
+        prefix, current = (folders or linked).popleft()
         real = os.path.realpath(current)
         if real in visited:
             continue
         visited.add(real)
         try:
-            entries = sorted(os.scandir(current), key=lambda entry: entry.name)
+            with os.scandir(current) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
             raise SourceError(f"{current} cannot be read: {error.strerror}") from error
         for entry in entries:
@@ -95,17 +121,17 @@ def _walk(folder: Path) -> Iterator[tuple[str, str]]:
                 continue
             kind = _kind(entry)
             if kind == "folder":
-                waiting.append((f"{prefix}{entry.name}/", entry.path))
-            elif kind == "file":
-                yield prefix + entry.name, entry.path
+                (linked if entry.is_symlink() else folders).append((f"{prefix}{entry.name}/", entry.path))
+            else:
+                yield prefix + entry.name, entry.path if kind == "file" else None
 
 
 def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "neither"]:
-    """What an entry, or what it links to, is; a link that leads to itself is neither."""
+    """What an entry, or what it links to, is; a link that leads nowhere is a file that cannot be read."""
     try:
-        return "folder" if entry.is_dir() else "file" if entry.is_file() else "neither"
+        return "folder" if entry.is_dir() else "file" if entry.is_file() or entry.is_symlink() else "neither"
     except OSError:
-        return "neither"
+        return "file"
 
 
 def is_image_file(path: str) -> bool:
@@ -145,7 +171,8 @@ def _has_an_image_header(path: str) -> bool:
 def _image_extensions() -> frozenset[str]:
     Image.init()
     known = Image.registered_extensions()
-    return frozenset(ext for ext, name in known.items() if name in Image.OPEN and name not in _NOT_DECODED)
+    decoded = {ext for ext, name in known.items() if name in Image.OPEN and name not in _NOT_DECODED}
+    return frozenset(decoded | _OTHER_IMAGES)
 
 
 @cache

@@ -8,6 +8,8 @@ import numpy as np
 from fext.data.source import sort_key
 from fext.errors import TooFewImagesError
 
+TRAIN_FOLDER, TEST_FOLDER = "train/", "test/"
+
 
 @dataclass(frozen=True)
 class Split:
@@ -42,6 +44,23 @@ def split_images(images: Sequence[tuple[str, str]], num_train: int, num_test: in
         num_test = round(len(images) * num_test / (num_train + num_test))
     num_test = min(max(1, num_test), len(images) - 1)
     return _divide(list(groups.values()), num_test)
+
+
+def split_by_folder(train: Sequence[tuple[str, str]], test: Sequence[tuple[str, str]]) -> tuple[Split, tuple[str, ...]]:
+    """The (name, checksum) pairs of the user's own train and test folders as a split, and the train images left out.
+
+    A train image that is byte for byte a test image is left out. Raises TooFewImagesError where one side is empty.
+    """
+    contents = {sha256 for _, sha256 in test}
+    copies = tuple(sorted((name for name, sha256 in train if sha256 in contents), key=sort_key))
+    kept = [name for name, sha256 in train if sha256 not in contents]
+    if not kept or not test:
+        raise TooFewImagesError(
+            f"pretraining needs images in both folders, train and test, that are not the same; here are {len(kept)} "
+            f"for train ({len(copies)} more are also in test) and {len(test)} for test"
+        )
+    names = sorted((name for name, _ in test), key=sort_key)
+    return Split(tuple(sorted(kept, key=sort_key)), tuple(names)), copies
 
 
 def _divide(groups: list[list[str]], num_test: int) -> Split:

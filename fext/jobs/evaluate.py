@@ -65,7 +65,8 @@ class _Evaluation:
 
     def stream(self, names: Sequence[str]) -> ImageStream:
         return ImageStream(
-            [self.source.path(name) for name in names],
+            self.source.root,
+            names,
             self.checkpoint.preprocessing,
             batch_size=self.settings.inference_batch_size,
             num_processors=self.computation.num_processors,
@@ -132,7 +133,7 @@ def _learn_linear_map(evaluation: _Evaluation) -> LinearMap | None:
             for batch in evaluation.stream(train).epoch():
                 if len(batch.images):
                     linear_map.learn(batch.images)
-                progress.advance(len(batch.positions) + len(batch.rejected))
+                progress.advance(batch.num_files)
     if linear_map.num_images == 0:
         evaluation.reporter.message("no train images here: evaluating without the linear map and the mean image")
         return None
@@ -149,12 +150,14 @@ def _score_all(
     started = time.perf_counter()
     with evaluation.reporter.progress("evaluating", len(names)) as progress:
         for batch in evaluation.stream(names).epoch():
-            for position, reason in batch.rejected:
-                rejected.append((names[position], reason))
-                evaluation.reporter.warning(f"rejected: {names[position]} ({reason})")
+            if batch.rejected and not evaluation.source.is_there():
+                raise SourceError(f"{evaluation.source.root} is no longer there: bring it back and evaluate again")
+            for file in batch.rejected:
+                rejected.append((names[file.position], file.reason))
+                evaluation.reporter.warning(f"rejected: {names[file.position]} ({file.reason})")
             for position, scores in _score_batch(evaluation, linear_map, batch):
                 rows.append(ImageScores(names[position], evaluation.subsets[names[position]], scores))
-            progress.advance(len(batch.positions) + len(batch.rejected))
+            progress.advance(batch.num_files)
     return rows, rejected, len(rows) / (time.perf_counter() - started)
 
 
@@ -182,7 +185,8 @@ def _score_batch(
 
     # SSIM takes longer than the model itself; its filters run outside Python's lock, so threads share the work.
     with ThreadPoolExecutor(num_usable_cores()) as pool:
-        yield from zip(batch.positions, pool.map(scores, range(len(batch.positions))), strict=True)
+        positions = [file.position for file in batch.files]
+        yield from zip(positions, pool.map(scores, range(len(positions))), strict=True)
 
 
 def _summary(

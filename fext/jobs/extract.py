@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 import fext
 from fext.compute.device import Computation, prepare_computation
 from fext.compute.inference import encode, flatten_latent
-from fext.data.dataset import Batch, ImageStream
+from fext.data.dataset import Batch, FileRead, ImageStream
 from fext.data.source import ImageSource, find_images
 from fext.errors import ExtractionError, SourceError
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store.checkpoints import Checkpoint, load_checkpoint
 from fext.store.features import FeatureTable
-from fext.store.index import file_state
 from fext.store.workspace import Workspace
 
 FORMAT_VERSION = 1
 FLATTEN_ORDER = "row, column, channel"
 NOT_FINITE = "its features are not finite"
+_ENOUGH_TO_JUDGE = 32  # images after which a model that gives mostly features that are not finite is given up
 _BYTES_PER_VALUE = 11.5  # what a float32 and its comma take in CSV, on average
 
 
@@ -79,6 +79,7 @@ def extract(
         f"{computation.describe()}: about {_gigabytes(len(source), num_features)} of CSV"
     )
     with FeatureTable(target, num_features) as table:
+        table.begin()
         num_written = _write_rows(extraction, table)
         table.finish()
         seconds = time.perf_counter() - started
@@ -127,26 +128,40 @@ def _gigabytes(num_images: int, num_features: int) -> str:
 
 def _write_rows(extraction: _Extraction, table: FeatureTable) -> int:
     """Encode and write every image in the order of the source; returns how many rows."""
-    source, num_written = extraction.source, 0
+    source, num_written, num_not_finite = extraction.source, 0, 0
     with extraction.reporter.progress("extracting", len(source)) as progress:
         for batch in _stream(extraction).epoch():
-            for position, features, reason in _encoded(extraction, batch):
-                name = source.names[position]
-                size, modified = file_state(source.path(name))
-                if features is not None:
-                    table.add(name, features, size, modified)
-                    num_written += 1
+            if batch.rejected and not source.is_there():
+                raise SourceError(f"{source.root} is no longer there: bring it back and extract again")
+            for file, features in _encoded(extraction, batch):
+                name = source.names[file.position]
+                if features is None:
+                    num_not_finite += not file.reason
+                    table.reject(name, file.reason or NOT_FINITE, file.state)
+                    extraction.reporter.warning(f"rejected: {name} ({file.reason or NOT_FINITE})")
                 else:
-                    table.reject(name, reason, size, modified)
-                    extraction.reporter.warning(f"rejected: {name} ({reason})")
-            progress.advance(len(batch.positions) + len(batch.rejected))
+                    num_written += 1
+                    table.add(name, features, file.state)
+            if num_written + num_not_finite >= min(_ENOUGH_TO_JUDGE, len(source)):
+                _refuse_mostly_not_finite(extraction, num_written, num_not_finite)
+            progress.advance(batch.num_files)
     return num_written
+
+
+def _refuse_mostly_not_finite(extraction: _Extraction, num_written: int, num_not_finite: int) -> None:
+    if num_not_finite > num_written:
+        raise ExtractionError(
+            f"the features of {num_not_finite} of {num_written + num_not_finite} images are not finite: the model "
+            f"{extraction.checkpoint.name} is of no use; train it with a lower learning_rate, or try "
+            f"use_mixed_precision = False"
+        )
 
 
 def _stream(extraction: _Extraction) -> ImageStream:
     source, computation = extraction.source, extraction.computation
     return ImageStream(
-        [source.path(name) for name in source.names],
+        source.root,
+        source.names,
         extraction.checkpoint.preprocessing,
         batch_size=extraction.settings.inference_batch_size,
         num_processors=computation.num_processors,
@@ -154,10 +169,9 @@ def _stream(extraction: _Extraction) -> ImageStream:
     )
 
 
-def _encoded(extraction: _Extraction, batch: Batch) -> list[tuple[int, NDArray[np.float32] | None, str]]:
-    """(position, features or None, reason) of each image of a batch, in order of position."""
-    found: list[tuple[int, NDArray[np.float32] | None, str]] = []
-    found += [(position, None, reason) for position, reason in batch.rejected]
+def _encoded(extraction: _Extraction, batch: Batch) -> list[tuple[FileRead, NDArray[np.float32] | None]]:
+    """Each file of a batch with its features, in order of position; None where it has none, or none that are finite."""
+    found: list[tuple[FileRead, NDArray[np.float32] | None]] = [(file, None) for file in batch.rejected]
     if len(batch.images):
         latent = encode(
             extraction.checkpoint.model.encoder,
@@ -166,10 +180,9 @@ def _encoded(extraction: _Extraction, batch: Batch) -> list[tuple[int, NDArray[n
             batch_size=extraction.settings.inference_batch_size,
             grid=extraction.grid,
         )
-        for position, features in zip(batch.positions, flatten_latent(latent), strict=True):
-            finite = bool(np.isfinite(features).all())
-            found.append((position, features if finite else None, "" if finite else NOT_FINITE))
-    return sorted(found, key=lambda item: item[0])
+        for file, features in zip(batch.files, flatten_latent(latent), strict=True):
+            found.append((file, features if np.isfinite(features).all() else None))
+    return sorted(found, key=lambda item: item[0].position)
 
 
 def _manifest(extraction: _Extraction, num_written: int, seconds: float) -> dict[str, Any]:

@@ -1,43 +1,50 @@
-"""Pretraining: images of a folder become a checkpoint; an interrupted run goes on, a finished one is extended."""
+"""Pretraining: images of a folder become a checkpoint; an interrupted run goes on, a finished one is extended.
+
+What a run needs to go on is one value, `_State`, with the weights and the optimizer: it is kept in resume.pt at every
+epoch's end, every few minutes within an epoch, and when the user stops.
+"""
 
 import datetime
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from fext.compute.device import Computation, check_jit_backend, prepare_computation
 from fext.compute.training import (
-    EpochScores,
-    RejectedInTrainingError,
+    Totals,
+    UnreadableImageError,
     learning_rate_at,
     make_optimizer,
     test_epoch,
     train_epoch,
 )
 from fext.data.dataset import ImageStream
-from fext.data.images import Preprocessing
+from fext.data.images import Preprocessing, checksum
 from fext.data.source import ImageSource, find_images
-from fext.data.split import Split, split_images
-from fext.errors import CheckpointError, TrainingError
-from fext.jobs.choosing import choose_images, say_split
+from fext.data.split import Split
+from fext.errors import CheckpointError, ReaderDiedError
+from fext.jobs.choosing import choose_split, say_split
 from fext.jobs.pictures import draw_graph, reconstruction_pairs
 from fext.model.autoencoder import Autoencoder, build_autoencoder
 from fext.model.plans import make_plan
 from fext.pictures.figures import history_figure, pairs_figure
 from fext.pictures.summary import model_summary
-from fext.reporting import Progress, Reporter
-from fext.settings import Settings, change_settings, setting_infos, settings_from_json
+from fext.reporting import Progress, Reporter, StopRequested
+from fext.settings import Settings, change_settings, setting_infos
 from fext.store import checkpoints, files
-from fext.store.checkpoints import FORMAT_VERSION, History
+from fext.store.checkpoints import Description, History
+from fext.store.locks import locked, remove_abandoned
 from fext.store.tracking import SilentTracker, TensorBoardTracker, Tracker
 from fext.store.workspace import Workspace
 
+SECONDS_BETWEEN_SAVES = 180.0
 _NUM_PICTURES = 12
 _NUM_TRACKED_PICTURES = 6
 
@@ -63,24 +70,39 @@ class PretrainResult:
 
 @dataclass
 class _State:
-    """What changes from epoch to epoch, and is kept in resume.pt."""
+    """How far a run has come: the epochs done, and the passes of the epoch that is under way."""
 
+    weights_sha256: str = ""  # of the best epoch's model.safetensors
     history: History = field(default_factory=list)
     best_epoch: int = 0
     best_loss: float = math.inf
     reference_loss: float = math.inf  # the loss that early stopping waits to see beaten
     num_stalled: int = 0
+    train: Totals = field(default_factory=Totals)
+    test: Totals = field(default_factory=Totals)
+    train_seconds: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def num_images(self) -> int:
+        """Images done in the epoch that is under way."""
+        return self.train.num_images + self.test.num_images
+
+    def begin_epoch(self) -> None:
+        self.train, self.test = Totals(), Totals()
+        self.train_seconds = self.seconds = 0.0
 
 
 @dataclass(frozen=True)
 class _Run:
-    """The parts of one run."""
+    """The parts of one run; `checksums` holds the SHA-256 of every file of the split."""
 
     folder: Path
     settings: Settings
     preprocessing: Preprocessing
     source: ImageSource
     split: Split
+    checksums: dict[str, str]
     computation: Computation
     model: Autoencoder
     optimizer: torch.optim.Optimizer
@@ -100,18 +122,19 @@ def pretrain(
     preprocessing = Preprocessing(*settings.picture_shape, resize_mode=settings.resize_mode)
     folder = workspace.new_checkpoint(name or _made_up_name(workspace, settings.architecture))
     source = find_images(images)
-    chosen = choose_images(workspace, settings, source, preprocessing, computation.num_processors, reporter)
-    split = split_images(chosen.images, settings.num_train_samples, settings.num_test_samples)
-    say_split(split, settings, source, reporter)
+    chosen = choose_split(workspace, settings, source, preprocessing, computation.num_processors, reporter)
+    say_split(chosen.split, settings, source, reporter)
     model = build_autoencoder(plan, settings.seed)
     computation.place(model)
     optimizer = make_optimizer(model, settings, computation)
-    run = _Run(folder, settings, preprocessing, source, split, computation, model, optimizer, reporter)
-    checkpoints.start_checkpoint(folder, settings, split)
-    _describe_model(run)
+    run = _Run(
+        folder, settings, preprocessing, source, chosen.split, chosen.checksums, computation, model, optimizer, reporter
+    )
     state = _State()
-    _save(run, state, with_weights=True, finished=False)  # a run killed in its first epoch can be resumed, too
-    return _train(run, state, chosen.num_rejected)
+    remove_abandoned(workspace.checkpoints)
+    with locked(folder):
+        _begin(run, state)
+        return _train(run, state, chosen.num_rejected)
 
 
 def resume(settings: Settings, folder: Path, epochs: int | None, reporter: Reporter) -> PretrainResult:
@@ -120,22 +143,26 @@ def resume(settings: Settings, folder: Path, epochs: int | None, reporter: Repor
     The checkpoint's own settings are used, but those of the machine (category 'advanced') are today's. Raises
     CheckpointError where there is nothing to go on with.
     """
-    state = checkpoints.load_resume(folder)
-    settings = _settings_to_resume(settings, folder, epochs, state)
-    check_jit_backend(settings)
-    computation = prepare_computation(settings)
-    checkpoint = checkpoints.load_checkpoint(folder)
-    model = checkpoint.model
-    computation.place(model)
-    optimizer = make_optimizer(model, settings, computation)
-    progress = _restore(state, model, optimizer, folder)
-    split = checkpoint.split()
-    location = Path(checkpoint.source)
-    source = ImageSource(location, location if location.is_dir() else location.parent, split.train + split.test, 0)
-    run = _Run(folder, settings, checkpoint.preprocessing, source, split, computation, model, optimizer, reporter)
-    checkpoints.save_settings(folder, settings)
-    reporter.message(f"{folder.name}: going on after epoch {len(progress.history)} to epoch {settings.epochs}")
-    return _train(run, progress, 0)
+    with locked(folder):
+        stored = checkpoints.load_resume(folder)
+        run, state = _restore(settings, folder, epochs, stored, reporter)
+        checkpoints.save_settings(folder, run.settings)
+        if epochs is not None:  # from here on the run is one that is not finished, whatever stops it
+            _save_epoch(run, state, is_best=False, finished=False)
+        within = f" and {state.num_images} images" if state.num_images else ""
+        reporter.message(f"{folder.name}: going on after epoch {len(state.history)}{within}")
+        return _train(run, state, 0)
+
+
+def _begin(run: _Run, state: _State) -> None:
+    """Write the checkpoint of epoch 0, whole or not at all: a run killed in its first epoch can be resumed, too."""
+    with files.new_folder(run.folder) as draft:
+        beginning = replace(run, folder=draft)
+        checkpoints.start_checkpoint(draft, run.settings, run.split)
+        files.write_text(draft / "model_summary.txt", model_summary(run.model, run.preprocessing.shape))
+        if run.settings.generate_model_graph:
+            draw_graph(draft, run.model, run.preprocessing.shape, run.reporter)
+        _save_epoch(beginning, state, is_best=True, finished=False)
 
 
 def _made_up_name(workspace: Workspace, architecture: str) -> str:
@@ -147,40 +174,68 @@ def _made_up_name(workspace: Workspace, architecture: str) -> str:
     return name
 
 
-def _settings_to_resume(today: Settings, folder: Path, epochs: int | None, state: dict[str, Any]) -> Settings:
-    path = folder / "configurations.json"
+def _restore(
+    today: Settings, folder: Path, epochs: int | None, stored: dict[str, Any], reporter: Reporter
+) -> tuple[_Run, _State]:
+    """The run that resume.pt holds, as it was when it was saved."""
     try:
-        stored = settings_from_json(path.read_text(encoding="utf-8"), f"{folder.name}/configurations.json")
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {folder.name} is incomplete: configurations.json is missing") from error
-    done = len(state["history"])
-    if state["finished"] if epochs is None else epochs <= done:
+        finished = bool(stored.pop("finished"))
+        tensors = stored.pop("model"), stored.pop("optimizer")
+        checksums = _unpacked(stored.pop("checksums"))
+        if stored.keys() != {item.name for item in fields(_State)}:
+            raise KeyError("resume.pt lacks something")
+        state = TypeAdapter(_State).validate_python(stored)
+        settings = _settings_to_resume(today, folder, epochs, len(state.history), finished)
+        check_jit_backend(settings)
+        computation = prepare_computation(settings)
+        description = checkpoints.load_description(folder)
+        _warn_of_another_computation(description, computation, reporter)
+        split = checkpoints.load_split(folder)
+        model = build_autoencoder(description.plan, settings.seed)
+        computation.place(model)
+        model.load_state_dict(tensors[0])
+        optimizer = make_optimizer(model, settings, computation)
+        optimizer.load_state_dict(tensors[1])
+        by_name = dict(zip(split.train + split.test, checksums, strict=True))
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, ValidationError) as error:
+        raise CheckpointError(f"{folder / 'resume.pt'} does not fit its checkpoint: it cannot be resumed") from error
+    if finished:
+        state.num_stalled = 0  # extended on purpose: early stopping starts to count anew
+    location = Path(description.source)
+    source = ImageSource(location, location if location.is_dir() else location.parent, split.train + split.test, 0)
+    preprocessing = description.preprocessing
+    run = _Run(folder, settings, preprocessing, source, split, by_name, computation, model, optimizer, reporter)
+    return run, state
+
+
+def _settings_to_resume(today: Settings, folder: Path, epochs: int | None, done: int, finished: bool) -> Settings:
+    if (epochs or 0) <= done if finished else epochs is not None and epochs < done:
         raise CheckpointError(
-            f"{folder.name} is finished with {done} epochs: to extend it, give a total above {done} (--epochs)"
+            f"{folder.name} has {done} finished epochs: to extend it, give a total above {done} (--epochs)"
         )
+    stored = checkpoints.load_settings_of(folder)
     machine = {info.name: getattr(today, info.name) for info in setting_infos() if info.category == "advanced"}
     return change_settings(stored, epochs=epochs or stored.epochs, **machine)
 
 
-def _restore(state: dict[str, Any], model: Autoencoder, optimizer: torch.optim.Optimizer, folder: Path) -> _State:
-    try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        restored = _State(
-            state["history"], state["best_epoch"], state["best_loss"], state["reference_loss"], state["num_stalled"]
+def _warn_of_another_computation(description: Description, computation: Computation, reporter: Reporter) -> None:
+    before = description.summary.get("device"), description.summary.get("precision")
+    now = computation.device.type, computation.precision
+    if before != now:
+        reporter.warning(
+            f"trained on {before[0]} in {before[1]} so far, on {now[0]} in {now[1]} from here on: "
+            f"the result differs a little from that of one machine"
         )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{folder / 'resume.pt'} does not fit its checkpoint: it cannot be resumed") from error
-    if state["finished"]:
-        restored.num_stalled = 0  # extended on purpose: early stopping starts to count anew
-    return restored
 
 
-def _describe_model(run: _Run) -> None:
-    shape = run.preprocessing.shape
-    files.write_text(run.folder / "model_summary.txt", model_summary(run.model, shape))
-    if run.settings.generate_model_graph:
-        draw_graph(run.folder, run.model, shape, run.reporter)
+def _packed(checksums: list[str]) -> torch.Tensor:
+    """(N, 32) bytes: half the size of the text, and no object for each image."""
+    data = bytearray().join(bytes.fromhex(checksum) for checksum in checksums)
+    return torch.frombuffer(data, dtype=torch.uint8).reshape(-1, 32)
+
+
+def _unpacked(checksums: torch.Tensor) -> list[str]:
+    return [row.tobytes().hex() for row in checksums.numpy()]
 
 
 def _train(run: _Run, state: _State, num_rejected: int) -> PretrainResult:
@@ -189,13 +244,14 @@ def _train(run: _Run, state: _State, num_rejected: int) -> PretrainResult:
     run.reporter.message(f"training {settings.architecture} on {computation.describe()}")
     tracker = _make_tracker(run, len(state.history) + 1)
     forward: Any = torch.compile(run.model, backend=settings.jit_backend) if settings.jit_compile else run.model
-    train_stream, test_stream = _streams(run)
+    streams = _streams(run)
     num_per_epoch = len(run.split.train) + len(run.split.test)
-    total = num_per_epoch * (settings.epochs - len(state.history))
+    total = num_per_epoch * (settings.epochs - len(state.history)) - state.num_images
     try:
         with run.reporter.progress("training", total) as progress:
             while len(state.history) < settings.epochs and not _stopped_early(settings, state):
-                row = _one_epoch(run, forward, train_stream, test_stream, len(state.history), progress)
+                with _keeping_what_is_done(run, state):
+                    row = _one_epoch(run, state, forward, streams, progress)
                 _keep(run, state, row)
                 _track(run, tracker, row, len(state.history))
                 run.reporter.message(_epoch_line(row, settings, state))
@@ -204,8 +260,22 @@ def _train(run: _Run, state: _State, num_rejected: int) -> PretrainResult:
     if _stopped_early(settings, state):
         run.reporter.message(f"stopped early: the test loss has not fallen for {state.num_stalled} epochs")
     _draw_pictures(run, state)
-    _save(run, state, with_weights=False, finished=True)
+    _save_epoch(run, state, is_best=False, finished=True)
     return _result(run, state, num_rejected, time.perf_counter() - started)
+
+
+@contextmanager
+def _keeping_what_is_done(run: _Run, state: _State) -> Iterator[None]:
+    """Save the batches of an epoch that is left between two of them, for whatever reason that is known."""
+    try:
+        yield
+    except (StopRequested, UnreadableImageError, ReaderDiedError):
+        _save_resume(run, state, finished=False)
+        run.reporter.message(
+            f"{run.folder.name} is kept as it stands: {len(state.history)} epochs and {state.num_images} images of the "
+            f"next; resume it to go on"
+        )
+        raise
 
 
 def _stopped_early(settings: Settings, state: _State) -> bool:
@@ -228,10 +298,12 @@ def _streams(run: _Run) -> tuple[ImageStream, ImageStream]:
 
     def stream(names: tuple[str, ...], batch_size: int, **seeds: int | None) -> ImageStream:
         return ImageStream(
-            [run.source.path(name) for name in names],
+            run.source.root,
+            names,
             run.preprocessing,
             batch_size=batch_size,
             num_processors=computation.num_processors,
+            checksums=[run.checksums[name] for name in names],
             pin_memory=computation.device.type == "cuda",
             **seeds,
         )
@@ -244,53 +316,63 @@ def _streams(run: _Run) -> tuple[ImageStream, ImageStream]:
 
 
 def _one_epoch(
-    run: _Run, forward: Any, train_stream: ImageStream, test_stream: ImageStream, epoch: int, progress: Progress
+    run: _Run, state: _State, forward: Any, streams: tuple[ImageStream, ImageStream], progress: Progress
 ) -> dict[str, float]:
-    """Train and test once; the epoch's row of history.csv."""
+    """Train and test once, or what is left of an epoch begun before; the epoch's row of history.csv."""
+    train_stream, test_stream = streams
+    epoch = len(state.history)
     title = f"epoch {epoch + 1}/{run.settings.epochs}"
+    began = time.perf_counter() - state.seconds
+    saved = time.perf_counter()
 
     def on_batch(count: int, loss: float) -> None:
+        nonlocal saved
+        state.seconds = time.perf_counter() - began
+        if not math.isnan(loss):
+            state.train_seconds = state.seconds
+        if time.perf_counter() - saved >= SECONDS_BETWEEN_SAVES:
+            _save_resume(run, state, finished=False)
+            saved = time.perf_counter()
         progress.advance(count, f"{title}, testing" if math.isnan(loss) else f"{title}, loss {loss:.5f}")
 
-    started = time.perf_counter()
-    with _naming_images(run, run.split.train):
-        run.model.train()
-        train = train_epoch(
-            forward,
-            run.optimizer,
-            train_stream.epoch(epoch),
-            run.settings,
-            run.computation,
-            epoch=epoch,
-            num_batches=len(train_stream),
-            on_batch=on_batch,
-        )
-    train_seconds = time.perf_counter() - started
+    if state.train.num_batches < len(train_stream):
+        with _naming_images(run, run.split.train):
+            run.model.train()
+            train_epoch(
+                forward,
+                run.optimizer,
+                train_stream.epoch(epoch, state.train.num_batches),
+                state.train,
+                run.settings,
+                run.computation,
+                epoch=epoch,
+                num_batches=len(train_stream),
+                on_batch=on_batch,
+            )
     with _naming_images(run, run.split.test):
         run.model.eval()
-        test = test_epoch(run.model, test_stream.epoch(), run.settings, run.computation, on_batch)
-    seconds = time.perf_counter() - started
-    return _row(run.settings, epoch, train, test, seconds, train.num_images / train_seconds)
+        batches = test_stream.epoch(0, state.test.num_batches)
+        test_epoch(run.model, batches, state.test, run.settings, run.computation, on_batch)
+    return _row(run.settings, state)
 
 
 @contextmanager
-def _naming_images(run: _Run, names: Sequence[str]) -> Iterator[None]:
-    """Turn the position of an image that can no longer be read into its name."""
+def _naming_images(run: _Run, names: tuple[str, ...]) -> Iterator[None]:
+    """Turn the position of an image that can no longer be used into its name, or into that of its folder."""
     try:
         yield
-    except RejectedInTrainingError as error:
-        raise TrainingError(
-            f"{names[error.position]} can no longer be used ({error.reason}): put it back and resume "
-            f"{run.folder.name}; every finished epoch is kept"
-        ) from error
+    except UnreadableImageError as error:
+        what = names[error.position] if run.source.is_there() else f"the folder {run.source.root}"
+        error.args = (f"{what} can no longer be used ({error.reason}): put it back and resume {run.folder.name}",)
+        raise
 
 
-def _row(
-    settings: Settings, epoch: int, train: EpochScores, test: EpochScores, seconds: float, rate: float
-) -> dict[str, float]:
+def _row(settings: Settings, state: _State) -> dict[str, float]:
+    epoch = len(state.history) + 1
+    train, test = state.train.scores(), state.test.scores()
     return {
-        "epoch": epoch + 1,
-        "learning_rate": learning_rate_at(settings, (epoch + 1) / settings.epochs),
+        "epoch": epoch,
+        "learning_rate": learning_rate_at(settings, epoch / settings.epochs),
         "train_loss": train.loss,
         "test_loss": test.loss,
         "train_mse": train.mse,
@@ -299,8 +381,8 @@ def _row(
         "test_mae": test.mae,
         "train_psnr": train.psnr,
         "test_psnr": test.psnr,
-        "seconds": round(seconds, 3),
-        "images_per_second": round(rate, 3),
+        "seconds": round(state.seconds, 3),
+        "images_per_second": round(train.num_images / state.train_seconds, 3),
     }
 
 
@@ -308,6 +390,7 @@ def _keep(run: _Run, state: _State, row: dict[str, float]) -> None:
     """Save the epoch that just ended."""
     settings = run.settings
     state.history.append(row)
+    state.begin_epoch()
     epoch, loss = len(state.history), row["test_loss"]
     if loss < state.reference_loss - settings.early_stopping_delta:
         state.reference_loss, state.num_stalled = loss, 0
@@ -316,29 +399,37 @@ def _keep(run: _Run, state: _State, row: dict[str, float]) -> None:
     is_best = loss < state.best_loss
     if is_best:
         state.best_epoch, state.best_loss = epoch, loss
-    _save(run, state, with_weights=is_best, finished=False)
+    _save_epoch(run, state, is_best=is_best, finished=False)
 
 
-def _save(run: _Run, state: _State, *, with_weights: bool, finished: bool) -> None:
+def _save_epoch(run: _Run, state: _State, *, is_best: bool, finished: bool) -> None:
     """Bring the checkpoint up to date, resume.pt last."""
-    location = str(run.source.location.absolute())
-    summary = _summary(run, state, finished)
-    if with_weights:
-        checkpoints.save_model(run.folder, run.model)
-    checkpoints.save_description(run.folder, run.model.plan, run.preprocessing, location, summary)
+    if is_best:
+        weights = checkpoints.weights_to_bytes(run.model)
+        state.weights_sha256 = checksum(weights)
+        checkpoints.save_model(run.folder, weights, _description(run, state, finished))
+    else:
+        checkpoints.save_description(run.folder, _description(run, state, finished))
     checkpoints.save_history(run.folder, state.history)
+    _save_resume(run, state, finished=finished)
+
+
+def _save_resume(run: _Run, state: _State, *, finished: bool) -> None:
+    names = run.split.train + run.split.test
     resume_state = {
-        "format_version": FORMAT_VERSION,
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
-        "history": state.history,
-        "best_epoch": state.best_epoch,
-        "best_loss": state.best_loss,
-        "reference_loss": state.reference_loss,
-        "num_stalled": state.num_stalled,
+        "checksums": _packed([run.checksums[name] for name in names]),
         "finished": finished,
+        **asdict(state),
     }
     checkpoints.save_resume(run.folder, resume_state)
+
+
+def _description(run: _Run, state: _State, finished: bool) -> Description:
+    source = str(run.source.location.absolute())
+    summary = _summary(run, state, finished)
+    return Description(run.model.plan, run.preprocessing, source, summary, state.weights_sha256)
 
 
 def _summary(run: _Run, state: _State, finished: bool) -> dict[str, Any]:

@@ -40,8 +40,8 @@ class Plan:
     def from_dict(cls, data: dict[str, Any]) -> "Plan":
         """The plan that to_dict wrote; raises ModelError where fields are missing, unknown or of no sense."""
         try:
-            height, width, channels = (int(value) for value in data["picture_shape"])
-            stages = tuple(tuple(int(layer) for layer in stage) for stage in data["stages"])
+            height, width, channels = (_whole(value) for value in data["picture_shape"])
+            stages = tuple(tuple(_whole(layer) for layer in stage) for stage in data["stages"])
             plan = cls(**{**data, "picture_shape": (height, width, channels), "stages": stages})
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"the plan of the model is damaged or of a later version of FeXT ({error})") from error
@@ -49,6 +49,14 @@ class Plan:
         return plan
 
 
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
+
+
+# A plan read from a file that somebody changed must not ask for more memory than any machine has.
+_MAX_STAGES, _MAX_LAYERS, _MAX_CHANNELS = 12, 64, 65_536
 _VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _REDUX_STAGES = ((16,), (32,), (64, 64), (128, 128), (512, 512))
 
@@ -74,6 +82,9 @@ def _check(plan: Plan) -> None:
         raise ModelError("the plan of the model is of a later version of FeXT")
     if not plan.stages or not all(plan.stages) or min(min(stage) for stage in plan.stages) < 1:
         raise ModelError("a plan needs stages with at least one layer of at least one channel")
+    widest = max(max(stage) for stage in plan.stages)
+    if len(plan.stages) > _MAX_STAGES or max(map(len, plan.stages)) > _MAX_LAYERS or widest > _MAX_CHANNELS:
+        raise ModelError("a plan has at most 12 stages of 64 layers of 65,536 channels")
     if height < factor or width < factor or height % factor or width % factor or channels < 1:
         raise ModelError(
             f"{plan.architecture} halves pictures {len(plan.stages)} times: height and width must be multiples of "

@@ -1,5 +1,7 @@
 """Everything that is printed: messages, progress and tables, on a rich console that is passed in."""
 
+import io
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +22,19 @@ from rich.table import Table
 from rich.text import Text
 
 from fext.screen.interrupts import Interrupt, asked_to_stop
+from fext.store.files import readable
 
 
 def make_console() -> Console:
-    """The terminal, or plain text where output goes to a file or a pipe."""
+    """The terminal, or plain text where output goes to a file or a pipe; what it cannot show it spells out."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     return Console(highlight=False, soft_wrap=False)
+
+
+def _shown(text: str) -> str:
+    """A text whose every character can be printed: a file's name may hold line ends and commands to the terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in readable(text))
 
 
 class _RateColumn(ProgressColumn):
@@ -41,7 +51,7 @@ class _ConsoleProgress:
         self._interrupt.check()
         self._progress.update(self._task, advance=count)
         if note:
-            self._progress.update(self._task, description=escape(note))
+            self._progress.update(self._task, description=escape(_shown(note)))
 
 
 class ConsoleReporter:
@@ -51,10 +61,10 @@ class ConsoleReporter:
         self.console = console
 
     def message(self, text: str) -> None:
-        self.console.print(Text(text))
+        self.console.print(Text(_shown(text)))
 
     def warning(self, text: str) -> None:
-        self.console.print(Text(text, style="yellow"))
+        self.console.print(Text(_shown(text), style="yellow"))
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[_ConsoleProgress]:
@@ -75,7 +85,7 @@ class ConsoleReporter:
 
 def show_error(console: Console, text: str) -> None:
     """One line that says what is wrong and what to do."""
-    console.print(Text(text, style="bold red"))
+    console.print(Text(_shown(text), style="bold red"))
 
 
 def show_table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -29,6 +29,7 @@ def guarded(screen: Screen, doing: str, action: Callable[[], None]) -> int:
         from fext.store.logs import log_unexpected
 
         path = log_unexpected(screen.workspace.logs, error, doing)
-        show_error(screen.console, f"Something unexpected went wrong ({type(error).__name__}); details are in {path}")
+        details = f"details are in {path}" if path else f"the log cannot be written: {error}"
+        show_error(screen.console, f"Something unexpected went wrong ({type(error).__name__}); {details}")
         return FAILED
     return DONE

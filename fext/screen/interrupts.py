@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from fext.reporting import StopRequested
+
 
 class Interrupt:
     """Whether Ctrl-C was pressed.
@@ -18,9 +20,9 @@ class Interrupt:
         self.requested = False
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt where one was asked for."""
+        """Raise StopRequested where a stop was asked for."""
         if self.requested:
-            raise KeyboardInterrupt
+            raise StopRequested
 
 
 @contextmanager

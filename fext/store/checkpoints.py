@@ -1,11 +1,13 @@
 """Checkpoints: a folder per model that is whole at every moment, and loads without running anything stored in it.
 
-The order of writing is what makes it safe: weights before the model.json that describes them, resume.pt last. A run
-killed in between goes on from the resume.pt of the epoch before and writes the same again.
+The order of writing is what makes it safe: weights together with the model.json that describes them, resume.pt last. A
+run killed in between goes on from the resume.pt before and writes the same again.
 """
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ from safetensors.torch import load, save
 
 from fext.data.images import Preprocessing
 from fext.data.split import Split
-from fext.errors import CheckpointError, FextError, ModelError
-from fext.model.autoencoder import Autoencoder, build_autoencoder
+from fext.errors import CheckpointError, FextError, SettingsError
+from fext.model.autoencoder import Autoencoder
 from fext.model.plans import Plan
 from fext.settings import Settings, settings_from_json
 from fext.store import files
 
 FORMAT_VERSION = 1
+RESUME_VERSION = 2
 HISTORY_COLUMNS = (
     "epoch",
     "learning_rate",
@@ -57,12 +60,7 @@ class Checkpoint:
 
     def split(self) -> Split:
         """The names this model was trained and tested on."""
-        rows = files.read_csv(self.folder / "split.csv")
-        train = tuple(row["image"] for row in rows if row.get("subset") == "train")
-        test = tuple(row["image"] for row in rows if row.get("subset") == "test")
-        if not train or not test or len(train) + len(test) != len(rows):
-            raise CheckpointError(f"{self.folder / 'split.csv'} is damaged: every row is an image and train or test")
-        return Split(train, test)
+        return load_split(self.folder)
 
 
 def start_checkpoint(folder: Path, settings: Settings, split: Split) -> None:
@@ -77,26 +75,48 @@ def save_settings(folder: Path, settings: Settings) -> None:
     files.write_text(folder / "configurations.json", settings.to_json())
 
 
-def save_model(folder: Path, model: Autoencoder) -> None:
-    """Store the weights of the best epoch; save_description, which says what they are, must follow."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    files.write_bytes(folder / "model.safetensors", save(weights))
+@dataclass(frozen=True)
+class Description:
+    """What model.json says: how the weights are to be used, where the images lay, how training went."""
+
+    plan: Plan
+    preprocessing: Preprocessing
+    source: str
+    summary: dict[str, Any]
+    weights_sha256: str
+
+    def to_bytes(self) -> bytes:
+        rows, columns, channels = self.plan.latent_shape
+        content = {
+            "format_version": FORMAT_VERSION,
+            "plan": self.plan.to_dict(),
+            "preprocessing": asdict(self.preprocessing),
+            "latent_shape": {"rows": rows, "columns": columns, "channels": channels},
+            "weights_sha256": self.weights_sha256,
+            "source": self.source,
+            "training": self.summary,
+        }
+        return files.json_text(content).encode()
 
 
-def save_description(
-    folder: Path, plan: Plan, preprocessing: Preprocessing, source: str, summary: dict[str, Any]
-) -> None:
-    """Write model.json: plan, preprocessing, latent shape, training summary, format version."""
-    rows, columns, channels = plan.latent_shape
-    description = {
-        "format_version": FORMAT_VERSION,
-        "plan": plan.to_dict(),
-        "preprocessing": asdict(preprocessing),
-        "latent_shape": {"rows": rows, "columns": columns, "channels": channels},
-        "source": source,
-        "training": summary,
-    }
-    files.write_json(folder / "model.json", description)
+def weights_to_bytes(model: Autoencoder) -> bytes:
+    """What model.safetensors holds."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+
+
+def save_model(folder: Path, weights: bytes, description: Description) -> None:
+    """Store the weights of the best epoch and their description, which take their places together."""
+    files.write_together(
+        [
+            (folder / "model.safetensors", lambda stream: stream.write(weights)),
+            (folder / "model.json", lambda stream: stream.write(description.to_bytes())),
+        ]
+    )
+
+
+def save_description(folder: Path, description: Description) -> None:
+    """Write model.json anew, for the weights that are there."""
+    files.write_bytes(folder / "model.json", description.to_bytes())
 
 
 def save_history(folder: Path, history: History) -> None:
@@ -107,7 +127,8 @@ def save_history(folder: Path, history: History) -> None:
 
 def save_resume(folder: Path, state: dict[str, Any]) -> None:
     """The last state, for an interrupted run to go on from exactly; tensors, numbers and text only."""
-    files.write_whole(folder / "resume.pt", lambda stream: torch.save(state, stream))
+    versioned = {"format_version": RESUME_VERSION, **state}
+    files.write_whole(folder / "resume.pt", lambda stream: torch.save(versioned, stream))
 
 
 def load_resume(folder: Path) -> dict[str, Any]:
@@ -119,37 +140,95 @@ def load_resume(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder.name} has no resume.pt: it cannot be resumed") from error
     except Exception as error:  # torch raises many kinds on a damaged or tampered file
         raise CheckpointError(f"{path} is damaged or not FeXT's: it cannot be resumed") from error
-    if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
+    if not isinstance(state, dict) or state.pop("format_version", None) != RESUME_VERSION:
         raise CheckpointError(f"{path} is of another version of FeXT: it cannot be resumed")
     return state
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Load a checkpoint; raises CheckpointError where it is incomplete, damaged or of a later version."""
-    description = _read_description(folder)
-    try:
-        plan = Plan.from_dict(description["plan"])
-        preprocessing = _preprocessing(description["preprocessing"])
-        settings_text = (folder / "configurations.json").read_text(encoding="utf-8")
-        settings = settings_from_json(settings_text, f"{folder.name}/configurations.json")
+    description = load_description(folder)
+    settings = load_settings_of(folder)
+    with _refusals(folder):
         weights = (folder / "model.safetensors").read_bytes()
-        model = build_autoencoder(plan, seed=0)
-        model.load_state_dict(load(weights))
-        summary, source = dict(description["training"]), str(description["source"])
-    except ModelError as error:
-        raise CheckpointError(f"checkpoint {folder.name}: {error}") from error
-    except FextError:
+        sha256 = hashlib.sha256(weights).hexdigest()
+        if description.weights_sha256 not in ("", sha256):
+            raise CheckpointError("model.safetensors is not the file that model.json describes")
+        model = _load_model(description.plan, weights)
+    return Checkpoint(
+        folder=folder,
+        name=folder.name,
+        model=model,
+        plan=description.plan,
+        preprocessing=description.preprocessing,
+        settings=settings,
+        source=description.source,
+        summary=description.summary,
+        sha256=sha256,
+    )
+
+
+def load_description(folder: Path) -> Description:
+    """Read model.json; raises CheckpointError as load_checkpoint does."""
+    content = _read_description(folder)
+    with _refusals(folder):
+        return Description(
+            plan=Plan.from_dict(content["plan"]),
+            preprocessing=_preprocessing(content["preprocessing"]),
+            source=str(content["source"]),
+            summary=dict(content["training"]),
+            weights_sha256=str(content.get("weights_sha256", "")),  # the first checkpoints of version 1 had none
+        )
+
+
+def load_settings_of(folder: Path) -> Settings:
+    """The settings of a checkpoint's run; raises CheckpointError or SettingsError."""
+    with _refusals(folder):
+        text = (folder / "configurations.json").read_text(encoding="utf-8")
+        return settings_from_json(text, f"{folder.name}/configurations.json")
+
+
+def load_split(folder: Path) -> Split:
+    """Read split.csv; raises CheckpointError where it is missing or damaged."""
+    with _refusals(folder):
+        rows = files.read_csv(folder / "split.csv")
+        train = tuple(row["image"] for row in rows if row.get("subset") == "train")
+        test = tuple(row["image"] for row in rows if row.get("subset") == "test")
+        if not train or not test or len(train) + len(test) != len(rows):
+            raise CheckpointError("every row of split.csv is an image and train or test")
+    return Split(train, test)
+
+
+@contextmanager
+def _refusals(folder: Path) -> Iterator[None]:
+    """Whatever goes wrong while a checkpoint is read is a refusal in one line that names it."""
+    try:
+        yield
+    except SettingsError:
         raise
+    except FextError as error:
+        raise CheckpointError(f"checkpoint {folder.name} is damaged: {error}") from error
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f"checkpoint {folder.name} is incomplete: {Path(error.filename).name} is missing"
-        ) from error
-    except Exception as error:  # safetensors and load_state_dict raise many kinds
+        missing = Path(error.filename).name
+        raise CheckpointError(f"checkpoint {folder.name} is incomplete: {missing} is missing") from error
+    except Exception as error:  # safetensors and JSON of any shape raise many kinds
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"checkpoint {folder.name} is damaged: {first_line}") from error
-    model.eval()
-    sha256 = hashlib.sha256(weights).hexdigest()
-    return Checkpoint(folder, folder.name, model, plan, preprocessing, settings, source, summary, sha256)
+
+
+def _load_model(plan: Plan, weights: bytes) -> Autoencoder:
+    """The model of a plan with stored weights; memory is taken only for weights that fit the plan."""
+    tensors = load(weights)
+    with torch.device("meta"):
+        model = Autoencoder(plan)
+    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
+    if {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()} != expected:
+        raise CheckpointError("its weights do not fit its plan")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise CheckpointError("it has weights that are not finite")
+    model.to_empty(device="cpu")
+    model.load_state_dict(tensors)
+    return model.eval()
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -159,7 +238,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         version = description["format_version"]
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is not a checkpoint: model.json is missing") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(

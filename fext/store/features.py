@@ -5,6 +5,7 @@ Every row's checksum stands in images.csv; the manifest is written last and says
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from fext.data.images import FileState
 from fext.errors import ExtractionError
 from fext.store import files
 
@@ -24,8 +26,7 @@ class ImageRecord:
 
     image: str
     status: str  # written or rejected
-    size: int
-    modified: int  # nanoseconds since 1970
+    state: FileState
     row_sha256: str
     reason: str
 
@@ -33,8 +34,8 @@ class ImageRecord:
 class FeatureTable:
     """Writes features.csv, images.csv, rejected.csv and manifest.json of one extraction.
 
-    Rows must come in sorted order of names. Use as a context manager: what was begun and not finished stays under
-    its temporary names and is never taken for a whole table.
+    `begin` comes first, and then the rows in sorted order of names. Use as a context manager: what was begun and not
+    finished stays under its temporary names and is never taken for a whole table.
     """
 
     def __init__(self, folder: Path, num_features: int) -> None:
@@ -47,8 +48,6 @@ class FeatureTable:
             self._stream: IO[bytes] = self._partial.open("wb")
         except OSError as error:
             raise ExtractionError(f"{folder} cannot be written: {error.strerror}") from error
-        header = ",".join(["image", *(f"feature_{number}" for number in range(num_features))])
-        self._write(header.encode() + b"\n")
 
     def __enter__(self) -> "FeatureTable":
         return self
@@ -56,18 +55,24 @@ class FeatureTable:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stream.close()
+        with suppress(OSError):  # what is still in the buffer of a full disk
+            self._stream.close()
 
-    def add(self, image: str, features: NDArray[np.float32], size: int, modified: int) -> None:
+    def begin(self) -> None:
+        """Write the header."""
+        names = ["image", *(f"feature_{number}" for number in range(self._num_features))]
+        self._write(",".join(names).encode() + b"\n")
+
+    def add(self, image: str, features: NDArray[np.float32], state: FileState) -> None:
         """Write one row; `features` is a contiguous vector of finite float32."""
         assert features.shape == (self._num_features,)
         row = csv_row(image, features)
         self._write(row)
-        self._records.append(ImageRecord(image, "written", size, modified, hashlib.sha256(row).hexdigest(), ""))
+        self._records.append(ImageRecord(image, "written", state, hashlib.sha256(row).hexdigest(), ""))
 
-    def reject(self, image: str, reason: str, size: int, modified: int) -> None:
+    def reject(self, image: str, reason: str, state: FileState) -> None:
         """Record that an image has no row, and why."""
-        self._records.append(ImageRecord(image, "rejected", size, modified, "", reason))
+        self._records.append(ImageRecord(image, "rejected", state, "", reason))
 
     def finish(self) -> None:
         """Put the whole table in place, on the disk and under its own names; `certify` must follow."""
@@ -78,9 +83,7 @@ class FeatureTable:
             self._partial.replace(self.folder / "features.csv")
         except OSError as error:
             raise self._full(error) from error
-        written = [
-            (record.image, record.status, record.size, record.modified, record.row_sha256) for record in self._records
-        ]
+        written = [(record.image, record.status, *record.state, record.row_sha256) for record in self._records]
         files.write_csv(self.folder / "images.csv", ("image", "status", "size", "modified", "row_sha256"), written)
         rejected = [(record.image, record.reason) for record in self._records if record.status == "rejected"]
         files.write_csv(self.folder / "rejected.csv", ("image", "reason"), rejected)
@@ -106,5 +109,5 @@ def csv_row(image: str, features: NDArray[np.float32]) -> bytes:
     Python; it prints what is not finite as null, which is why such features must have been rejected before.
     """
     values = orjson.dumps(features, option=orjson.OPT_SERIALIZE_NUMPY)
-    name = files.csv_line([image]).encode("utf-8", "surrogateescape")
+    name = files.csv_line([image]).encode()
     return name[:-1] + b"," + values[1:-1] + b"\n"

@@ -3,8 +3,9 @@
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -15,24 +16,74 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+_PARTIAL = ".partial"
+
+
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call `write` with a binary stream; its bytes become the file `path` all at once, or not at all.
 
     Raises FextError where the disk is full or the folder cannot be written; what was there before is kept.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    write_together([(path, write)])
+
+
+def write_together(parts: Sequence[tuple[Path, Callable[[IO[bytes]], object]]]) -> None:
+    """Write files that belong together: all are on the disk before the first takes its place. Raises as write_whole."""
+    temporaries = [path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}") for path, _ in parts]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise FextError(f"{path} cannot be written: {error.strerror or error}; what was there is kept") from error
+        for (path, write), temporary in zip(parts, temporaries, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+        for (path, _), temporary in zip(parts, temporaries, strict=True):
+            temporary.replace(path)
+    except Exception as error:
+        # torch.save hides what the disk said behind a RuntimeError of its own.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise FextError(f"{path} cannot be written: {cause.strerror or cause}; what was there is kept") from error
     finally:
-        with suppress(OSError):  # what could not be made need not be removed
-            temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            with suppress(OSError):  # what could not be made need not be removed
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill under a temporary name, which takes its place when the block ends without an error.
+
+    Raises FextError where it cannot be made.
+    """
+    draft = folder.with_name(f".{folder.name}{_PARTIAL}")
+    remove_folder(draft)
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        draft.replace(folder)
+    except OSError as error:
+        raise FextError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        remove_folder(draft)
+
+
+def unfinished_folders(parent: Path) -> list[str]:
+    """Names of the folders that a killed process was still filling."""
+    return sorted(path.name[1 : -len(_PARTIAL)] for path in parent.glob(f".*{_PARTIAL}") if path.is_dir())
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process left of files and of the folder itself under temporary names."""
+    remove_folder(folder.with_name(f".{folder.name}{_PARTIAL}"))
+    for path in folder.glob(f".*{_PARTIAL}"):
+        with suppress(OSError):
+            path.unlink()
+
+
+def remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -40,12 +91,22 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+    """Text as UTF-8; of a file name that is not UTF-8, the odd bytes are written as \\xNN."""
+    write_bytes(path, readable(text).encode())
+
+
+def readable(text: str) -> str:
+    """A text in which what stands for bytes that are not UTF-8 is spelled out, as in 'caf\\xe9.png'."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def write_json(path: Path, data: Any) -> None:
+    write_text(path, json_text(data))
+
+
+def json_text(data: Any) -> str:
     """Indented JSON; numbers that are not finite have no place in it and raise ValueError."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -78,9 +139,9 @@ def write_picture(path: Path, picture: "Image.Image") -> None:
 def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV written by write_csv; raises FextError where it cannot be read."""
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        with path.open(encoding="utf-8", newline="") as stream:
             return list(csv.DictReader(stream, strict=True))
-    except (OSError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FextError(f"{path} cannot be read: {error}") from error
 
 

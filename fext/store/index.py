@@ -1,65 +1,84 @@
-"""What is known of image files already looked at, so that an unchanged file is not decoded twice."""
+"""What is known of image files already looked at, so that an unchanged file is not decoded twice.
 
-from dataclasses import dataclass
+A cache and nothing more: where it is damaged or cannot be written, images are looked at again.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from fext.errors import FextError
-from fext.store import files
+from fext.data.images import NO_FILE, FileState, file_state
 
-_COLUMNS = ("path", "size", "modified", "sha256", "reason")
+_TABLE = """
+    CREATE TABLE IF NOT EXISTS checked_images (
+        path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, sha256 TEXT, reason TEXT
+    ) WITHOUT ROWID
+"""
+_WRITE = "INSERT OR REPLACE INTO checked_images VALUES (?, ?, ?, ?, ?)"
+_READ = "SELECT sha256, reason FROM checked_images WHERE path = ? AND size = ? AND modified = ?"
 
 
-@dataclass(frozen=True)
-class CheckedImage:
-    """A file of that size and modification time: its checksum, or the reason to reject it."""
+class CheckedImage(NamedTuple):
+    """A file in a certain state: its checksum, or the reason to reject it."""
 
-    size: int
-    modified: int  # nanoseconds since 1970
     sha256: str
     reason: str
 
 
 class CheckedImages:
-    """The memory in data/validation/checked_images.csv."""
+    """The memory in data/validation/checked_images.sqlite; each call of `remember` is kept at once."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._known: dict[str, CheckedImage] = {}
-        self._changed = False
-        try:
-            rows = files.read_csv(file) if file.is_file() else []
-            for row in rows:
-                self._known[row["path"]] = CheckedImage(
-                    int(row["size"]), int(row["modified"]), row["sha256"], row["reason"]
-                )
-        except (FextError, KeyError, TypeError, ValueError):
-            self._known.clear()  # it only saves time: a damaged one is made anew
+        self._database = self._open()
 
     def recall(self, path: Path) -> CheckedImage | None:
         """What is known of a file that has not changed since."""
-        known = self._known.get(str(path.absolute()))
-        if known is None or (known.size, known.modified) != file_state(path):
-            return None
-        return known
+        state = file_state(path)
+        try:
+            row = self._database.execute(_READ, (_key(path), *state)).fetchone()
+        except sqlite3.Error:
+            row = self._start_anew().execute(_READ, (_key(path), *state)).fetchone()
+        return CheckedImage(*row) if row else None
 
-    def remember(self, path: Path, sha256: str, reason: str) -> CheckedImage:
-        size, modified = file_state(path)
-        checked = CheckedImage(size, modified, sha256, reason)
-        self._known[str(path.absolute())] = checked
-        self._changed = True
-        return checked
+    def remember(self, found: Iterable[tuple[Path, FileState, CheckedImage]]) -> None:
+        """Keep what was found of files in the state in which they were read."""
+        rows = [(_key(path), *state, *checked) for path, state, checked in found if state != NO_FILE]
+        try:
+            self._write(rows)
+        except sqlite3.Error:
+            self._start_anew()
+            self._write(rows)
 
-    def save(self) -> None:
-        if self._changed:
-            rows = [(path, c.size, c.modified, c.sha256, c.reason) for path, c in sorted(self._known.items())]
-            files.write_csv(self._file, _COLUMNS, rows)
-            self._changed = False
+    def close(self) -> None:
+        self._database.close()
+
+    def _write(self, rows: list[tuple[bytes, int, int, str, str]]) -> None:
+        with self._database:
+            self._database.executemany(_WRITE, rows)
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(self._file)
+            database.execute(_TABLE)
+        except (OSError, sqlite3.Error):
+            return self._start_anew()
+        return database
+
+    def _start_anew(self) -> sqlite3.Connection:
+        """A damaged file is removed, for the next run; this one goes on in memory."""
+        with suppress(AttributeError):
+            self._database.close()
+        with suppress(OSError):
+            self._file.unlink()
+        self._database = sqlite3.connect(":memory:")
+        self._database.execute(_TABLE)
+        return self._database
 
 
-def file_state(path: Path) -> tuple[int, int]:
-    """Size in bytes and modification time in nanoseconds; (0, 0) for a file that is not there."""
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
+def _key(path: Path) -> bytes:
+    return os.fsencode(path.absolute())

@@ -9,8 +9,8 @@ import fext
 LOG_FILE = "fext.log"
 
 
-def log_unexpected(folder: Path, error: BaseException, doing: str) -> Path:
-    """Append the traceback of an error and return the path of the log."""
+def log_unexpected(folder: Path, error: BaseException, doing: str) -> Path | None:
+    """Append the traceback of an error and return the path of the log; None where it cannot be written."""
     path = folder / LOG_FILE
     moment = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     text = "".join(traceback.format_exception(error))
@@ -19,5 +19,5 @@ def log_unexpected(folder: Path, error: BaseException, doing: str) -> Path:
         with path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(f"{moment} FeXT {fext.__version__}, {doing}\n{text}\n")
     except OSError:
-        pass  # a log that cannot be written must not hide the error itself
+        return None  # a log that cannot be written must not hide the error itself
     return path

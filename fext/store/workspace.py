@@ -30,7 +30,7 @@ class Workspace:
 
     @property
     def checked_images(self) -> Path:
-        return self.root / "data" / "validation" / "checked_images.csv"
+        return self.root / "data" / "validation" / "checked_images.sqlite"
 
     @property
     def checkpoints(self) -> Path:

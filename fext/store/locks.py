@@ -1,0 +1,38 @@
+"""Locks: two processes never write to one folder. The system frees a lock however its process ends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fext.errors import CheckpointError
+from fext.store import files
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a checkpoint's folder, and clear away what a killed process left there unfinished.
+
+    Raises CheckpointError where another process holds it. Some network disks know no locks: there it is no guard.
+    """
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise CheckpointError(f"{folder.name} is being trained by another process: wait for it, or stop it") from error
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        files.remove_unfinished(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove folders that a process was killed over while it was filling them; those of living ones are locked."""
+    for name in files.unfinished_folders(parent):
+        with suppress(CheckpointError), locked(parent / name):
+            pass

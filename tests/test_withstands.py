@@ -1,0 +1,748 @@
+"""What the main job withstands: odd and damaged images, stops at any moment, full disks, processes that die."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import REPOSITORY, history_without_times, same_tensors, write_images
+from PIL import Image
+
+from fext.data.images import FileState, Preprocessing, load_image
+from fext.data.source import find_images
+from fext.errors import CheckpointError, FextError, ReaderDiedError, SourceError, TooFewImagesError, TrainingError
+from fext.jobs import pretrain as pretraining
+from fext.jobs.evaluate import evaluate
+from fext.jobs.extract import ExtractionResult, extract
+from fext.jobs.pretrain import PretrainResult, pretrain, resume
+from fext.model.plans import Plan
+from fext.reporting import SilentReporter, StopRequested
+from fext.settings import Settings
+from fext.store import files
+from fext.store.checkpoints import load_checkpoint, load_resume, read_history, save_resume
+from fext.store.locks import locked
+from fext.store.workspace import Workspace
+
+Tiny = Callable[..., Settings]
+QUIET = SilentReporter()
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
+
+
+class Said(SilentReporter):
+    """Keeps what a job says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+    warning = message
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_model() -> Iterator[None]:
+    """A model of few weights and few pictures, for most of these tests are about what is around it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretraining, "make_plan", small_plan)
+        patch.setattr(pretraining, "_NUM_PICTURES", 1)
+        yield
+
+
+def small_plan(architecture: str, picture_shape: tuple[int, int, int]) -> Plan:
+    return Plan(architecture, picture_shape, "residual", True, ((4,), (4,), (8, 8), (8,), (16, 16)))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Workspace:
+    """A workspace with a checkpoint 'model'; tests must not change it."""
+    space = Workspace(tmp_path_factory.mktemp("trained"))
+    write_images(space.images, 12)
+    pretrain(space, tiny(), space.images, "model", QUIET)
+    return space
+
+
+def extracted(trained: Workspace, tiny: Tiny, images: Path, into: Path) -> ExtractionResult:
+    """Extract a folder with the trained model into a workspace of its own; the counts must add up."""
+    space = Workspace(into)
+    result = extract(space, tiny(feature_grid=1), trained.checkpoints / "model", images, "table", QUIET)
+    assert result.num_found == result.num_written + result.num_rejected
+    rows = pd.read_csv(result.folder / "images.csv")
+    assert len(rows) == result.num_found
+    assert (rows["status"] == "written").sum() == result.num_written
+    assert len(pd.read_csv(result.folder / "rejected.csv")) == result.num_rejected
+    assert len(pd.read_csv(result.folder / "features.csv", usecols=["image"])) == result.num_written
+    return result
+
+
+def reasons(result: ExtractionResult) -> dict[str, str]:
+    """Why each rejected image was."""
+    frame = pd.read_csv(result.folder / "rejected.csv", keep_default_na=False)
+    return dict(zip(frame["image"], frame["reason"], strict=True))
+
+
+def rows_of(result: ExtractionResult) -> dict[str, np.ndarray]:
+    """The features of each image as pandas reads them."""
+    types = {f"feature_{number}": np.float32 for number in range(result.num_features)}
+    frame = pd.read_csv(result.folder / "features.csv", dtype=types, keep_default_na=False)
+    return {str(row.iloc[0]): row.iloc[1:].to_numpy(dtype=np.float32) for _, row in frame.iterrows()}
+
+
+# ---------------------------------------------------------------- bad images
+
+
+def huge_png() -> bytes:
+    """The header of a PNG of 60,000 x 60,000 pixels."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+
+
+def test_bad_files_are_rejected_with_their_reasons_and_every_other_image_is_done(
+    trained: Workspace, tiny: Tiny, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    good = write_images(images, 3)
+    photograph = images / good[0]
+    Image.open(photograph).save(images / "cut.jpg")
+    (images / "cut.jpg").write_bytes((images / "cut.jpg").read_bytes()[:500])
+    (images / "empty.png").touch()
+    (images / "text.jpg").write_text("only a text")
+    (images / "bomb.png").write_bytes(huge_png())
+    (images / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (images / "nowhere.png").symlink_to(tmp_path / "nothing")
+    result = extracted(trained, tiny, images, tmp_path / "space")
+    assert sorted(rows_of(result)) == good
+    found = reasons(result)
+    assert found.keys() == {"cut.jpg", "empty.png", "text.jpg", "bomb.png", "phone.heic", "nowhere.png"}
+    assert "truncated" in found["cut.jpg"].lower()
+    assert found["empty.png"] == "the file is empty"
+    assert found["text.jpg"] == found["phone.heic"] == "not an image in a format that Pillow opens"
+    assert "limit of 178,956,970" in found["bomb.png"]
+    assert found["nowhere.png"] == "the file is not there"
+
+
+@POSIX
+def test_a_file_that_may_not_be_read_is_rejected_with_that_reason(
+    trained: Workspace, tiny: Tiny, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    write_images(images, 3)
+    (images / "image_001.png").chmod(0)
+    with as_somebody_else(tmp_path, trained.root):
+        result = extracted(trained, tiny, images, tmp_path / "space")
+    assert result.num_written == 2
+    assert reasons(result) == {"image_001.png": "the file cannot be read: Permission denied"}
+
+
+@contextmanager
+def as_somebody_else(*folders: Path) -> Iterator[None]:
+    """Run as a user without special rights, who owns these folders; as this user where that is no superuser."""
+    if os.geteuid() != 0:
+        yield
+        return
+    closed = {parent for folder in folders for parent in folder.parents if not parent.stat().st_mode & 0o001}
+    modes = {parent: parent.stat().st_mode for parent in closed}
+    for parent, mode in modes.items():
+        parent.chmod(mode | 0o001)
+    for folder in folders:
+        os.chown(folder, 65534, 65534)
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        for parent, mode in modes.items():
+            parent.chmod(mode)
+
+
+@POSIX
+def test_a_folder_that_may_not_be_read_is_named_and_nothing_is_left_out_unseen(tmp_path: Path) -> None:
+    write_images(tmp_path / "images" / "private", 1)
+    (tmp_path / "images" / "private").chmod(0)
+    try:
+        with as_somebody_else(tmp_path), pytest.raises(SourceError, match="private cannot be read: Permission denied"):
+            find_images(tmp_path / "images")
+    finally:
+        (tmp_path / "images" / "private").chmod(0o755)
+
+
+def test_names_of_every_kind_have_a_right_row_each(trained: Workspace, tiny: Tiny, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    names = ["a/001.png", "b/001.png", "süß/日本.png", "=1+1.png", " space .png", "nan.png"]
+    if sys.platform != "win32":
+        names += ['comma, "quote".png', "new\nline.png", "re\rturn.png", "\x1b[31mred.png"]
+    pictures = write_images(tmp_path / "pictures", len(names))
+    for name, picture in zip(names, pictures, strict=True):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (images / name).write_bytes((tmp_path / "pictures" / picture).read_bytes())
+    rows = rows_of(extracted(trained, tiny, images, tmp_path / "space"))
+    plain = rows_of(extracted(trained, tiny, tmp_path / "pictures", tmp_path / "other"))
+    assert list(rows) == sorted(names, key=str.encode)
+    for name, picture in zip(names, pictures, strict=True):
+        assert np.array_equal(rows[name], plain[picture])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_not_utf8_is_rejected_and_written_so_that_the_file_can_be_found(
+    trained: Workspace, tiny: Tiny, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    (picture,) = write_images(images, 1)
+    with open(os.fsencode(images) + b"/caf\xe9.png", "wb") as stream:
+        stream.write((images / picture).read_bytes())
+    result = extracted(trained, tiny, images, tmp_path / "space")
+    assert list(rows_of(result)) == [picture]
+    assert reasons(result) == {r"caf\xe9.png": "its name is not UTF-8: give the file another name"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    with pytest.raises(SourceError, match="is not UTF-8"):
+        find_images(folder)
+
+
+@POSIX
+def test_a_pipe_in_a_list_is_rejected_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(FextError, match="a pipe or a device"):
+        load_image(tmp_path / "pipe.png", Preprocessing(32, 32, 3, "stretch"))
+
+
+def test_a_file_that_somebody_is_writing_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (name,) = write_images(tmp_path, 1)
+    monkeypatch.setattr("fext.data.images._read", lambda _: (b"half", FileState(4, 1), FileState(4, 2)))
+    with pytest.raises(FextError, match="changed while it was read"):
+        load_image(tmp_path / name, Preprocessing(32, 32, 3, "stretch"))
+
+
+class Acting(SilentReporter):
+    """Does something once, when the job has done a number of images."""
+
+    def __init__(self, after: int, act: Callable[[], None]) -> None:
+        self._left, self._act = after, act
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Any]:
+        yield self
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        before, self._left = self._left, self._left - count
+        if before > 0 >= self._left:
+            self._act()
+
+
+def test_a_file_deleted_while_the_job_runs_is_rejected(trained: Workspace, tiny: Tiny, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    names = write_images(images, 12)
+    reporter = Acting(4, (images / names[9]).unlink)
+    result = extract(Workspace(tmp_path), tiny(), trained.checkpoints / "model", images, "table", reporter)
+    assert (result.num_found, result.num_written) == (12, 11)
+    assert reasons(result) == {names[9]: "the file is not there"}
+
+
+def test_a_row_is_recorded_with_the_state_of_the_file_that_was_read(
+    trained: Workspace, tiny: Tiny, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    names = write_images(images, 12)
+    before = (images / names[0]).stat()
+    reporter = Acting(4, lambda: (images / names[0]).write_bytes(b"replaced after it was read"))
+    result = extract(Workspace(tmp_path), tiny(), trained.checkpoints / "model", images, "table", reporter)
+    row = pd.read_csv(result.folder / "images.csv").iloc[0]
+    assert (row["status"], row["size"], row["modified"]) == ("written", before.st_size, before.st_mtime_ns)
+
+
+def test_a_share_that_goes_away_stops_an_extraction_and_an_evaluation(
+    trained: Workspace, tiny: Tiny, tmp_path: Path
+) -> None:
+    images = tmp_path / "share" / "images"
+    write_images(images, 12)
+    model = trained.checkpoints / "model"
+
+    def gone() -> None:
+        images.rename(tmp_path / "gone")
+
+    space, settings, reporter = Workspace(tmp_path), tiny(), Acting(4, gone)
+    with pytest.raises(SourceError, match="is no longer there: bring it back and extract again"):
+        extract(space, settings, model, images, "table", reporter)
+    (tmp_path / "gone").rename(images)
+    reporter = Acting(4, gone)
+    with pytest.raises(SourceError, match="is no longer there: bring it back and evaluate again"):
+        evaluate(space, settings, model, images, reporter)
+
+
+def train(space: Workspace, settings: Settings, name: str, reporter: SilentReporter = QUIET) -> PretrainResult:
+    return pretrain(space, settings, space.images, name, reporter)
+
+
+def test_a_share_that_goes_away_stops_training_which_goes_on_when_it_is_back(workspace: Workspace, tiny: Tiny) -> None:
+    straight = train(workspace, tiny(epochs=2), "straight").folder
+    gone = workspace.root / "gone"
+    reporter = Acting(12 + 4, lambda: workspace.images.rename(gone))
+    with pytest.raises(TrainingError, match=r"the folder .* can no longer be used .*put it back and resume stopped"):
+        train(workspace, tiny(epochs=2), "stopped", reporter)
+    gone.rename(workspace.images)
+    stopped = workspace.checkpoints / "stopped"
+    resume(tiny(), stopped, None, QUIET)
+    assert same_tensors(straight, stopped)
+    assert history_without_times(straight) == history_without_times(stopped)
+
+
+@pytest.mark.parametrize("subset", ["train", "test"])
+def test_an_image_that_is_replaced_while_a_model_trains_is_noticed(
+    workspace: Workspace, tiny: Tiny, subset: str
+) -> None:
+    folder = train(workspace, tiny(), "model").folder
+    name = getattr(load_checkpoint(folder).split(), subset)[0]
+    Image.new("RGB", (50, 50), (1, 2, 3)).save(workspace.images / name)
+    with pytest.raises(TrainingError, match=rf"{name} can no longer be used \(it is not the file any more"):
+        resume(tiny(), folder, 2, QUIET)
+
+
+# ---------------------------------------------------------------- few images, equal images, the user's own split
+
+
+def test_two_images_are_enough_and_equal_ones_are_not(tmp_path: Path, tiny: Tiny) -> None:
+    space = Workspace(tmp_path)
+    write_images(space.images, 2)
+    result = train(space, tiny(), "two")
+    assert (result.num_train, result.num_test) == (1, 1)
+    first, second = sorted(space.images.iterdir())
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(TooFewImagesError, match="2 images with 1 different contents"):
+        train(space, tiny(), "same")
+
+
+def test_copies_do_not_hide_an_image_that_differs(tmp_path: Path, tiny: Tiny) -> None:
+    space = Workspace(tmp_path)
+    first, other = write_images(space.images, 2)
+    for number in range(30):
+        (space.images / f"copy_{number}.png").write_bytes((space.images / first).read_bytes())
+    split = load_checkpoint(train(space, tiny(num_train_samples=3, num_test_samples=1), "model").folder).split()
+    assert (len(split.train), len(split.test)) == (3, 1)
+    assert other in split.train + split.test
+
+
+def test_the_users_own_train_and_test_folders_are_the_split(tmp_path: Path, tiny: Tiny) -> None:
+    space = Workspace(tmp_path)
+    train_names = write_images(space.images / "train" / "cats", 6)
+    write_images(space.images / "test", 9)
+    for name in train_names[:2]:  # these two are byte for byte the first two of the test folder
+        assert (space.images / "train" / "cats" / name).read_bytes() == (space.images / "test" / name).read_bytes()
+    for name in train_names[2:]:
+        Image.open(space.images / "train" / "cats" / name).rotate(180).save(space.images / "train" / "cats" / name)
+    write_images(space.images / "elsewhere", 1)
+    said = Said()
+    settings = tiny(split="folders", num_train_samples=100, num_test_samples=100)
+    split = load_checkpoint(train(space, settings, "model", said).folder).split()
+    assert split.train == tuple(f"train/cats/{name}" for name in train_names[2:])
+    assert split.test == tuple(f"test/image_{number:03}.png" for number in range(9))
+    assert sum(line.startswith("left out: train/cats/") for line in said.lines) == 2
+    assert any("1 images are neither in train nor in test" in line for line in said.lines)
+
+
+def test_a_split_by_folders_needs_both_folders(workspace: Workspace, tiny: Tiny) -> None:
+    with pytest.raises(SourceError, match=r"split = 'folders', but there are no images in .*train"):
+        train(workspace, tiny(split="folders"), "model")
+
+
+# ---------------------------------------------------------------- numbers that are not finite
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
+    workspace: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms = iter([1.0, 1.0, 1.0, float("inf")])
+    monkeypatch.setattr("fext.compute.training._gradient_norm", lambda _: torch.tensor(next(norms)))
+    with pytest.raises(TrainingError, match="the gradient is inf: training stops with the last good state kept"):
+        train(workspace, tiny(epochs=5), "model")
+    folder = workspace.checkpoints / "model"
+    assert len(read_history(folder)) == 1
+    monkeypatch.undo()
+    assert resume(tiny(), folder, 2, QUIET).epochs == 2
+
+
+# ---------------------------------------------------------------- checkpoints that cannot be trusted
+
+
+@pytest.fixture
+def copy(trained: Workspace, tmp_path: Path) -> Path:
+    """A copy of the trained checkpoint for a test to spoil."""
+    import shutil
+
+    return Path(shutil.copytree(trained.checkpoints / "model", tmp_path / "model"))
+
+
+def change_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_weights_with_a_changed_bit_are_refused(copy: Path) -> None:
+    data = bytearray((copy / "model.safetensors").read_bytes())
+    data[-5] ^= 1
+    (copy / "model.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not the file that model\.json describes"):
+        load_checkpoint(copy)
+
+
+def test_weights_that_are_a_pickle_are_refused_and_not_run(copy: Path, tmp_path: Path) -> None:
+    import pickle
+
+    class Harmful:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "harm",))
+
+    (copy / "model.safetensors").write_bytes(pickle.dumps(Harmful()))
+    change_json(copy / "model.json", weights_sha256="")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(copy)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"plan": None},
+        {"plan": {"architecture": "redux"}},
+        {"preprocessing": {"height": 64}},
+        {"preprocessing": [1, 2]},
+        {"training": 5},
+        {"format_version": "1; import os"},
+    ],
+)
+def test_a_tampered_description_is_refused_in_one_line(copy: Path, changes: dict[str, object]) -> None:
+    change_json(copy / "model.json", **changes)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(copy)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "stages", [[[10**9]], [[512]] * 1000, [[0]], [[16], [32], [64, 64], [128, 128], [512.9, 512]], "stages", [[True]]]
+)
+def test_a_plan_of_senseless_stages_is_refused_before_memory_is_taken(copy: Path, stages: object) -> None:
+    description = json.loads((copy / "model.json").read_text())
+    change_json(copy / "model.json", plan=description["plan"] | {"stages": stages})
+    with pytest.raises(CheckpointError):
+        load_checkpoint(copy)
+
+
+def test_a_plan_that_the_weights_do_not_fit_is_refused(copy: Path) -> None:
+    description = json.loads((copy / "model.json").read_text())
+    change_json(copy / "model.json", plan=description["plan"] | {"stages": [[65536, 65536]] * 5})
+    with pytest.raises(CheckpointError, match="its weights do not fit its plan"):
+        load_checkpoint(copy)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"format_version": 1}', "[" * 100_000, "{" * 10])
+def test_a_description_that_is_none_is_refused(copy: Path, text: str) -> None:
+    (copy / "model.json").write_text(text)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(copy)
+
+
+@pytest.mark.parametrize("missing", ["model", "optimizer", "checksums", "history", "train", "finished"])
+@pytest.mark.parametrize("value", [None, 5, "text", [1, 2]])
+def test_a_tampered_resume_file_is_refused_in_one_line(copy: Path, tiny: Tiny, missing: str, value: object) -> None:
+    if missing == "finished" and value is not None:
+        pytest.skip("anything is true or false")
+    state = load_resume(copy)
+    if value is None:
+        del state[missing]
+    else:
+        state[missing] = value
+    save_resume(copy, state)
+    with pytest.raises(CheckpointError, match="does not fit its checkpoint: it cannot be resumed"):
+        resume(tiny(), copy, 9, QUIET)
+
+
+def test_two_processes_do_not_train_one_checkpoint(copy: Path, tiny: Tiny) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from fext.store.locks import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(copy)], stdout=subprocess.PIPE, cwd=REPOSITORY)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == b"held"
+        with pytest.raises(CheckpointError, match="is being trained by another process"):
+            resume(tiny(), copy, 2, QUIET)
+    finally:
+        holder.kill()
+        holder.communicate()
+    with locked(copy):  # freed by the system
+        pass
+
+
+# ---------------------------------------------------------------- full disks
+
+
+class FullDisk:
+    """A disk that is full after a number of bytes, seen by everything that FeXT's files write."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+        real = Path.open
+
+        def opened(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+            stream = real(path, mode, *arguments, **options)
+            if "w" in mode and file in path.name:
+                return _FullStream(stream)
+            return stream
+
+        monkeypatch.setattr(Path, "open", opened)
+
+
+class _FullStream:
+    """Takes a little and then fails, as writing to a full disk does."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._room = stream, 100
+
+    def write(self, data: Any) -> int:
+        self._room -= len(memoryview(data).cast("B"))
+        if self._room < 0:
+            raise OSError(28, "No space left on device")
+        return int(self._stream.write(data))
+
+    def close(self) -> None:
+        self._stream.close()
+        raise OSError(28, "No space left on device")  # what the buffer still held
+
+    def __enter__(self) -> "_FullStream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "model.json", "history.csv", "resume.pt", "history.png", "reconstructions_test.png"]
+)
+def test_a_full_disk_stops_training_in_one_line_and_what_was_there_is_whole(
+    copy: Path, trained: Workspace, tiny: Tiny, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_json(copy / "model.json", source=str(trained.images))
+    with monkeypatch.context() as patch:
+        FullDisk(patch, file)
+        with pytest.raises(FextError, match="No space left on device; what was there is kept") as caught:
+            resume(tiny(), copy, 2, QUIET)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not [name for name in contents(copy) if name.endswith(".partial")]
+    load_checkpoint(copy)
+    with Image.open(copy / "history.png") as picture:
+        picture.load()
+    assert resume(tiny(), copy, 2, QUIET).epochs == 2
+
+
+def test_a_full_disk_stops_an_extraction_in_one_line(
+    trained: Workspace, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FullDisk(monkeypatch, "features.csv")
+    with pytest.raises(FextError, match=r"features\.csv.* cannot be written: No space left on device"):
+        extract(Workspace(tmp_path), tiny(), trained.checkpoints / "model", trained.images, "table", QUIET)
+
+
+def test_a_full_disk_for_tensorboard_is_one_line(
+    workspace: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    with pytest.raises(FextError, match="tensorboard cannot be written: No space left on device"):
+        train(workspace, tiny(use_tensorboard=True), "model")
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+# ---------------------------------------------------------------- stops
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 5])
+def test_a_run_stopped_between_any_two_batches_goes_on_to_the_same_end(
+    workspace: Workspace, tiny: Tiny, batch: int
+) -> None:
+    """Three batches of eight images train and test in an epoch; batch 3 is the test of the first epoch."""
+    settings = tiny(epochs=2, lr_schedule="cosine", batch_size=4)
+    straight = train(workspace, settings, "straight").folder
+
+    def stop() -> None:
+        raise StopRequested
+
+    with pytest.raises(StopRequested):
+        train(workspace, settings, "stopped", Acting(batch * 4, stop))
+    stopped = workspace.checkpoints / "stopped"
+    state = load_resume(stopped)
+    assert state["train"]["num_batches"] + state["test"]["num_batches"] == batch % 3
+    resume(tiny(), stopped, None, QUIET)
+    assert same_tensors(straight, stopped)
+    assert history_without_times(straight) == history_without_times(stopped)
+
+
+def test_within_an_epoch_the_state_is_saved_every_few_minutes(
+    workspace: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretraining, "SECONDS_BETWEEN_SAVES", 0.0)
+
+    def die() -> None:
+        raise KeyboardInterrupt  # as the second Ctrl-C: at once, and nothing is saved any more
+
+    with pytest.raises(KeyboardInterrupt):
+        train(workspace, tiny(), "model", Acting(12 + 8, die))
+    assert load_resume(workspace.checkpoints / "model")["train"]["num_batches"] == 2
+
+
+KILLED_RUN = """
+import sys
+from pathlib import Path
+from fext.jobs import pretrain as job
+from fext.reporting import SilentReporter
+from fext.model.plans import Plan
+from fext.settings import settings_from_json
+from fext.store.workspace import Workspace
+
+if __name__ == "__main__":
+    stages = ((4,), (4,), (8, 8), (8,), (16, 16))
+    job.make_plan = lambda name, shape: Plan(name, shape, "residual", True, stages)
+    job.SECONDS_BETWEEN_SAVES = 0.05
+    space = Workspace(Path(sys.argv[1]))
+    settings = settings_from_json(sys.argv[2], "test")
+    if (space.checkpoints / "killed").exists():
+        job.resume(settings, space.checkpoints / "killed", None, SilentReporter())
+    else:
+        job.pretrain(space, settings, space.images, "killed", SilentReporter())
+"""
+
+
+@POSIX
+def test_a_run_killed_twice_ends_at_the_weights_of_one_left_alone(
+    workspace: Workspace, tiny: Tiny, tmp_path: Path
+) -> None:
+    settings = tiny(epochs=12, batch_size=2)
+    straight = train(workspace, settings, "straight").folder
+    script = tmp_path / "run.py"
+    script.write_text(KILLED_RUN)
+    killed = workspace.checkpoints / "killed"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    for kill_after in (2, 6, None):
+        process = subprocess.Popen([sys.executable, script, workspace.root, settings.to_json()], env=environment)
+        while process.poll() is None:
+            if kill_after is not None and killed.exists() and len(read_history(killed)) >= kill_after:
+                time.sleep(0.03)
+                process.send_signal(signal.SIGKILL)
+            time.sleep(0.01)
+        assert process.returncode == (0 if kill_after is None else -signal.SIGKILL)
+    assert same_tensors(straight, killed)
+    assert history_without_times(straight) == history_without_times(killed)
+    assert not [path for path in killed.iterdir() if path.name.endswith(".partial")]
+
+
+def test_a_start_that_was_killed_leaves_no_half_checkpoint(workspace: Workspace, tiny: Tiny) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "remove_folder", lambda _: None)  # a killed process clears nothing away
+        patch.setattr(pretraining, "model_summary", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(workspace, tiny(), "model")
+    assert workspace.checkpoint_names() == []
+    assert files.unfinished_folders(workspace.checkpoints) == ["model"]
+    train(workspace, tiny(), "another")
+    assert files.unfinished_folders(workspace.checkpoints) == []
+    train(workspace, tiny(), "model")
+
+
+# ---------------------------------------------------------------- processes that read images
+
+
+@POSIX
+def test_a_reading_process_that_is_killed_is_told_and_nothing_hangs(workspace: Workspace, tiny: Tiny) -> None:
+    def kill_one() -> None:
+        import multiprocessing
+
+        multiprocessing.active_children()[0].kill()
+
+    settings = tiny(num_processors=2, epochs=500)
+    with pytest.raises(ReaderDiedError, match="set num_processors to a lower number"):
+        train(workspace, settings, "model", Acting(24, kill_one))
+    folder = workspace.checkpoints / "model"
+    result = resume(tiny(num_processors=1), folder, len(read_history(folder)) + 1, QUIET)
+    assert result.epochs >= 1
+
+
+# ---------------------------------------------------------------- mutated images
+
+
+def mutated(data: bytes, random: np.random.Generator) -> bytes:
+    """The bytes of a file with some flipped, cut out, repeated or overwritten."""
+    changed = bytearray(data)
+    for _ in range(random.integers(1, 4)):
+        position, length = int(random.integers(len(changed))), int(random.integers(1, 400))
+        match int(random.integers(5)):
+            case 0:
+                changed[position] ^= 1 << int(random.integers(8))
+            case 1:
+                del changed[position : position + length]
+            case 2:
+                changed[position:position] = changed[position : position + length]
+            case 3:
+                changed[position : position + length] = random.bytes(length)
+            case _:
+                changed = changed[: max(1, position)]
+        if not changed:
+            break
+    return bytes(changed)
+
+
+FORMATS = {
+    "jpg": {}, "png": {}, "gif": {}, "bmp": {}, "webp": {}, "tif": {"compression": "tiff_lzw"}, "jp2": {}, "ppm": {},
+    "ico": {}, "tga": {}, "avif": {},
+}  # fmt: skip
+
+
+def test_mutated_images_are_written_or_rejected_and_never_end_the_job(
+    trained: Workspace, tiny: Tiny, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(3)
+    images = tmp_path / "images"
+    images.mkdir()
+    picture = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((96, 72))
+    for extension, options in FORMATS.items():
+        picture.save(tmp_path / f"whole.{extension}", **options)
+        data = (tmp_path / f"whole.{extension}").read_bytes()
+        for number in range(20):
+            (images / f"{number:03}.{extension}").write_bytes(mutated(data, random))
+    result = extracted(trained, tiny, images, tmp_path / "space")
+    assert result.num_found == 20 * len(FORMATS)
+    assert result.num_rejected > 0
+    assert all(np.isfinite(row).all() for row in rows_of(result).values())
+    with (result.folder / "rejected.csv").open(newline="", encoding="utf-8") as stream:
+        assert all(row["reason"] for row in csv.DictReader(stream))
