@@ -6,6 +6,7 @@ FextError
 ├── SourceError              a folder or list of images is missing, empty or unreadable
 │   └── TooFewImagesError    there are images, but not enough good ones
 ├── ImageRejected            one image cannot be used; jobs count it and go on
+│   └── TooLittleMemory      at the moment; the image itself may be good
 ├── ModelError               an architecture cannot be built as asked
 ├── DeviceError              the asked device or precision is not there
 ├── ReaderDiedError          a process that reads images died
@@ -39,6 +40,10 @@ class TooFewImagesError(SourceError):
 
 class ImageRejected(FextError):
     """One image cannot be used; its text is the reason written to the list of rejected images."""
+
+
+class TooLittleMemory(ImageRejected):
+    """One image cannot be used at the moment; another time, or on another machine, it may be."""
 
 
 class ModelError(FextError):

@@ -362,7 +362,7 @@ def _parse_override(override: str) -> tuple[str, object]:
     name, equals, text = override.partition("=")
     name, text = name.strip(), text.strip()
     if not equals or not name:
-        raise SettingsError(f"--set {override}: write it as name=value, such as --set epochs=20")
+        raise SettingsError(f"--set {_plain(override)}: write it as name=value, such as --set epochs=20")
     words: dict[str, object] = {"true": True, "false": False}
     if text.lower() in words:
         return name, words[text.lower()]
@@ -385,6 +385,11 @@ def _validated(values: Mapping[str, object], places: Mapping[str, str]) -> Setti
     raise SettingsError(f"{place}: {wrong} = {_short(values[wrong])} is not allowed; allowed: {info.allowed}")
 
 
+def _plain(text: str) -> str:
+    """A text as it stands, where it is short and can be printed."""
+    return text if text.isprintable() and len(text) <= 80 else _short(text)
+
+
 def _short(value: object) -> str:
     try:
         text = _one_line(repr(value))
@@ -399,7 +404,7 @@ def _unknown(name: str) -> str:
     lowered = {known.lower(): known for known in Settings.model_fields}
     nearest = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
     hint = f"; did you mean {lowered[nearest[0]]}?" if nearest else f"; every setting stands in {CONFIGURATIONS_FILE}"
-    return f"there is no setting {name}{hint}"
+    return f"there is no setting {_plain(name)}{hint}"
 
 
 def configurations_text() -> str:

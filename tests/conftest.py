@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from fext.settings import Settings
-from fext.store.checkpoints import load_resume, read_history
+from fext.store import files
+from fext.store.checkpoints import load_resume
 from fext.store.workspace import Workspace
 
 TIMES = ("seconds", "images_per_second")
@@ -62,9 +63,15 @@ def tiny() -> Callable[..., Settings]:
     return make
 
 
-def history_without_times(folder: Path) -> list[dict[str, float]]:
-    """What history.csv says of a run but for seconds and rates."""
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_history(folder)]
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The rows of history.csv."""
+    return [{name: float(value) for name, value in row.items()} for row in files.read_csv(folder / "history.csv")]
+
+
+def history_without_times(folder: Path) -> list[dict[str, str]]:
+    """What history.csv says of a run, letter by letter, but for seconds and rates."""
+    rows = files.read_csv(folder / "history.csv")
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
 def same_tensors(left: Path, right: Path) -> bool:

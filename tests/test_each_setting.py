@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import read_history
 
 from fext.compute.device import check_jit_backend, prepare_computation
 from fext.errors import DeviceError, SettingsError
@@ -13,7 +14,7 @@ from fext.jobs.extract import extract
 from fext.jobs.pretrain import pretrain
 from fext.reporting import SilentReporter
 from fext.settings import Settings
-from fext.store.checkpoints import load_checkpoint, read_history
+from fext.store.checkpoints import load_checkpoint
 from fext.store.workspace import Workspace
 
 Tiny = Callable[..., Settings]

@@ -421,6 +421,34 @@ def test_a_download_that_broke_off_in_a_file_of_full_length_is_rejected(progress
     reason(data[:half] + bytes(len(data) - half))
 
 
+def damaged_in_the_middle(data: bytes) -> bytes:
+    third = len(data) // 3
+    return data[:third] + bytes(third) + data[2 * third :]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_whose_middle_is_lost_is_rejected(mode: str) -> None:
+    reason(damaged_in_the_middle(encoded(photograph().convert(mode), "JPEG", quality=97)))
+
+
+def test_a_jpeg_with_a_preview_is_the_same_picture_and_rejected_when_damaged() -> None:
+    preview = photograph().resize((30, 20))
+    data = encoded(photograph(), "MPO", quality=97, save_all=True, append_images=[preview])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert np.array_equal(shown(data), shown(encoded(photograph(), "JPEG", quality=97)))
+    picture = data.index(b"\xff\xd8", 2)  # where the preview begins
+    reason(damaged_in_the_middle(data[:picture]) + data[picture:])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 4}])
+def test_a_jpeg_has_the_pixels_that_pillow_gives_it(mode: str, options: dict[str, object]) -> None:
+    data = encoded(photograph().convert(mode).resize((32, 32)), "JPEG", **options)
+    with Image.open(io.BytesIO(data)) as picture:
+        expected = np.asarray(picture.convert("RGB"), dtype=np.float32) / np.float32(255)
+    assert np.array_equal(shown(data), expected)
+
+
 @pytest.mark.parametrize("compress_level", [0, 6])
 def test_a_png_with_a_changed_byte_is_rejected(compress_level: int) -> None:
     data = bytearray(encoded(photograph(), "PNG", compress_level=compress_level))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import history_without_times, same_tensors, write_images
+from conftest import history_without_times, read_history, same_tensors, write_images
 from PIL import Image
 
 from fext.compute.inference import encode
@@ -21,7 +21,7 @@ from fext.jobs.extract import extract
 from fext.jobs.pretrain import pretrain, resume
 from fext.reporting import SilentReporter
 from fext.settings import Settings
-from fext.store.checkpoints import Checkpoint, load_checkpoint, load_resume, read_history, save_resume
+from fext.store.checkpoints import Checkpoint, load_checkpoint, load_resume, save_resume
 from fext.store.workspace import Workspace
 
 QUIET = SilentReporter()
@@ -170,7 +170,7 @@ def test_no_images_and_a_single_image_are_refused_with_what_to_do(tmp_path: Path
     space = Workspace(tmp_path)
     space.images.mkdir(parents=True)
     (space.images / "notes.txt").write_text("hello")
-    with pytest.raises(SourceError, match=r"no images .*1 other files.*samples"):
+    with pytest.raises(SourceError, match=r"no images .*1 other file.*samples"):
         train(space, tiny())
     write_images(space.images, 1)
     with pytest.raises(TooFewImagesError, match="at least 2 different images"):

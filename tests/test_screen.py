@@ -57,11 +57,11 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(REPOSITORY), "PROMPT_TOOLKIT_NO_CPR": "1", "COLUMNS": "100"}
 
 
-def run(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(home: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """One command without a terminal."""
     return subprocess.run(
         [sys.executable, str(home / "featext.py"), *words],
-        env=environment(),
+        env=environment() | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -142,6 +142,58 @@ def test_a_file_where_a_folder_should_be_is_one_line(home: Path) -> None:
     assert "Traceback" not in result.stdout + result.stderr
 
 
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    """What a command printed, however it was wrapped."""
+    assert "Traceback" not in result.stdout + result.stderr
+    return " ".join(result.stdout.split())
+
+
+def test_without_images_a_line_says_where_to_put_them_and_offers_the_samples(home: Path) -> None:
+    for state in ("empty", "texts", "missing"):
+        images = home / "data" / "images"
+        shutil.rmtree(images, ignore_errors=True)
+        if state != "missing":
+            images.mkdir(parents=True)
+        if state == "texts":
+            (images / "notes.txt").write_text("no image")
+        result = run(home, "pretrain")
+        assert result.returncode == 1
+        shown = one_line(result)
+        assert "data/images" in shown.replace("\\", "/")
+        assert "put pictures there, or make sample images with 'python featext.py samples'" in shown
+        assert ("(1 other file)" in shown) == (state == "texts")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_odd_names_are_shown_in_every_encoding_and_as_no_command_to_the_terminal(home: Path, encoding: str) -> None:
+    if sys.platform == "win32":
+        pytest.skip("no such names there")
+    images = home / "data" / "images"
+    for name in ("日本.jpg", "\x1b[2Jclear.jpg", "two\nlines.jpg", os.fsdecode(b"caf\xe9.jpg")):
+        (images / name).write_text("not an image")
+    result = run(home, "pretrain", "--set", "num_train_samples=12", PYTHONIOENCODING=encoding)
+    assert result.returncode == 0, result.stdout + result.stderr
+    shown = one_line(result)
+    assert "\x1b" not in result.stdout
+    assert r"\x1b[2Jclear.jpg" in shown
+    assert r"two\nlines.jpg" in shown
+    assert "日本.jpg" in shown or r"\u65e5\u672c.jpg" in shown
+    assert "4 rejected" in shown
+
+
+def test_output_into_a_pipe_that_is_closed_is_no_traceback(home: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(home / "featext.py"), "settings"],
+        env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+    process.wait()
+
+
 def test_an_error_nobody_expected_is_one_line_with_the_log_that_has_the_traceback(tmp_path: Path) -> None:
     shown = io.StringIO()
     screen = Screen(Console(file=shown, width=300), Workspace(tmp_path))
@@ -204,14 +256,14 @@ ENTRIES = ["Pretrain", "Resume", "Evaluate", "Extract", "TensorBoard", "Settings
 class Terminal:
     """A person at the menu."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, columns: int = 100, **variables: str) -> None:
         pexpect = pytest.importorskip("pexpect")
         self.child: Any = pexpect.spawn(
             sys.executable,
             [str(home / "featext.py")],
-            env=environment() | {"TERM": "xterm"},
+            env=environment() | {"TERM": "xterm", "COLUMNS": str(columns)} | variables,
             encoding="utf-8",
-            dimensions=(40, 100),
+            dimensions=(40, columns),
             timeout=120,
         )
 
@@ -313,6 +365,74 @@ def test_ctrl_c_in_a_job_leads_back_to_the_menu_and_the_run_can_be_resumed(home:
     terminal.type(CTRL_C)
     terminal.see("Stopped.")
     terminal.choose("Exit")
+
+
+def test_ctrl_c_in_each_job_leads_back_to_the_menu_and_resuming_completes(home: Path, terminal: Terminal) -> None:
+    write_images(home / "data" / "images", 300)
+    write_configurations(home, epochs=3, num_train_samples=200, num_test_samples=100, num_processors=2)
+    terminal.choose("Pretrain")
+    terminal.see("Name of the checkpoint")
+    terminal.type("model" + ENTER)
+    terminal.see("epoch 1/3, loss")
+    terminal.type(CTRL_C)
+    terminal.see("model is kept as it stands: 0 epochs and")
+    terminal.see("Stopped.")
+    terminal.choose("Evaluate")
+    terminal.see("evaluating model on 300 images")
+    terminal.type(CTRL_C)
+    terminal.see("Stopped.")
+    terminal.choose("Extract")
+    terminal.see("data/images (300 images)")
+    terminal.type(ENTER)
+    terminal.see("extracting 300 images")
+    terminal.type(CTRL_C)
+    terminal.see("Stopped.")
+    terminal.choose("Resume")
+    terminal.see("going on after epoch 0 and")
+    terminal.see("epoch 3/3: test")
+    terminal.see("written to")
+    terminal.choose("Exit")
+    terminal.child.expect_exact(__import__("pexpect").EOF)
+    assert "Traceback" not in str(terminal.child.before)
+
+
+PLAIN_TERMINALS = [
+    {"TERM": "dumb"},
+    {"TERM": "xterm", "NO_COLOR": "1", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"TERM": "vt100", "PYTHONIOENCODING": "ascii"},
+]
+
+
+@pytest.mark.parametrize("variables", PLAIN_TERMINALS, ids=["dumb", "no colour, no Unicode", "old"])
+def test_a_narrow_plain_terminal_shows_all_within_its_width(home: Path, variables: dict[str, str]) -> None:
+    if sys.platform == "win32":
+        pytest.skip("needs a pseudo-terminal")
+    terminal = Terminal(home, columns=60, **variables)
+    terminal.choose("Settings")
+    terminal.see("This machine")
+    terminal.see("versions")
+    terminal.choose("Evaluate")
+    terminal.see("there is no checkpoint yet")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", str(terminal.child.before))
+    assert max(len(line) for line in shown.replace("\r", "\n").split("\n")) <= 60
+    terminal.choose("Exit")
+    terminal.child.expect_exact(__import__("pexpect").EOF)
+    terminal.child.close()
+    assert terminal.child.exitstatus == 0
+
+
+def test_a_terminal_that_goes_away_ends_the_menu_and_leaves_a_run_that_can_be_resumed(
+    home: Path, terminal: Terminal
+) -> None:
+    write_configurations(home, epochs=500)
+    terminal.choose("Pretrain")
+    terminal.see("Name of the checkpoint")
+    terminal.type("long" + ENTER)
+    terminal.see("epoch 2/500: test")
+    terminal.child.close(force=True)
+    history = (home / "training" / "checkpoints" / "long" / "history.csv").read_text(encoding="utf-8")
+    result = run(home, "resume", "long", "--epochs", str(history.count("\n") + 1))
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_tensorboard_opens_from_the_menu_and_ends_with_it(home: Path, terminal: Terminal) -> None:

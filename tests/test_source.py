@@ -192,3 +192,30 @@ def test_a_file_that_is_no_list_is_refused(tmp_path: Path) -> None:
     picture(tmp_path / "one.png")
     with pytest.raises(SourceError, match="neither a folder nor a list of images"):
         find_images(tmp_path / "one.png")
+
+
+def test_a_link_that_leads_nowhere_is_found_by_its_name_and_one_to_a_pipe_is_no_image(tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("links need a right there")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "photo.jpg").symlink_to(tmp_path / "nothing")
+    (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
+    source = find_images(tmp_path)
+    assert source.names == ("circle.jpg", "photo.jpg")
+    assert source.num_not_images == 2
+
+
+def test_a_link_to_a_folder_does_not_rename_the_images_in_it(tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("links need a right there")
+    (tmp_path / "z" / "real").mkdir(parents=True)
+    (tmp_path / "z" / "real" / "photo.jpg").touch()
+    (tmp_path / "a_link").symlink_to(tmp_path / "z" / "real")
+    assert find_images(tmp_path).names == ("z/real/photo.jpg",)
+
+
+@pytest.mark.parametrize("name", ["phone.heic", "PHOTO.HEIC", "drawing.svg", "camera.cr2"])
+def test_images_that_pillow_does_not_open_are_found_and_not_passed_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert find_images(tmp_path).names == (name,)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import sqlite3
 import struct
 from pathlib import Path
 
@@ -77,6 +78,14 @@ def test_without_a_name_the_only_checkpoint_is_meant_and_else_the_names_are_list
     assert workspace.find_checkpoint(str(workspace.checkpoints / "two")) == workspace.checkpoints / "two"
 
 
+def test_a_folder_that_is_still_being_filled_is_no_checkpoint(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with files.new_folder(workspace.checkpoints / "model") as draft:
+        files.write_text(draft / "model.json", "{}")
+        assert workspace.checkpoint_names() == []
+    assert workspace.checkpoint_names() == ["model"]
+
+
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     (workspace.checkpoints / "taken").mkdir(parents=True)
@@ -143,6 +152,12 @@ def test_nothing_stored_in_a_tampered_resume_file_is_run(checkpoint_folder: Path
     with pytest.raises(CheckpointError, match="damaged or not FeXT's"):
         checkpoints.load_resume(checkpoint_folder)
     assert not (tmp_path / "harm").exists()
+
+
+def test_scores_that_a_spreadsheet_saved_again_are_read(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("checkpoint,test_psnr\r\nb,1.0\r\n", encoding="utf-8-sig")
+    path = checkpoints.record_scores(tmp_path, {"checkpoint": "a", "test_psnr": 2.0})
+    assert path.read_text() == "checkpoint,test_psnr\na,2.0\nb,1.0\n"
 
 
 def test_scores_hold_one_row_for_each_model_the_latest(tmp_path: Path) -> None:
@@ -219,6 +234,29 @@ def test_a_damaged_memory_is_made_anew(tmp_path: Path) -> None:
     assert memory.recall(image) == CheckedImage("abc", "")
     memory.close()
     assert not memory_file.exists()
+
+
+def test_a_memory_that_another_process_is_using_is_left_alone(tmp_path: Path) -> None:
+    image, memory_file = tmp_path / "a.png", tmp_path / "checked.sqlite"
+    image.write_bytes(b"one")
+    first = CheckedImages(memory_file)
+    first.remember([(image, file_state(image), CheckedImage("abc", ""))])
+    other = sqlite3.connect(memory_file, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    first._database.execute("PRAGMA busy_timeout = 0")
+    assert first.recall(image) is None
+    first.close()
+    other.execute("ROLLBACK")
+    other.close()
+    memory = CheckedImages(memory_file)
+    assert memory.recall(image) == CheckedImage("abc", "")
+    memory.close()
+
+
+def test_a_file_from_the_far_future_is_remembered_too(tmp_path: Path) -> None:
+    memory = CheckedImages(tmp_path / "checked.sqlite")
+    memory.remember([(tmp_path / "a.png", FileState(1, 2**70), CheckedImage("abc", ""))])
+    memory.close()
 
 
 # --- samples

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REPOSITORY, history_without_times, same_tensors, write_images
+from conftest import REPOSITORY, history_without_times, read_history, same_tensors, write_images
 from PIL import Image
 
 from fext.data.images import FileState, Preprocessing, load_image
@@ -30,7 +30,7 @@ from fext.model.plans import Plan
 from fext.reporting import SilentReporter, StopRequested
 from fext.settings import Settings
 from fext.store import files
-from fext.store.checkpoints import load_checkpoint, load_resume, read_history, save_resume
+from fext.store.checkpoints import load_checkpoint, load_resume, save_resume
 from fext.store.locks import locked
 from fext.store.workspace import Workspace
 
@@ -284,11 +284,11 @@ def test_a_share_that_goes_away_stops_an_extraction_and_an_evaluation(
         images.rename(tmp_path / "gone")
 
     space, settings, reporter = Workspace(tmp_path), tiny(), Acting(4, gone)
-    with pytest.raises(SourceError, match="is no longer there: bring it back and extract again"):
+    with pytest.raises(SourceError, match="is no longer there: bring it back and start again"):
         extract(space, settings, model, images, "table", reporter)
     (tmp_path / "gone").rename(images)
     reporter = Acting(4, gone)
-    with pytest.raises(SourceError, match="is no longer there: bring it back and evaluate again"):
+    with pytest.raises(SourceError, match="is no longer there: bring it back and start again"):
         evaluate(space, settings, model, images, reporter)
 
 
@@ -462,19 +462,70 @@ def test_a_description_that_is_none_is_refused(copy: Path, text: str) -> None:
         load_checkpoint(copy)
 
 
-@pytest.mark.parametrize("missing", ["model", "optimizer", "checksums", "history", "train", "finished"])
+@pytest.mark.parametrize("part", ["model", "optimizer", "checksums", "history", "train"])
 @pytest.mark.parametrize("value", [None, 5, "text", [1, 2]])
-def test_a_tampered_resume_file_is_refused_in_one_line(copy: Path, tiny: Tiny, missing: str, value: object) -> None:
-    if missing == "finished" and value is not None:
-        pytest.skip("anything is true or false")
+def test_a_tampered_resume_file_is_refused_in_one_line(copy: Path, tiny: Tiny, part: str, value: object) -> None:
     state = load_resume(copy)
     if value is None:
-        del state[missing]
+        del state[part]
     else:
-        state[missing] = value
+        state[part] = value
     save_resume(copy, state)
     with pytest.raises(CheckpointError, match="does not fit its checkpoint: it cannot be resumed"):
         resume(tiny(), copy, 9, QUIET)
+
+
+def another_shape(state: dict[str, Any]) -> None:
+    moments = state["optimizer"]["state"][0]
+    moments["exp_avg"] = torch.zeros(1, 1)
+
+
+def no_moments(state: dict[str, Any]) -> None:
+    state["optimizer"]["state"] = {}
+
+
+def another_decay(state: dict[str, Any]) -> None:
+    state["optimizer"]["param_groups"][0]["weight_decay"] = 0.5
+
+
+def a_best_epoch_to_come(state: dict[str, Any]) -> None:
+    state["best_epoch"] = 99
+
+
+def a_row_without_columns(state: dict[str, Any]) -> None:
+    state["history"] = [{"epoch": 1}]
+
+
+def batches_below_zero(state: dict[str, Any]) -> None:
+    state["train"]["num_batches"] = -2
+
+
+def images_without_batches(state: dict[str, Any]) -> None:
+    state["train"]["num_images"] = 4
+
+
+CHANGES = [
+    another_shape, no_moments, another_decay, a_best_epoch_to_come, a_row_without_columns, batches_below_zero,
+    images_without_batches,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_resume_file_that_only_looks_right_is_refused(
+    copy: Path, tiny: Tiny, change: Callable[[dict[str, Any]], None]
+) -> None:
+    state = load_resume(copy)
+    change(state)
+    save_resume(copy, state)
+    with pytest.raises(CheckpointError, match="does not fit its checkpoint: it cannot be resumed"):
+        resume(tiny(), copy, 9, QUIET)
+
+
+def test_preprocessing_that_does_not_fit_the_plan_is_refused(copy: Path) -> None:
+    description = json.loads((copy / "model.json").read_text())
+    change_json(copy / "model.json", preprocessing=description["preprocessing"] | {"height": 32, "width": 32})
+    with pytest.raises(CheckpointError, match="its preprocessing does not fit its plan"):
+        load_checkpoint(copy)
 
 
 def test_two_processes_do_not_train_one_checkpoint(copy: Path, tiny: Tiny) -> None:
@@ -664,20 +715,64 @@ def test_a_run_killed_twice_ends_at_the_weights_of_one_left_alone(
     assert not [path for path in killed.iterdir() if path.name.endswith(".partial")]
 
 
-def test_a_start_that_was_killed_leaves_no_half_checkpoint(workspace: Workspace, tiny: Tiny) -> None:
-    def die(*_: object) -> None:
-        raise KeyboardInterrupt
+class KilledError(BaseException):
+    """Stands for a kill: nobody catches it."""
+
+
+@contextmanager
+def killed_at(function: str, call: int = 1) -> Iterator[None]:
+    """Die when a function of the job is called for the n-th time, and clear nothing away."""
+    calls = 0
+    real = getattr(pretraining, function)
+
+    def dying(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KilledError
+        return real(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "remove_folder", lambda _: None)  # a killed process clears nothing away
-        patch.setattr(pretraining, "model_summary", die)
-        with pytest.raises(KeyboardInterrupt):
-            train(workspace, tiny(), "model")
+        patch.setattr(files, "remove_folder", lambda _: None)
+        patch.setattr(pretraining, function, dying)
+        with pytest.raises(KilledError):
+            yield
+
+
+@pytest.mark.parametrize("function", ["model_summary", "_publish"])
+def test_a_start_that_was_killed_leaves_no_half_checkpoint(workspace: Workspace, tiny: Tiny, function: str) -> None:
+    with killed_at(function):
+        train(workspace, tiny(), "model")
     assert workspace.checkpoint_names() == []
     assert files.unfinished_folders(workspace.checkpoints) == ["model"]
     train(workspace, tiny(), "another")
     assert files.unfinished_folders(workspace.checkpoints) == []
     train(workspace, tiny(), "model")
+
+
+@pytest.mark.parametrize(
+    ("function", "call"), [("_publish", 2), ("_publish", 3), ("_publish", 4), ("_draw_pictures", 1)]
+)
+def test_a_run_killed_between_its_files_is_mended_by_resuming(
+    workspace: Workspace, tiny: Tiny, function: str, call: int
+) -> None:
+    """resume.pt is written first: the weights, the description and the history are made again from it."""
+    settings = tiny(epochs=2)
+    straight = train(workspace, settings, "straight").folder
+    with killed_at(function, call):
+        train(workspace, settings, "killed")
+    killed = workspace.checkpoints / "killed"
+    resume(tiny(), killed, None, QUIET)
+    assert same_tensors(straight, killed)
+    assert history_without_times(straight) == history_without_times(killed)
+    assert load_checkpoint(killed).summary == load_checkpoint(straight).summary
+
+
+def test_an_early_stopped_run_that_is_extended_goes_on(workspace: Workspace, tiny: Tiny) -> None:
+    settings = tiny(epochs=9, early_stopping_patience=1, early_stopping_delta=10.0)
+    stopped = train(workspace, settings, "model")
+    assert (stopped.epochs, stopped.stopped_early) == (2, True)
+    assert resume(tiny(), stopped.folder, 9, QUIET).epochs == 3
 
 
 # ---------------------------------------------------------------- processes that read images

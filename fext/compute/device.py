@@ -74,9 +74,9 @@ def num_usable_cores() -> int:
 def cpu_has_fast_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 faster than float32, by the instructions it has.
 
-    So with matrix tiles (AMX: measured, more than twice the speed in training and extraction). Taken to be so with AVX-512
-    BF16 on AMD and with the BF16 extension of ARM, which have not been measured with FeXT. False for AVX-512 BF16 without
-    AMX on Intel: convolutions in bfloat16 were measured there at 0.6 times the speed of float32.
+    So with matrix tiles (AMX), as benchmarks/ shows. Taken to be so with AVX-512 BF16 on AMD and with the BF16
+    extension of ARM, which have not been measured with FeXT. False for AVX-512 BF16 without AMX on Intel: convolutions
+    in bfloat16 were measured there at 0.6 times the speed of float32.
     """
     facts = torch.cpu.get_capabilities()
     if facts.get("amx_bf16") or facts.get("bf16"):

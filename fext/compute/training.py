@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,6 +37,24 @@ def make_optimizer(model: nn.Module, settings: Settings, computation: Computatio
         weight_decay=settings.weight_decay,
         fused=computation.device.type in ("cpu", "cuda"),
     )
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any], *, begun: bool) -> None:
+    """Load a stored state into an optimizer of the same settings, which has made steps where it has `begun`.
+
+    Raises ValueError or KeyError where it does not fit: torch itself would take moments of any shape, and fail, or
+    worse, in the middle of a step.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    moments, fresh = stored["state"], optimizer.state_dict()["param_groups"]
+    groups = [{**group, "lr": new["lr"]} for group, new in zip(stored["param_groups"], fresh, strict=True)]
+    if groups != fresh or sorted(moments) != (list(range(len(weights))) if begun else []):
+        raise ValueError("the state of another optimizer")
+    for number, weight in enumerate(weights if begun else []):
+        shapes = {name: tensor.shape for name, tensor in moments[number].items()}
+        if shapes != {"step": torch.Size([]), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}:
+            raise ValueError("moments that do not fit the weights")
+    optimizer.load_state_dict(stored)
 
 
 def learning_rate_at(settings: Settings, progress: float) -> float:

@@ -16,11 +16,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from fext.data.images import NO_FILE, FileState, Preprocessing, checksum, preprocess, read_file
-from fext.errors import ImageRejected, ReaderDiedError
+from fext.errors import ImageRejected, ReaderDiedError, TooLittleMemory
 
+# How torch says that a process is gone, or that what processes share is full.
+_DIED = ("exited unexpectedly", "killed by signal", "shared memory", "No space left on device", "shm")
 _SHUFFLE, _AUGMENT = 0, 1  # independent random streams of one seed
 
 
@@ -75,6 +77,8 @@ class ImageDataset(Dataset[_Loaded]):
             if self.checksums is not None and sha256 != self.checksums[position]:
                 raise ImageRejected("it is not the file any more that it was at first")
             image = preprocess(data, self.preprocessing)
+        except TooLittleMemory as error:
+            return _Loaded(None, FileRead(position, NO_FILE, reason=str(error)))
         except ImageRejected as error:
             return _Loaded(None, FileRead(position, state, reason=str(error)))
         if self.augmentation_seed is not None:
@@ -121,8 +125,7 @@ class ImageStream:
     ) -> None:
         self._sampler = _EpochSampler(len(names), batch_size, shuffle_seed)
         num_workers = 0 if num_processors == 1 else num_processors
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of more processes than cores: that many were asked for
+        with _without_advice():
             self._loader = DataLoader(
                 ImageDataset(root, names, preprocessing, augmentation_seed, checksums),
                 batch_sampler=self._sampler,
@@ -145,16 +148,24 @@ class ImageStream:
         """
         self._sampler.epoch, self._sampler.first_batch = epoch, first_batch
         try:
-            with _own_signals():
+            with _own_signals(), _without_advice():
                 batches = iter(self._loader)
             yield from batches
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, OSError) as error:
+            if isinstance(error, RuntimeError) and not any(words in str(error) for words in _DIED):
                 raise
             raise ReaderDiedError(
-                "a process that reads images was killed, most often for lack of memory: what was finished is kept; "
-                "set num_processors to a lower number, or to 1, and start again"
+                "a process that reads images has died, most often for lack of memory or (in a container) of shared "
+                "memory: what was finished is kept; set num_processors to a lower number, or to 1, and start again"
             ) from error
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """torch warns of more processes than cores; that many were asked for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _leave_ctrl_c_to_the_main_process(_worker: int) -> None:
@@ -184,6 +195,9 @@ def _own_signals() -> Iterator[None]:
 def _collate(loaded: list[_Loaded]) -> Batch:
     arrays = [item.image.transpose(2, 0, 1) for item in loaded if item.image is not None]
     images = torch.from_numpy(np.stack(arrays)) if arrays else torch.empty(0)
+    if get_worker_info() is not None:
+        # Here it can fail aloud: torch itself would do it in a thread whose errors are lost.
+        images.share_memory_()  # type: ignore[no-untyped-call]
     files = [item.file for item in loaded]
     return Batch(images, [file for file in files if not file.reason], [file for file in files if file.reason])
 

@@ -14,17 +14,24 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import PIL
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from fext.errors import ImageRejected
+import fext
+from fext.errors import ImageRejected, TooLittleMemory
 
 # Pillow's own limit against decompression bombs, made ours so that it does not depend on Pillow's version.
 MAX_PIXELS = 178_956_970
 
+# Many cameras put a preview behind the picture; Pillow calls such a JPEG by the name of that format.
+_JPEG = {"JPEG", "MPO"}
 # A file is read whole; pictures within the pixel limit stay below this even where they are stored plainly.
 MAX_BYTES = 2**31
+
+# What decides whether a file can be decoded.
+DECODERS = f"Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}, FeXT {fext.__version__}"
 
 # A JPEG decoded at a reduced scale keeps at least this many times the pixels asked for, so that the resampling
 # that follows has the last word: the difference from full decoding stays below what JPEG itself loses.
@@ -44,9 +51,11 @@ _SIDEWAYS = {_REVERSALS[5], _REVERSALS[6], _REVERSALS[7], _REVERSALS[8]}
 # What divides a JPEG into its parts: a byte FF and neither a stuffed zero, a restart, a start nor a fill byte.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _JPEG_END = 0xD9
-# What libjpeg says when it makes up a part of the picture; what else it warns of (left-over bytes, odd headers of some
-# cameras) costs the picture nothing.
+# What libjpeg says when it makes up a part of the picture; what else it warns of (odd headers of some cameras) costs
+# the picture nothing. So do a few bytes left over behind a scan; many show that the scan was not understood.
 _MADE_UP = ("premature end", "bad huffman code", "bad arithmetic code", "instead of rst")
+_LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0x(?:c4|d9|da)")
+_MAX_LEFT_OVER = 16
 _SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
 _OPAQUE = {"1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV"}
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
@@ -112,6 +121,8 @@ def read_file(path: Path) -> tuple[bytes, FileState]:
         raise ImageRejected("the file is not there") from error
     except OSError as error:
         raise ImageRejected(f"the file cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise TooLittleMemory("not enough memory to read it") from error
     if before != after or len(data) != after.size:
         raise ImageRejected("the file changed while it was read: start again when it is complete")
     if not data:
@@ -154,7 +165,7 @@ def preprocess(data: bytes, preprocessing: Preprocessing) -> NDArray[np.float32]
         except ImageRejected:
             raise
         except MemoryError as error:
-            raise ImageRejected("not enough memory to decode it") from error
+            raise TooLittleMemory("not enough memory to decode it") from error
         except Exception as error:  # Pillow's decoders raise many kinds on damaged files
             raise ImageRejected(_reason(error)) from error
     return np.ascontiguousarray(array)
@@ -183,11 +194,11 @@ def _decode(data: bytes, preprocessing: Preprocessing) -> _Decoded:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ImageRejected(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS:,} pixels")
-        if image.format == "JPEG" and not _jpeg_has_its_end(data):
+        if image.format in _JPEG and not _jpeg_has_its_end(data):
             raise ImageRejected("truncated: the JPEG does not reach its end")
         reversal = _REVERSALS.get(_orientation(image))
         box = _reduced_scale(image, preprocessing, sideways=reversal in _SIDEWAYS)
-        picture = _decode_jpeg(image, data) if image.format == "JPEG" else None
+        picture = _decode_jpeg(image, data) if image.format in _JPEG else None
         if picture is None:
             image.load()
             picture = image
@@ -218,18 +229,25 @@ def _decode_jpeg(image: Image.Image, data: bytes) -> Image.Image | None:
     Pillow's decoder says nothing of data that libjpeg had to make up; simplejpeg, the same libjpeg-turbo with the same
     pixels, says it, and takes two thirds of the time.
     """
-    if image.mode not in ("L", "RGB"):
+    colours = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}.get(image.mode)
+    if colours is None:
         return None
-    colours = "GRAY" if image.mode == "L" else "RGB"
     try:
         pixels = simplejpeg.decode_jpeg(data, colours, min_height=image.height, min_width=image.width)
     except ValueError as error:
-        if any(warning in str(error).lower() for warning in _MADE_UP):
+        if _tells_of_damage(str(error).lower()):
             raise
         return None
-    if pixels.shape[:2] != (image.height, image.width):
-        return None
+    if image.mode == "CMYK" or pixels.shape[:2] != (image.height, image.width):
+        return None  # Pillow knows in which way round a program stores its inks
     return Image.fromarray(pixels[:, :, 0] if image.mode == "L" else pixels)
+
+
+def _tells_of_damage(warning: str) -> bool:
+    left_over = _LEFT_OVER.search(warning)
+    if left_over:
+        return int(left_over[1]) > _MAX_LEFT_OVER
+    return any(words in warning for words in _MADE_UP)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -250,7 +268,7 @@ def _reduced_scale(
     choose = max if preprocessing.resize_mode == "pad" else min
     scale = choose(image.width / width, image.height / height)
     full: tuple[float, float, float, float] = (0, 0, *image.size)
-    if image.format != "JPEG" or scale <= _JPEG_GAP:
+    if image.format not in _JPEG or scale <= _JPEG_GAP:
         return full
     needed = (max(1, int(image.width / scale * _JPEG_GAP)), max(1, int(image.height / scale * _JPEG_GAP)))
     drafted = image.draft(None, needed)

@@ -41,17 +41,22 @@ class ImageSource:
         """Where the image of that name lies."""
         return self.root / name
 
-    def is_there(self) -> bool:
-        """Whether the folder of the images is there and holds anything: a share that went away may leave it empty."""
+    def is_there(self, name: str) -> bool:
+        """Whether the folder in which an image was found is there and holds anything; a list was only promised.
+
+        A share that went away may leave an empty folder.
+        """
+        folder = self.path(name).parent if self.location == self.root else self.root
         try:
-            with os.scandir(self.root) as entries:
+            with os.scandir(folder) as entries:
                 return any(True for _ in entries)
         except OSError:
             return False
 
     def describe_empty(self) -> str:
         """What to say where no image was found, such as 'there are no images in data/images (3 other files)'."""
-        others = f" ({self.num_not_images} other files)" if self.num_not_images else ""
+        count = self.num_not_images
+        others = f" ({count} other file{'s' if count > 1 else ''})" if count else ""
         return f"there are no images in {self.location}{others}"
 
     def __len__(self) -> int:
@@ -65,11 +70,11 @@ def find_images(location: Path) -> ImageSource:
     is missing, unreadable, or neither a folder nor a list.
     """
     _check_name(location)
-    if location.is_dir():
+    if os.path.isdir(location):  # Path.is_dir raises where a folder above may not be entered
         return _from_folder(location)
-    if location.is_file() and location.suffix.lower() in _LIST_EXTENSIONS:
+    if os.path.isfile(location) and location.suffix.lower() in _LIST_EXTENSIONS:
         return _from_list(location)
-    if location.exists():
+    if os.path.exists(location):
         raise SourceError(f"{location} is neither a folder nor a list of images (.txt or .csv)")
     raise SourceError(f"{location} does not exist: give a folder of images, or a .txt or .csv file that lists them")
 
@@ -129,7 +134,8 @@ def _walk(folder: Path) -> Iterator[tuple[str, str | None]]:
 def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "neither"]:
     """What an entry, or what it links to, is; a link that leads nowhere is a file that cannot be read."""
     try:
-        return "folder" if entry.is_dir() else "file" if entry.is_file() or entry.is_symlink() else "neither"
+        dangling = entry.is_symlink() and not os.path.exists(entry.path)
+        return "folder" if entry.is_dir() else "file" if entry.is_file() or dangling else "neither"
     except OSError:
         return "file"
 

@@ -1,8 +1,9 @@
 """Choosing the images to train and test on: good ones, in the seeded order, the rejected named and counted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fext.data.dataset import ImageStream
+from fext.data.dataset import Batch, ImageStream
 from fext.data.images import Preprocessing
 from fext.data.source import ImageSource
 from fext.data.split import TEST_FOLDER, TRAIN_FOLDER, Split, sampling_order, split_by_folder, split_images
@@ -12,6 +13,10 @@ from fext.settings import Settings
 from fext.store.index import CheckedImage, CheckedImages
 from fext.store.workspace import Workspace
 
+WHERE_TO_GET_IMAGES = (
+    "put pictures there, or make sample images with 'python featext.py samples' and name "
+    "them with --images data/samples"
+)
 _BATCH_SIZE = 16
 
 
@@ -62,6 +67,7 @@ class _Search:
         )
         with self.reporter.progress("looking at images", len(names)) as progress:
             for batch in stream.epoch():
+                refuse_vanished(self.source, names, batch)
                 self.memory.remember(
                     (self.source.path(names[file.position]), file.state, CheckedImage(file.sha256, file.reason))
                     for file in (*batch.files, *batch.rejected)
@@ -86,6 +92,14 @@ class _Search:
         return self.memory.recall(self.source.path(name))
 
 
+def refuse_vanished(source: ImageSource, names: Sequence[str], batch: Batch) -> None:
+    """Raise SourceError where images are missing because their folder is: they are not bad, and may come back."""
+    for file in batch.rejected:
+        if not source.is_there(names[file.position]):
+            folder = source.path(names[file.position]).parent
+            raise SourceError(f"{folder} is no longer there: bring it back and start again")
+
+
 def choose_split(
     workspace: Workspace,
     settings: Settings,
@@ -100,10 +114,7 @@ def choose_split(
     with split = 'folders', not those folders; TooFewImagesError where one side would be empty.
     """
     if not source.names:
-        raise SourceError(
-            f"{source.describe_empty()}: put pictures there, or make sample images with 'python featext.py samples' "
-            f"and name them with --images data/samples"
-        )
+        raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
     memory = CheckedImages(workspace.checked_images)
     search = _Search(source, preprocessing, num_processors, memory, reporter)
     try:

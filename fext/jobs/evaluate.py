@@ -14,6 +14,7 @@ from fext.compute.inference import reconstruct
 from fext.data.dataset import Batch, ImageStream
 from fext.data.source import ImageSource, find_images, sort_key
 from fext.errors import SourceError
+from fext.jobs.choosing import refuse_vanished
 from fext.jobs.pictures import reconstruction_pairs
 from fext.model.linear_map import LinearMap
 from fext.model.scores import Scores, reconstruction_scores
@@ -131,6 +132,7 @@ def _learn_linear_map(evaluation: _Evaluation) -> LinearMap | None:
     if train:
         with evaluation.reporter.progress("learning the linear map", len(train)) as progress:
             for batch in evaluation.stream(train).epoch():
+                refuse_vanished(evaluation.source, train, batch)
                 if len(batch.images):
                     linear_map.learn(batch.images)
                 progress.advance(batch.num_files)
@@ -150,8 +152,7 @@ def _score_all(
     started = time.perf_counter()
     with evaluation.reporter.progress("evaluating", len(names)) as progress:
         for batch in evaluation.stream(names).epoch():
-            if batch.rejected and not evaluation.source.is_there():
-                raise SourceError(f"{evaluation.source.root} is no longer there: bring it back and evaluate again")
+            refuse_vanished(evaluation.source, names, batch)
             for file in batch.rejected:
                 rejected.append((names[file.position], file.reason))
                 evaluation.reporter.warning(f"rejected: {names[file.position]} ({file.reason})")

@@ -15,6 +15,7 @@ from fext.compute.inference import encode, flatten_latent
 from fext.data.dataset import Batch, FileRead, ImageStream
 from fext.data.source import ImageSource, find_images
 from fext.errors import ExtractionError, SourceError
+from fext.jobs.choosing import WHERE_TO_GET_IMAGES, refuse_vanished
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store.checkpoints import Checkpoint, load_checkpoint
@@ -69,7 +70,7 @@ def extract(
     started = time.perf_counter()
     source = find_images(images) if images is not None else default_source(workspace)
     if not source.names:
-        raise SourceError(f"{source.describe_empty()}: put pictures there, or name a source with --images")
+        raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
     target = workspace.new_extraction(name or workspace.free_extraction_name(checkpoint.name, source.location))
     computation = prepare_computation(settings)
     computation.place(checkpoint.model)
@@ -104,7 +105,9 @@ def default_source(workspace: Workspace) -> ImageSource:
             source = find_images(folder)
             if source.names:
                 return source
-    raise SourceError(f"there are no images in {workspace.inference_images} nor in {workspace.images}: put some there")
+    raise SourceError(
+        f"there are no images in {workspace.inference_images} nor in {workspace.images}: {WHERE_TO_GET_IMAGES}"
+    )
 
 
 def _grid(settings: Settings, checkpoint: Checkpoint) -> tuple[int | None, int]:
@@ -131,8 +134,7 @@ def _write_rows(extraction: _Extraction, table: FeatureTable) -> int:
     source, num_written, num_not_finite = extraction.source, 0, 0
     with extraction.reporter.progress("extracting", len(source)) as progress:
         for batch in _stream(extraction).epoch():
-            if batch.rejected and not source.is_there():
-                raise SourceError(f"{source.root} is no longer there: bring it back and extract again")
+            refuse_vanished(source, source.names, batch)
             for file, features in _encoded(extraction, batch):
                 name = source.names[file.position]
                 if features is None:

@@ -6,6 +6,7 @@ epoch's end, every few minutes within an epoch, and when the user stops.
 
 import datetime
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from fext.compute.training import (
     UnreadableImageError,
     learning_rate_at,
     make_optimizer,
+    restore_optimizer,
     test_epoch,
     train_epoch,
 )
@@ -39,7 +41,7 @@ from fext.pictures.summary import model_summary
 from fext.reporting import Progress, Reporter, StopRequested
 from fext.settings import Settings, change_settings, setting_infos
 from fext.store import checkpoints, files
-from fext.store.checkpoints import Description, History
+from fext.store.checkpoints import HISTORY_COLUMNS, Description, History
 from fext.store.locks import locked, remove_abandoned
 from fext.store.tracking import SilentTracker, TensorBoardTracker, Tracker
 from fext.store.workspace import Workspace
@@ -121,7 +123,8 @@ def pretrain(
     plan = make_plan(settings.architecture, settings.picture_shape)
     preprocessing = Preprocessing(*settings.picture_shape, resize_mode=settings.resize_mode)
     folder = workspace.new_checkpoint(name or _made_up_name(workspace, settings.architecture))
-    source = find_images(images)
+    missing = images == workspace.images and not images.exists()  # the user's folder, not yet made
+    source = ImageSource(images, images, (), 0) if missing else find_images(images)
     chosen = choose_split(workspace, settings, source, preprocessing, computation.num_processors, reporter)
     say_split(chosen.split, settings, source, reporter)
     model = build_autoencoder(plan, settings.seed)
@@ -147,8 +150,7 @@ def resume(settings: Settings, folder: Path, epochs: int | None, reporter: Repor
         stored = checkpoints.load_resume(folder)
         run, state = _restore(settings, folder, epochs, stored, reporter)
         checkpoints.save_settings(folder, run.settings)
-        if epochs is not None:  # from here on the run is one that is not finished, whatever stops it
-            _save_epoch(run, state, is_best=False, finished=False)
+        _mend(run, state)
         within = f" and {state.num_images} images" if state.num_images else ""
         reporter.message(f"{folder.name}: going on after epoch {len(state.history)}{within}")
         return _train(run, state, 0)
@@ -162,7 +164,7 @@ def _begin(run: _Run, state: _State) -> None:
         files.write_text(draft / "model_summary.txt", model_summary(run.model, run.preprocessing.shape))
         if run.settings.generate_model_graph:
             draw_graph(draft, run.model, run.preprocessing.shape, run.reporter)
-        _save_epoch(beginning, state, is_best=True, finished=False)
+        _save_epoch(beginning, state, is_best=True)
 
 
 def _made_up_name(workspace: Workspace, architecture: str) -> str:
@@ -179,33 +181,67 @@ def _restore(
 ) -> tuple[_Run, _State]:
     """The run that resume.pt holds, as it was when it was saved."""
     try:
-        finished = bool(stored.pop("finished"))
-        tensors = stored.pop("model"), stored.pop("optimizer")
+        weights, moments = stored.pop("model"), stored.pop("optimizer")
         checksums = _unpacked(stored.pop("checksums"))
         if stored.keys() != {item.name for item in fields(_State)}:
             raise KeyError("resume.pt lacks something")
         state = TypeAdapter(_State).validate_python(stored)
+        description = checkpoints.load_description(folder)
+        finished = description.summary["finished"] is True
         settings = _settings_to_resume(today, folder, epochs, len(state.history), finished)
         check_jit_backend(settings)
         computation = prepare_computation(settings)
-        description = checkpoints.load_description(folder)
         _warn_of_another_computation(description, computation, reporter)
         split = checkpoints.load_split(folder)
         model = build_autoencoder(description.plan, settings.seed)
         computation.place(model)
-        model.load_state_dict(tensors[0])
+        model.load_state_dict(weights)
         optimizer = make_optimizer(model, settings, computation)
-        optimizer.load_state_dict(tensors[1])
+        restore_optimizer(optimizer, moments, begun=bool(state.history) or state.train.num_batches > 0)
         by_name = dict(zip(split.train + split.test, checksums, strict=True))
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, ValidationError) as error:
+        _check(state, settings, split)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ValidationError) as error:
         raise CheckpointError(f"{folder / 'resume.pt'} does not fit its checkpoint: it cannot be resumed") from error
     if finished:
         state.num_stalled = 0  # extended on purpose: early stopping starts to count anew
     location = Path(description.source)
-    source = ImageSource(location, location if location.is_dir() else location.parent, split.train + split.test, 0)
+    root = location.parent if os.path.isfile(location) else location
+    source = ImageSource(location, root, split.train + split.test, 0)
     preprocessing = description.preprocessing
     run = _Run(folder, settings, preprocessing, source, split, by_name, computation, model, optimizer, reporter)
     return run, state
+
+
+def _check(state: _State, settings: Settings, split: Split) -> None:
+    """Raise ValueError where a state cannot be that of a run with this split."""
+    known = set(HISTORY_COLUMNS)
+    passes = [
+        (state.train, len(split.train), settings.batch_size),
+        (state.test, len(split.test), settings.inference_batch_size),
+    ]
+    fits = (
+        all(row.keys() == known for row in state.history)
+        and 0 <= state.best_epoch <= len(state.history)
+        and not math.isnan(state.best_loss + state.reference_loss)
+        and all(
+            totals.num_batches >= 0 and totals.num_images == min(totals.num_batches * batch_size, num_images)
+            for totals, num_images, batch_size in passes
+        )
+    )
+    if not fits:
+        raise ValueError("not the state of this run")
+
+
+def _mend(run: _Run, state: _State) -> None:
+    """Bring the files that are made from resume.pt up to it: the run may have been killed before it came to them."""
+    is_best = not checkpoints.has_weights(run.folder, state.weights_sha256)
+    if is_best and (state.best_epoch < len(state.history) or state.train.num_batches):
+        raise CheckpointError(
+            f"{run.folder.name} cannot be resumed: model.safetensors is missing or damaged, and resume.pt is of a "
+            f"later epoch"
+        )
+    _save_resume(run, state)  # extended on purpose: a run that had stopped early is not stalled any more
+    _publish(run, state, is_best=is_best, finished=False)
 
 
 def _settings_to_resume(today: Settings, folder: Path, epochs: int | None, done: int, finished: bool) -> Settings:
@@ -260,7 +296,7 @@ def _train(run: _Run, state: _State, num_rejected: int) -> PretrainResult:
     if _stopped_early(settings, state):
         run.reporter.message(f"stopped early: the test loss has not fallen for {state.num_stalled} epochs")
     _draw_pictures(run, state)
-    _save_epoch(run, state, is_best=False, finished=True)
+    _publish(run, state, is_best=False, finished=True)
     return _result(run, state, num_rejected, time.perf_counter() - started)
 
 
@@ -270,7 +306,7 @@ def _keeping_what_is_done(run: _Run, state: _State) -> Iterator[None]:
     try:
         yield
     except (StopRequested, UnreadableImageError, ReaderDiedError):
-        _save_resume(run, state, finished=False)
+        _save_resume(run, state)
         run.reporter.message(
             f"{run.folder.name} is kept as it stands: {len(state.history)} epochs and {state.num_images} images of the "
             f"next; resume it to go on"
@@ -289,7 +325,10 @@ def _make_tracker(run: _Run, first_step: int) -> Tracker:
     if first_step == 1:
         height, width, channels = run.preprocessing.shape
         run.model.eval()
-        tracker.graph(run.model, torch.zeros(1, channels, height, width, device=run.computation.device))
+        try:
+            tracker.graph(run.model, torch.zeros(1, channels, height, width, device=run.computation.device))
+        except RuntimeError as error:  # the graph is an extra: where torch cannot trace it, training goes on
+            run.reporter.warning(f"TensorBoard gets no graph: {str(error).splitlines()[0]}")
     return tracker
 
 
@@ -331,7 +370,7 @@ def _one_epoch(
         if not math.isnan(loss):
             state.train_seconds = state.seconds
         if time.perf_counter() - saved >= SECONDS_BETWEEN_SAVES:
-            _save_resume(run, state, finished=False)
+            _save_resume(run, state)
             saved = time.perf_counter()
         progress.advance(count, f"{title}, testing" if math.isnan(loss) else f"{title}, loss {loss:.5f}")
 
@@ -362,7 +401,8 @@ def _naming_images(run: _Run, names: tuple[str, ...]) -> Iterator[None]:
     try:
         yield
     except UnreadableImageError as error:
-        what = names[error.position] if run.source.is_there() else f"the folder {run.source.root}"
+        name = names[error.position]
+        what = name if run.source.is_there(name) else f"the folder {run.source.path(name).parent}"
         error.args = (f"{what} can no longer be used ({error.reason}): put it back and resume {run.folder.name}",)
         raise
 
@@ -399,37 +439,38 @@ def _keep(run: _Run, state: _State, row: dict[str, float]) -> None:
     is_best = loss < state.best_loss
     if is_best:
         state.best_epoch, state.best_loss = epoch, loss
-    _save_epoch(run, state, is_best=is_best, finished=False)
+    _save_epoch(run, state, is_best=is_best)
 
 
-def _save_epoch(run: _Run, state: _State, *, is_best: bool, finished: bool) -> None:
-    """Bring the checkpoint up to date, resume.pt last."""
+def _save_epoch(run: _Run, state: _State, *, is_best: bool) -> None:
+    """Bring the checkpoint up to date: resume.pt, from which all else could be made again, first."""
     if is_best:
-        weights = checkpoints.weights_to_bytes(run.model)
-        state.weights_sha256 = checksum(weights)
-        checkpoints.save_model(run.folder, weights, _description(run, state, finished))
+        state.weights_sha256 = checksum(checkpoints.weights_to_bytes(run.model))
+    _save_resume(run, state)
+    _publish(run, state, is_best=is_best, finished=False)
+
+
+def _publish(run: _Run, state: _State, *, is_best: bool, finished: bool) -> None:
+    """Write what others read of a run; the weights where those of the model are the best."""
+    source = str(run.source.location.absolute())
+    summary = _summary(run, state, finished)
+    description = Description(run.model.plan, run.preprocessing, source, summary, state.weights_sha256)
+    if is_best:
+        checkpoints.save_model(run.folder, checkpoints.weights_to_bytes(run.model), description)
     else:
-        checkpoints.save_description(run.folder, _description(run, state, finished))
+        checkpoints.save_description(run.folder, description)
     checkpoints.save_history(run.folder, state.history)
-    _save_resume(run, state, finished=finished)
 
 
-def _save_resume(run: _Run, state: _State, *, finished: bool) -> None:
+def _save_resume(run: _Run, state: _State) -> None:
     names = run.split.train + run.split.test
     resume_state = {
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "checksums": _packed([run.checksums[name] for name in names]),
-        "finished": finished,
         **asdict(state),
     }
     checkpoints.save_resume(run.folder, resume_state)
-
-
-def _description(run: _Run, state: _State, finished: bool) -> Description:
-    source = str(run.source.location.absolute())
-    summary = _summary(run, state, finished)
-    return Description(run.model.plan, run.preprocessing, source, summary, state.weights_sha256)
 
 
 def _summary(run: _Run, state: _State, finished: bool) -> dict[str, Any]:

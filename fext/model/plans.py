@@ -56,7 +56,7 @@ def _whole(value: object) -> int:
 
 
 # A plan read from a file that somebody changed must not ask for more memory than any machine has.
-_MAX_STAGES, _MAX_LAYERS, _MAX_CHANNELS = 12, 64, 65_536
+_MAX_STAGES, _MAX_LAYERS, _MAX_CHANNELS, _MAX_SIDE = 12, 64, 65_536, 4096
 _VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _REDUX_STAGES = ((16,), (32,), (64, 64), (128, 128), (512, 512))
 
@@ -85,6 +85,8 @@ def _check(plan: Plan) -> None:
     widest = max(max(stage) for stage in plan.stages)
     if len(plan.stages) > _MAX_STAGES or max(map(len, plan.stages)) > _MAX_LAYERS or widest > _MAX_CHANNELS:
         raise ModelError("a plan has at most 12 stages of 64 layers of 65,536 channels")
+    if max(height, width) > _MAX_SIDE or channels > _MAX_CHANNELS:
+        raise ModelError(f"pictures of {height}x{width} with {channels} channels are larger than a plan may have")
     if height < factor or width < factor or height % factor or width % factor or channels < 1:
         raise ModelError(
             f"{plan.architecture} halves pictures {len(plan.stages)} times: height and width must be multiples of "

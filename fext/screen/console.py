@@ -1,12 +1,13 @@
 """Everything that is printed: messages, progress and tables, on a rich console that is passed in."""
 
 import io
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -29,7 +30,10 @@ def make_console() -> Console:
     """The terminal, or plain text where output goes to a file or a pipe; what it cannot show it spells out."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=False)
+    if console.is_dumb_terminal:  # rich does not ask such a terminal for its size
+        console.size = ConsoleDimensions(*shutil.get_terminal_size())
+    return console
 
 
 def _shown(text: str) -> str:

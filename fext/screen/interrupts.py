@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from fext.reporting import StopRequested
@@ -37,7 +37,8 @@ def asked_to_stop(on_request: Callable[[], None]) -> Iterator[Interrupt]:
         if interrupt.requested:
             raise KeyboardInterrupt
         interrupt.requested = True
-        on_request()
+        with suppress(Exception):  # a terminal in the middle of printing cannot print this
+            on_request()
 
     before = signal.signal(signal.SIGINT, handle)
     try:

@@ -1,11 +1,12 @@
 """Checkpoints: a folder per model that is whole at every moment, and loads without running anything stored in it.
 
-The order of writing is what makes it safe: weights together with the model.json that describes them, resume.pt last. A
-run killed in between goes on from the resume.pt before and writes the same again.
+The order of writing is what makes it safe: resume.pt first, then what is made from it. A run killed in between finds in
+resume.pt whatever the other files lack.
 """
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -40,8 +41,9 @@ HISTORY_COLUMNS = (
     "images_per_second",
 )
 SCORES_FILE = "scores.csv"
+_NUM_READS, _SECONDS_BETWEEN_READS = 3, 0.2
 
-History = list[dict[str, float]]
+History = list[dict[str, int | float]]
 
 
 @dataclass(frozen=True)
@@ -147,13 +149,9 @@ def load_resume(folder: Path) -> dict[str, Any]:
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Load a checkpoint; raises CheckpointError where it is incomplete, damaged or of a later version."""
-    description = load_description(folder)
     settings = load_settings_of(folder)
+    description, weights = _load_pair(folder)
     with _refusals(folder):
-        weights = (folder / "model.safetensors").read_bytes()
-        sha256 = hashlib.sha256(weights).hexdigest()
-        if description.weights_sha256 not in ("", sha256):
-            raise CheckpointError("model.safetensors is not the file that model.json describes")
         model = _load_model(description.plan, weights)
     return Checkpoint(
         folder=folder,
@@ -164,17 +162,43 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         settings=settings,
         source=description.source,
         summary=description.summary,
-        sha256=sha256,
+        sha256=hashlib.sha256(weights).hexdigest(),
     )
+
+
+def _load_pair(folder: Path) -> tuple[Description, bytes]:
+    """model.json and the weights that it describes; read again where a training run was just replacing them."""
+    for _ in range(_NUM_READS):
+        description = load_description(folder)
+        with _refusals(folder):
+            weights = (folder / "model.safetensors").read_bytes()
+        if description.weights_sha256 in ("", hashlib.sha256(weights).hexdigest()):
+            return description, weights
+        time.sleep(_SECONDS_BETWEEN_READS)
+    raise CheckpointError(
+        f"checkpoint {folder.name} is damaged: model.safetensors is not the file that model.json describes; where "
+        f"training was interrupted, resuming mends it"
+    )
+
+
+def has_weights(folder: Path, sha256: str) -> bool:
+    """Whether model.safetensors is the file of that checksum."""
+    try:
+        return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() == sha256
+    except OSError:
+        return False
 
 
 def load_description(folder: Path) -> Description:
     """Read model.json; raises CheckpointError as load_checkpoint does."""
     content = _read_description(folder)
     with _refusals(folder):
+        plan, preprocessing = Plan.from_dict(content["plan"]), _preprocessing(content["preprocessing"])
+        if preprocessing.shape != plan.picture_shape:
+            raise CheckpointError("its preprocessing does not fit its plan")
         return Description(
-            plan=Plan.from_dict(content["plan"]),
-            preprocessing=_preprocessing(content["preprocessing"]),
+            plan=plan,
+            preprocessing=preprocessing,
             source=str(content["source"]),
             summary=dict(content["training"]),
             weights_sha256=str(content.get("weights_sha256", "")),  # the first checkpoints of version 1 had none
@@ -258,16 +282,11 @@ def _preprocessing(data: dict[str, Any]) -> Preprocessing:
     return known
 
 
-def read_history(folder: Path) -> History:
-    """The epochs so far; raises FextError where history.csv cannot be read."""
-    return [{name: float(value) for name, value in row.items()} for row in files.read_csv(folder / "history.csv")]
-
-
 def record_scores(checkpoints: Path, row: dict[str, object]) -> Path:
     """Put one row into scores.csv, in place of the model's earlier one; returns its path."""
     path = checkpoints / SCORES_FILE
     old = files.read_csv(path) if path.is_file() else []
     rows: list[dict[str, Any]] = [*(other for other in old if other.get("checkpoint") != row["checkpoint"]), row]
-    rows.sort(key=lambda other: str(other["checkpoint"]))
+    rows.sort(key=lambda other: str(other.get("checkpoint")))
     files.write_csv(path, list(row), [[other.get(column, "") for column in row] for other in rows])
     return path

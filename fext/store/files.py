@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _PARTIAL = ".partial"
+_NUM_TRIES, _SECONDS_BETWEEN_TRIES = 20, 0.1
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -38,7 +41,7 @@ def write_together(parts: Sequence[tuple[Path, Callable[[IO[bytes]], object]]]) 
                 stream.flush()
                 os.fsync(stream.fileno())
         for (path, _), temporary in zip(parts, temporaries, strict=True):
-            temporary.replace(path)
+            _replace(temporary, path)
     except Exception as error:
         # torch.save hides what the disk said behind a RuntimeError of its own.
         cause = error if isinstance(error, OSError) else error.__context__
@@ -49,6 +52,16 @@ def write_together(parts: Sequence[tuple[Path, Callable[[IO[bytes]], object]]]) 
         for temporary in temporaries:
             with suppress(OSError):  # what could not be made need not be removed
                 temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Move a file into its place; Windows refuses that as long as another program has the old one open."""
+    for _ in range(_NUM_TRIES if sys.platform == "win32" else 0):
+        with suppress(PermissionError):
+            temporary.replace(path)
+            return
+        time.sleep(_SECONDS_BETWEEN_TRIES)
+    temporary.replace(path)
 
 
 @contextmanager
@@ -139,7 +152,7 @@ def write_picture(path: Path, picture: "Image.Image") -> None:
 def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV written by write_csv; raises FextError where it cannot be read."""
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
             return list(csv.DictReader(stream, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FextError(f"{path} cannot be read: {error}") from error
@@ -149,5 +162,5 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file; raises FextError where it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FextError(f"{path} cannot be read: {error}") from error

@@ -10,15 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from fext.data.images import NO_FILE, FileState, file_state
+from fext.data.images import DECODERS, NO_FILE, FileState, file_state
 
 _TABLE = """
     CREATE TABLE IF NOT EXISTS checked_images (
-        path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, sha256 TEXT, reason TEXT
+        path BLOB PRIMARY KEY, state TEXT, sha256 TEXT, reason TEXT
     ) WITHOUT ROWID
 """
-_WRITE = "INSERT OR REPLACE INTO checked_images VALUES (?, ?, ?, ?, ?)"
-_READ = "SELECT sha256, reason FROM checked_images WHERE path = ? AND size = ? AND modified = ?"
+_WRITE = "INSERT OR REPLACE INTO checked_images VALUES (?, ?, ?, ?)"
+_READ = "SELECT sha256, reason FROM checked_images WHERE path = ? AND state = ?"
+_NO_DATABASE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class CheckedImage(NamedTuple):
@@ -37,44 +38,46 @@ class CheckedImages:
 
     def recall(self, path: Path) -> CheckedImage | None:
         """What is known of a file that has not changed since."""
-        state = file_state(path)
+        question = (_key(path), _described(file_state(path)))
         try:
-            row = self._database.execute(_READ, (_key(path), *state)).fetchone()
-        except sqlite3.Error:
-            row = self._start_anew().execute(_READ, (_key(path), *state)).fetchone()
+            row = self._database.execute(_READ, question).fetchone()
+        except sqlite3.Error as error:
+            row = self._go_on_without(self._database, error).execute(_READ, question).fetchone()
         return CheckedImage(*row) if row else None
 
     def remember(self, found: Iterable[tuple[Path, FileState, CheckedImage]]) -> None:
         """Keep what was found of files in the state in which they were read."""
-        rows = [(_key(path), *state, *checked) for path, state, checked in found if state != NO_FILE]
+        rows = [(_key(path), _described(state), *checked) for path, state, checked in found if state != NO_FILE]
         try:
             self._write(rows)
-        except sqlite3.Error:
-            self._start_anew()
+        except sqlite3.Error as error:
+            self._go_on_without(self._database, error)
             self._write(rows)
 
     def close(self) -> None:
         self._database.close()
 
-    def _write(self, rows: list[tuple[bytes, int, int, str, str]]) -> None:
+    def _write(self, rows: list[tuple[bytes, str, str, str]]) -> None:
         with self._database:
             self._database.executemany(_WRITE, rows)
 
     def _open(self) -> sqlite3.Connection:
+        database = None
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             database = sqlite3.connect(self._file)
             database.execute(_TABLE)
-        except (OSError, sqlite3.Error):
-            return self._start_anew()
+        except (OSError, sqlite3.Error) as error:
+            return self._go_on_without(database, error)
         return database
 
-    def _start_anew(self) -> sqlite3.Connection:
-        """A damaged file is removed, for the next run; this one goes on in memory."""
-        with suppress(AttributeError):
-            self._database.close()
-        with suppress(OSError):
-            self._file.unlink()
+    def _go_on_without(self, database: sqlite3.Connection | None, error: Exception) -> sqlite3.Connection:
+        """Go on in memory; a damaged file is removed for the next run, one that only fails at the moment is not."""
+        if database is not None:
+            database.close()
+        if getattr(error, "sqlite_errorcode", None) in _NO_DATABASE:
+            with suppress(OSError):
+                self._file.unlink()
         self._database = sqlite3.connect(":memory:")
         self._database.execute(_TABLE)
         return self._database
@@ -82,3 +85,8 @@ class CheckedImages:
 
 def _key(path: Path) -> bytes:
     return os.fsencode(path.absolute())
+
+
+def _described(state: FileState) -> str:
+    """The state of a file, and what looked at it: another decoder may think otherwise."""
+    return f"{state.size} {state.modified} {DECODERS}"

@@ -1,5 +1,6 @@
 """Locks: two processes never write to one folder. The system frees a lock however its process ends."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -8,6 +9,8 @@ from filelock import FileLock, Timeout
 
 from fext.errors import CheckpointError
 from fext.store import files
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @contextmanager
@@ -22,8 +25,11 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise CheckpointError(f"{folder.name} is being trained by another process: wait for it, or stop it") from error
-    except (OSError, NotImplementedError):
+    except NotImplementedError:
         pass
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise CheckpointError(f"{lock.lock_file} cannot be written: {error.strerror or error}") from error
     try:
         files.remove_unfinished(folder)
         yield

@@ -67,15 +67,17 @@ class TensorBoardTracker:
         """One sheet (C, H, W) in [0, 1]."""
         with self._writing():
             self._writer.add_image(title, images, step)
+            self._writer.flush()
 
     def graph(self, model: nn.Module, images: torch.Tensor) -> None:
         """The computation graph, traced on a batch."""
         with warnings.catch_warnings(), self._writing():
             warnings.simplefilter("ignore")  # tracing warns of its own deprecation
             self._writer.add_graph(model, images)
+            self._writer.flush()
 
     def close(self) -> None:
-        with suppress(OSError):  # told where it was written
+        with suppress(FextError), self._writing():  # everything was flushed before, or that it failed was told
             self._writer.close()
 
     @contextmanager

@@ -64,7 +64,7 @@ class Workspace:
             raise CheckpointError(_which("checkpoint", names, "train one with 'pretrain' first"))
         for folder in (self.checkpoints / name, Path(name)):
             if (folder / "model.json").is_file():
-                return folder
+                return folder.resolve()
         raise CheckpointError(f"there is no checkpoint {name}; {_which('checkpoint', names, 'none is trained yet')}")
 
     def new_checkpoint(self, name: str) -> Path:
@@ -108,7 +108,8 @@ def _which(kind: str, names: list[str], otherwise: str) -> str:
 
 def _folders_with(parent: Path, file: str) -> list[str]:
     try:
-        return sorted(folder.name for folder in parent.iterdir() if (folder / file).is_file())
+        folders = [folder for folder in parent.iterdir() if not folder.name.startswith(".")]
+        return sorted(folder.name for folder in folders if (folder / file).is_file())
     except FileNotFoundError:
         return []
     except OSError as error:
