@@ -1,6 +1,7 @@
 """Finding images: what counts as one, what it is called, and in which order it comes."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest

@@ -23,6 +23,7 @@ from fext.data.images import FileState, Preprocessing, load_image
 from fext.data.source import find_images
 from fext.errors import CheckpointError, FextError, ReaderDiedError, SourceError, TooFewImagesError, TrainingError
 from fext.jobs import pretrain as pretraining
+from fext.jobs import training_state
 from fext.jobs.evaluate import evaluate
 from fext.jobs.extract import ExtractionResult, extract
 from fext.jobs.pretrain import PretrainResult, pretrain, resume
@@ -723,7 +724,8 @@ class KilledError(BaseException):
 def killed_at(function: str, call: int = 1) -> Iterator[None]:
     """Die when a function of the job is called for the n-th time, and clear nothing away."""
     calls = 0
-    real = getattr(pretraining, function)
+    module = training_state if hasattr(training_state, function) else pretraining
+    real = getattr(module, function)
 
     def dying(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
@@ -734,12 +736,14 @@ def killed_at(function: str, call: int = 1) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "remove_folder", lambda _: None)
-        patch.setattr(pretraining, function, dying)
+        for place in (training_state, pretraining):
+            if hasattr(place, function):
+                patch.setattr(place, function, dying)
         with pytest.raises(KilledError):
             yield
 
 
-@pytest.mark.parametrize("function", ["model_summary", "_publish"])
+@pytest.mark.parametrize("function", ["model_summary", "publish"])
 def test_a_start_that_was_killed_leaves_no_half_checkpoint(workspace: Workspace, tiny: Tiny, function: str) -> None:
     with killed_at(function):
         train(workspace, tiny(), "model")
@@ -750,9 +754,7 @@ def test_a_start_that_was_killed_leaves_no_half_checkpoint(workspace: Workspace,
     train(workspace, tiny(), "model")
 
 
-@pytest.mark.parametrize(
-    ("function", "call"), [("_publish", 2), ("_publish", 3), ("_publish", 4), ("_draw_pictures", 1)]
-)
+@pytest.mark.parametrize(("function", "call"), [("publish", 2), ("publish", 3), ("publish", 4), ("_draw_pictures", 1)])
 def test_a_run_killed_between_its_files_is_mended_by_resuming(
     workspace: Workspace, tiny: Tiny, function: str, call: int
 ) -> None:

@@ -1,47 +1,35 @@
 """Pretraining: images of a folder become a checkpoint; an interrupted run goes on, a finished one is extended.
 
-What a run needs to go on is one value, `_State`, with the weights and the optimizer: it is kept in resume.pt at every
-epoch's end, every few minutes within an epoch, and when the user stops.
+The state of a run is kept at every epoch's end, every few minutes within an epoch, and when the user stops.
 """
 
 import datetime
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
-from fext.compute.device import Computation, check_jit_backend, prepare_computation
-from fext.compute.training import (
-    Totals,
-    UnreadableImageError,
-    learning_rate_at,
-    make_optimizer,
-    restore_optimizer,
-    test_epoch,
-    train_epoch,
-)
+from fext.compute.device import check_jit_backend, prepare_computation
+from fext.compute.training import UnreadableImageError, learning_rate_at, make_optimizer, test_epoch, train_epoch
 from fext.data.dataset import ImageStream
-from fext.data.images import Preprocessing, checksum
+from fext.data.images import Preprocessing
 from fext.data.source import ImageSource, find_images
-from fext.data.split import Split
-from fext.errors import CheckpointError, ReaderDiedError
+from fext.errors import ReaderDiedError
 from fext.jobs.choosing import choose_split, say_split
 from fext.jobs.pictures import draw_graph, reconstruction_pairs
-from fext.model.autoencoder import Autoencoder, build_autoencoder
+from fext.jobs.training_state import Run, State, mend, publish, restore, save_epoch, save_resume
+from fext.model.autoencoder import build_autoencoder
 from fext.model.plans import make_plan
 from fext.pictures.figures import history_figure, pairs_figure
 from fext.pictures.summary import model_summary
 from fext.reporting import Progress, Reporter, StopRequested
-from fext.settings import Settings, change_settings, setting_infos
+from fext.settings import Settings
 from fext.store import checkpoints, files
-from fext.store.checkpoints import HISTORY_COLUMNS, Description, History
 from fext.store.locks import locked, remove_abandoned
 from fext.store.tracking import SilentTracker, TensorBoardTracker, Tracker
 from fext.store.workspace import Workspace
@@ -70,47 +58,6 @@ class PretrainResult:
     stopped_early: bool
 
 
-@dataclass
-class _State:
-    """How far a run has come: the epochs done, and the passes of the epoch that is under way."""
-
-    weights_sha256: str = ""  # of the best epoch's model.safetensors
-    history: History = field(default_factory=list)
-    best_epoch: int = 0
-    best_loss: float = math.inf
-    reference_loss: float = math.inf  # the loss that early stopping waits to see beaten
-    num_stalled: int = 0
-    train: Totals = field(default_factory=Totals)
-    test: Totals = field(default_factory=Totals)
-    train_seconds: float = 0.0
-    seconds: float = 0.0
-
-    @property
-    def num_images(self) -> int:
-        """Images done in the epoch that is under way."""
-        return self.train.num_images + self.test.num_images
-
-    def begin_epoch(self) -> None:
-        self.train, self.test = Totals(), Totals()
-        self.train_seconds = self.seconds = 0.0
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The parts of one run; `checksums` holds the SHA-256 of every file of the split."""
-
-    folder: Path
-    settings: Settings
-    preprocessing: Preprocessing
-    source: ImageSource
-    split: Split
-    checksums: dict[str, str]
-    computation: Computation
-    model: Autoencoder
-    optimizer: torch.optim.Optimizer
-    reporter: Reporter
-
-
 def pretrain(
     workspace: Workspace, settings: Settings, images: Path, name: str | None, reporter: Reporter
 ) -> PretrainResult:
@@ -130,10 +77,10 @@ def pretrain(
     model = build_autoencoder(plan, settings.seed)
     computation.place(model)
     optimizer = make_optimizer(model, settings, computation)
-    run = _Run(
+    run = Run(
         folder, settings, preprocessing, source, chosen.split, chosen.checksums, computation, model, optimizer, reporter
     )
-    state = _State()
+    state = State()
     remove_abandoned(workspace.checkpoints)
     with locked(folder):
         _begin(run, state)
@@ -148,15 +95,15 @@ def resume(settings: Settings, folder: Path, epochs: int | None, reporter: Repor
     """
     with locked(folder):
         stored = checkpoints.load_resume(folder)
-        run, state = _restore(settings, folder, epochs, stored, reporter)
+        run, state = restore(settings, folder, epochs, stored, reporter)
         checkpoints.save_settings(folder, run.settings)
-        _mend(run, state)
+        mend(run, state)
         within = f" and {state.num_images} images" if state.num_images else ""
         reporter.message(f"{folder.name}: going on after epoch {len(state.history)}{within}")
         return _train(run, state, 0)
 
 
-def _begin(run: _Run, state: _State) -> None:
+def _begin(run: Run, state: State) -> None:
     """Write the checkpoint of epoch 0, whole or not at all: a run killed in its first epoch can be resumed, too."""
     with files.new_folder(run.folder) as draft:
         beginning = replace(run, folder=draft)
@@ -164,7 +111,7 @@ def _begin(run: _Run, state: _State) -> None:
         files.write_text(draft / "model_summary.txt", model_summary(run.model, run.preprocessing.shape))
         if run.settings.generate_model_graph:
             draw_graph(draft, run.model, run.preprocessing.shape, run.reporter)
-        _save_epoch(beginning, state, is_best=True)
+        save_epoch(beginning, state, is_best=True)
 
 
 def _made_up_name(workspace: Workspace, architecture: str) -> str:
@@ -176,105 +123,7 @@ def _made_up_name(workspace: Workspace, architecture: str) -> str:
     return name
 
 
-def _restore(
-    today: Settings, folder: Path, epochs: int | None, stored: dict[str, Any], reporter: Reporter
-) -> tuple[_Run, _State]:
-    """The run that resume.pt holds, as it was when it was saved."""
-    try:
-        weights, moments = stored.pop("model"), stored.pop("optimizer")
-        checksums = _unpacked(stored.pop("checksums"))
-        if stored.keys() != {item.name for item in fields(_State)}:
-            raise KeyError("resume.pt lacks something")
-        state = TypeAdapter(_State).validate_python(stored)
-        description = checkpoints.load_description(folder)
-        finished = description.summary["finished"] is True
-        settings = _settings_to_resume(today, folder, epochs, len(state.history), finished)
-        check_jit_backend(settings)
-        computation = prepare_computation(settings)
-        _warn_of_another_computation(description, computation, reporter)
-        split = checkpoints.load_split(folder)
-        model = build_autoencoder(description.plan, settings.seed)
-        computation.place(model)
-        model.load_state_dict(weights)
-        optimizer = make_optimizer(model, settings, computation)
-        restore_optimizer(optimizer, moments, begun=bool(state.history) or state.train.num_batches > 0)
-        by_name = dict(zip(split.train + split.test, checksums, strict=True))
-        _check(state, settings, split)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ValidationError) as error:
-        raise CheckpointError(f"{folder / 'resume.pt'} does not fit its checkpoint: it cannot be resumed") from error
-    if finished:
-        state.num_stalled = 0  # extended on purpose: early stopping starts to count anew
-    location = Path(description.source)
-    root = location.parent if os.path.isfile(location) else location
-    source = ImageSource(location, root, split.train + split.test, 0)
-    preprocessing = description.preprocessing
-    run = _Run(folder, settings, preprocessing, source, split, by_name, computation, model, optimizer, reporter)
-    return run, state
-
-
-def _check(state: _State, settings: Settings, split: Split) -> None:
-    """Raise ValueError where a state cannot be that of a run with this split."""
-    known = set(HISTORY_COLUMNS)
-    passes = [
-        (state.train, len(split.train), settings.batch_size),
-        (state.test, len(split.test), settings.inference_batch_size),
-    ]
-    fits = (
-        all(row.keys() == known for row in state.history)
-        and 0 <= state.best_epoch <= len(state.history)
-        and not math.isnan(state.best_loss + state.reference_loss)
-        and all(
-            totals.num_batches >= 0 and totals.num_images == min(totals.num_batches * batch_size, num_images)
-            for totals, num_images, batch_size in passes
-        )
-    )
-    if not fits:
-        raise ValueError("not the state of this run")
-
-
-def _mend(run: _Run, state: _State) -> None:
-    """Bring the files that are made from resume.pt up to it: the run may have been killed before it came to them."""
-    is_best = not checkpoints.has_weights(run.folder, state.weights_sha256)
-    if is_best and (state.best_epoch < len(state.history) or state.train.num_batches):
-        raise CheckpointError(
-            f"{run.folder.name} cannot be resumed: model.safetensors is missing or damaged, and resume.pt is of a "
-            f"later epoch"
-        )
-    _save_resume(run, state)  # extended on purpose: a run that had stopped early is not stalled any more
-    _publish(run, state, is_best=is_best, finished=False)
-
-
-def _settings_to_resume(today: Settings, folder: Path, epochs: int | None, done: int, finished: bool) -> Settings:
-    if (epochs or 0) <= done if finished else epochs is not None and epochs < done:
-        raise CheckpointError(
-            f"{folder.name} has {done} finished epochs: to extend it, give a total above {done} (--epochs)"
-        )
-    stored = checkpoints.load_settings_of(folder)
-    machine = {info.name: getattr(today, info.name) for info in setting_infos() if info.category == "advanced"}
-    return change_settings(stored, epochs=epochs or stored.epochs, **machine)
-
-
-def _warn_of_another_computation(description: Description, computation: Computation, reporter: Reporter) -> None:
-    before = description.summary.get("device"), description.summary.get("precision")
-    now = computation.device.type, computation.precision
-    if before != now:
-        reporter.warning(
-            f"trained on {before[0]} in {before[1]} so far, on {now[0]} in {now[1]} from here on: "
-            f"the result differs a little from that of one machine"
-        )
-
-
-def _packed(checksums: list[str]) -> torch.Tensor:
-    """(N, 32) bytes: half the size of the text, and no object for each image."""
-    data = bytearray().join(bytes.fromhex(checksum) for checksum in checksums)
-    return torch.frombuffer(data, dtype=torch.uint8).reshape(-1, 32)
-
-
-def _unpacked(checksums: torch.Tensor) -> list[str]:
-    return [row.tobytes().hex() for row in checksums.numpy()]
-
-
-def _train(run: _Run, state: _State, num_rejected: int) -> PretrainResult:
+def _train(run: Run, state: State, num_rejected: int) -> PretrainResult:
     settings, computation = run.settings, run.computation
     started = time.perf_counter()
     run.reporter.message(f"training {settings.architecture} on {computation.describe()}")
@@ -296,17 +145,17 @@ def _train(run: _Run, state: _State, num_rejected: int) -> PretrainResult:
     if _stopped_early(settings, state):
         run.reporter.message(f"stopped early: the test loss has not fallen for {state.num_stalled} epochs")
     _draw_pictures(run, state)
-    _publish(run, state, is_best=False, finished=True)
+    publish(run, state, is_best=False, finished=True)
     return _result(run, state, num_rejected, time.perf_counter() - started)
 
 
 @contextmanager
-def _keeping_what_is_done(run: _Run, state: _State) -> Iterator[None]:
+def _keeping_what_is_done(run: Run, state: State) -> Iterator[None]:
     """Save the batches of an epoch that is left between two of them, for whatever reason that is known."""
     try:
         yield
     except (StopRequested, UnreadableImageError, ReaderDiedError):
-        _save_resume(run, state)
+        save_resume(run, state)
         run.reporter.message(
             f"{run.folder.name} is kept as it stands: {len(state.history)} epochs and {state.num_images} images of the "
             f"next; resume it to go on"
@@ -314,11 +163,11 @@ def _keeping_what_is_done(run: _Run, state: _State) -> Iterator[None]:
         raise
 
 
-def _stopped_early(settings: Settings, state: _State) -> bool:
+def _stopped_early(settings: Settings, state: State) -> bool:
     return 0 < settings.early_stopping_patience <= state.num_stalled and len(state.history) < settings.epochs
 
 
-def _make_tracker(run: _Run, first_step: int) -> Tracker:
+def _make_tracker(run: Run, first_step: int) -> Tracker:
     if not run.settings.use_tensorboard:
         return SilentTracker()
     tracker = TensorBoardTracker(run.folder / "tensorboard", first_step)
@@ -332,7 +181,7 @@ def _make_tracker(run: _Run, first_step: int) -> Tracker:
     return tracker
 
 
-def _streams(run: _Run) -> tuple[ImageStream, ImageStream]:
+def _streams(run: Run) -> tuple[ImageStream, ImageStream]:
     settings, computation = run.settings, run.computation
 
     def stream(names: tuple[str, ...], batch_size: int, **seeds: int | None) -> ImageStream:
@@ -355,7 +204,7 @@ def _streams(run: _Run) -> tuple[ImageStream, ImageStream]:
 
 
 def _one_epoch(
-    run: _Run, state: _State, forward: Any, streams: tuple[ImageStream, ImageStream], progress: Progress
+    run: Run, state: State, forward: Any, streams: tuple[ImageStream, ImageStream], progress: Progress
 ) -> dict[str, float]:
     """Train and test once, or what is left of an epoch begun before; the epoch's row of history.csv."""
     train_stream, test_stream = streams
@@ -370,7 +219,7 @@ def _one_epoch(
         if not math.isnan(loss):
             state.train_seconds = state.seconds
         if time.perf_counter() - saved >= SECONDS_BETWEEN_SAVES:
-            _save_resume(run, state)
+            save_resume(run, state)
             saved = time.perf_counter()
         progress.advance(count, f"{title}, testing" if math.isnan(loss) else f"{title}, loss {loss:.5f}")
 
@@ -396,7 +245,7 @@ def _one_epoch(
 
 
 @contextmanager
-def _naming_images(run: _Run, names: tuple[str, ...]) -> Iterator[None]:
+def _naming_images(run: Run, names: tuple[str, ...]) -> Iterator[None]:
     """Turn the position of an image that can no longer be used into its name, or into that of its folder."""
     try:
         yield
@@ -407,7 +256,7 @@ def _naming_images(run: _Run, names: tuple[str, ...]) -> Iterator[None]:
         raise
 
 
-def _row(settings: Settings, state: _State) -> dict[str, float]:
+def _row(settings: Settings, state: State) -> dict[str, float]:
     epoch = len(state.history) + 1
     train, test = state.train.scores(), state.test.scores()
     return {
@@ -426,7 +275,7 @@ def _row(settings: Settings, state: _State) -> dict[str, float]:
     }
 
 
-def _keep(run: _Run, state: _State, row: dict[str, float]) -> None:
+def _keep(run: Run, state: State, row: dict[str, float]) -> None:
     """Save the epoch that just ended."""
     settings = run.settings
     state.history.append(row)
@@ -439,56 +288,10 @@ def _keep(run: _Run, state: _State, row: dict[str, float]) -> None:
     is_best = loss < state.best_loss
     if is_best:
         state.best_epoch, state.best_loss = epoch, loss
-    _save_epoch(run, state, is_best=is_best)
+    save_epoch(run, state, is_best=is_best)
 
 
-def _save_epoch(run: _Run, state: _State, *, is_best: bool) -> None:
-    """Bring the checkpoint up to date: resume.pt, from which all else could be made again, first."""
-    if is_best:
-        state.weights_sha256 = checksum(checkpoints.weights_to_bytes(run.model))
-    _save_resume(run, state)
-    _publish(run, state, is_best=is_best, finished=False)
-
-
-def _publish(run: _Run, state: _State, *, is_best: bool, finished: bool) -> None:
-    """Write what others read of a run; the weights where those of the model are the best."""
-    source = str(run.source.location.absolute())
-    summary = _summary(run, state, finished)
-    description = Description(run.model.plan, run.preprocessing, source, summary, state.weights_sha256)
-    if is_best:
-        checkpoints.save_model(run.folder, checkpoints.weights_to_bytes(run.model), description)
-    else:
-        checkpoints.save_description(run.folder, description)
-    checkpoints.save_history(run.folder, state.history)
-
-
-def _save_resume(run: _Run, state: _State) -> None:
-    names = run.split.train + run.split.test
-    resume_state = {
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "checksums": _packed([run.checksums[name] for name in names]),
-        **asdict(state),
-    }
-    checkpoints.save_resume(run.folder, resume_state)
-
-
-def _summary(run: _Run, state: _State, finished: bool) -> dict[str, Any]:
-    best = state.history[state.best_epoch - 1] if state.history else {}
-    return {
-        "epochs": len(state.history),
-        "finished": finished,
-        "best_epoch": state.best_epoch,
-        "loss": run.settings.loss,
-        **{name: best.get(name) for name in ("train_loss", "test_loss", "train_psnr", "test_psnr")},
-        "num_train_images": len(run.split.train),
-        "num_test_images": len(run.split.test),
-        "device": run.computation.device.type,
-        "precision": run.computation.precision,
-    }
-
-
-def _track(run: _Run, tracker: Tracker, row: dict[str, float], epoch: int) -> None:
+def _track(run: Run, tracker: Tracker, row: dict[str, float], epoch: int) -> None:
     names = ("loss", "mse", "mae", "psnr")
     values = {f"{name}/{subset}": row[f"{subset}_{name}"] for name in names for subset in ("train", "test")}
     values["learning_rate"] = row["learning_rate"]
@@ -502,7 +305,7 @@ def _track(run: _Run, tracker: Tracker, row: dict[str, float], epoch: int) -> No
             tracker.pictures("test images above their reconstructions", torch.cat(sheet, dim=1).permute(2, 0, 1), epoch)
 
 
-def _epoch_line(row: dict[str, float], settings: Settings, state: _State) -> str:
+def _epoch_line(row: dict[str, float], settings: Settings, state: State) -> str:
     best = ", best" if state.best_epoch == row["epoch"] else ""
     return (
         f"epoch {row['epoch']}/{settings.epochs}: test {row['test_psnr']:.2f} dB, loss {row['test_loss']:.5f}; "
@@ -510,7 +313,7 @@ def _epoch_line(row: dict[str, float], settings: Settings, state: _State) -> str
     )
 
 
-def _draw_pictures(run: _Run, state: _State) -> None:
+def _draw_pictures(run: Run, state: State) -> None:
     """Draw the pictures of the finished run, with the weights of its best epoch."""
     files.write_figure(run.folder / "history.png", history_figure(state.history, run.settings.loss))
     model = checkpoints.load_checkpoint(run.folder).model
@@ -522,7 +325,7 @@ def _draw_pictures(run: _Run, state: _State) -> None:
         files.write_figure(run.folder / f"reconstructions_{subset}.png", pairs_figure(title, pairs))
 
 
-def _result(run: _Run, state: _State, num_rejected: int, seconds: float) -> PretrainResult:
+def _result(run: Run, state: State, num_rejected: int, seconds: float) -> PretrainResult:
     best = state.history[state.best_epoch - 1]
     rates = [row["images_per_second"] for row in state.history]
     return PretrainResult(

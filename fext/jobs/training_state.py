@@ -1,0 +1,210 @@
+"""A training run between two moments: its parts, how far it has come, and how both are kept and brought back.
+
+resume.pt holds the whole of it and is written first; the files that others read are made from it.
+"""
+
+import math
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from fext.compute.device import Computation, check_jit_backend, prepare_computation
+from fext.compute.training import Totals, make_optimizer, restore_optimizer
+from fext.data.images import Preprocessing, checksum
+from fext.data.source import ImageSource
+from fext.data.split import Split
+from fext.errors import CheckpointError
+from fext.model.autoencoder import Autoencoder, build_autoencoder
+from fext.reporting import Reporter
+from fext.settings import Settings, change_settings, setting_infos
+from fext.store import checkpoints
+from fext.store.checkpoints import HISTORY_COLUMNS, Description, History
+
+
+@dataclass
+class State:
+    """How far a run has come: the epochs done, and the passes of the epoch that is under way."""
+
+    weights_sha256: str = ""  # of the best epoch's model.safetensors
+    history: History = field(default_factory=list)
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    reference_loss: float = math.inf  # the loss that early stopping waits to see beaten
+    num_stalled: int = 0
+    train: Totals = field(default_factory=Totals)
+    test: Totals = field(default_factory=Totals)
+    train_seconds: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def num_images(self) -> int:
+        """Images done in the epoch that is under way."""
+        return self.train.num_images + self.test.num_images
+
+    def begin_epoch(self) -> None:
+        self.train, self.test = Totals(), Totals()
+        self.train_seconds = self.seconds = 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of one run; `checksums` holds the SHA-256 of every file of the split."""
+
+    folder: Path
+    settings: Settings
+    preprocessing: Preprocessing
+    source: ImageSource
+    split: Split
+    checksums: dict[str, str]
+    computation: Computation
+    model: Autoencoder
+    optimizer: torch.optim.Optimizer
+    reporter: Reporter
+
+
+def restore(
+    today: Settings, folder: Path, epochs: int | None, stored: dict[str, Any], reporter: Reporter
+) -> tuple[Run, State]:
+    """The run that resume.pt holds, as it was when it was saved."""
+    try:
+        weights, moments = stored.pop("model"), stored.pop("optimizer")
+        checksums = _unpacked(stored.pop("checksums"))
+        if stored.keys() != {item.name for item in fields(State)}:
+            raise KeyError("resume.pt lacks something")
+        state = TypeAdapter(State).validate_python(stored)
+        description = checkpoints.load_description(folder)
+        finished = description.summary["finished"] is True
+        settings = _settings_to_resume(today, folder, epochs, len(state.history), finished)
+        check_jit_backend(settings)
+        computation = prepare_computation(settings)
+        _warn_of_another_computation(description, computation, reporter)
+        split = checkpoints.load_split(folder)
+        model = build_autoencoder(description.plan, settings.seed)
+        computation.place(model)
+        model.load_state_dict(weights)
+        optimizer = make_optimizer(model, settings, computation)
+        restore_optimizer(optimizer, moments, begun=bool(state.history) or state.train.num_batches > 0)
+        by_name = dict(zip(split.train + split.test, checksums, strict=True))
+        _check(state, settings, split)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ValidationError) as error:
+        raise CheckpointError(f"{folder / 'resume.pt'} does not fit its checkpoint: it cannot be resumed") from error
+    if finished:
+        state.num_stalled = 0  # extended on purpose: early stopping starts to count anew
+    location = Path(description.source)
+    root = location.parent if os.path.isfile(location) else location
+    source = ImageSource(location, root, split.train + split.test, 0)
+    preprocessing = description.preprocessing
+    run = Run(folder, settings, preprocessing, source, split, by_name, computation, model, optimizer, reporter)
+    return run, state
+
+
+def _check(state: State, settings: Settings, split: Split) -> None:
+    """Raise ValueError where a state cannot be that of a run with this split."""
+    known = set(HISTORY_COLUMNS)
+    passes = [
+        (state.train, len(split.train), settings.batch_size),
+        (state.test, len(split.test), settings.inference_batch_size),
+    ]
+    fits = (
+        all(row.keys() == known for row in state.history)
+        and 0 <= state.best_epoch <= len(state.history)
+        and not math.isnan(state.best_loss + state.reference_loss)
+        and all(
+            totals.num_batches >= 0 and totals.num_images == min(totals.num_batches * batch_size, num_images)
+            for totals, num_images, batch_size in passes
+        )
+    )
+    if not fits:
+        raise ValueError("not the state of this run")
+
+
+def mend(run: Run, state: State) -> None:
+    """Bring the files that are made from resume.pt up to it: the run may have been killed before it came to them."""
+    is_best = not checkpoints.has_weights(run.folder, state.weights_sha256)
+    if is_best and (state.best_epoch < len(state.history) or state.train.num_batches):
+        raise CheckpointError(
+            f"{run.folder.name} cannot be resumed: model.safetensors is missing or damaged, and resume.pt is of a "
+            f"later epoch"
+        )
+    save_resume(run, state)  # extended on purpose: a run that had stopped early is not stalled any more
+    publish(run, state, is_best=is_best, finished=False)
+
+
+def _settings_to_resume(today: Settings, folder: Path, epochs: int | None, done: int, finished: bool) -> Settings:
+    if (epochs or 0) <= done if finished else epochs is not None and epochs < done:
+        raise CheckpointError(
+            f"{folder.name} has {done} finished epochs: to extend it, give a total above {done} (--epochs)"
+        )
+    stored = checkpoints.load_settings_of(folder)
+    machine = {info.name: getattr(today, info.name) for info in setting_infos() if info.category == "advanced"}
+    return change_settings(stored, epochs=epochs or stored.epochs, **machine)
+
+
+def _warn_of_another_computation(description: Description, computation: Computation, reporter: Reporter) -> None:
+    before = description.summary.get("device"), description.summary.get("precision")
+    now = computation.device.type, computation.precision
+    if before != now:
+        reporter.warning(
+            f"trained on {before[0]} in {before[1]} so far, on {now[0]} in {now[1]} from here on: "
+            f"the result differs a little from that of one machine"
+        )
+
+
+def _packed(checksums: list[str]) -> torch.Tensor:
+    """(N, 32) bytes: half the size of the text, and no object for each image."""
+    data = bytearray().join(bytes.fromhex(checksum) for checksum in checksums)
+    return torch.frombuffer(data, dtype=torch.uint8).reshape(-1, 32)
+
+
+def _unpacked(checksums: torch.Tensor) -> list[str]:
+    return [row.tobytes().hex() for row in checksums.numpy()]
+
+
+def save_epoch(run: Run, state: State, *, is_best: bool) -> None:
+    """Bring the checkpoint up to date: resume.pt, from which all else could be made again, first."""
+    if is_best:
+        state.weights_sha256 = checksum(checkpoints.weights_to_bytes(run.model))
+    save_resume(run, state)
+    publish(run, state, is_best=is_best, finished=False)
+
+
+def publish(run: Run, state: State, *, is_best: bool, finished: bool) -> None:
+    """Write what others read of a run: model.json, history.csv, and the weights where the model's are the best."""
+    source = str(run.source.location.absolute())
+    summary = _summary(run, state, finished)
+    description = Description(run.model.plan, run.preprocessing, source, summary, state.weights_sha256)
+    if is_best:
+        checkpoints.save_model(run.folder, checkpoints.weights_to_bytes(run.model), description)
+    else:
+        checkpoints.save_description(run.folder, description)
+    checkpoints.save_history(run.folder, state.history)
+
+
+def save_resume(run: Run, state: State) -> None:
+    names = run.split.train + run.split.test
+    resume_state = {
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "checksums": _packed([run.checksums[name] for name in names]),
+        **asdict(state),
+    }
+    checkpoints.save_resume(run.folder, resume_state)
+
+
+def _summary(run: Run, state: State, finished: bool) -> dict[str, Any]:
+    best = state.history[state.best_epoch - 1] if state.history else {}
+    return {
+        "epochs": len(state.history),
+        "finished": finished,
+        "best_epoch": state.best_epoch,
+        "loss": run.settings.loss,
+        **{name: best.get(name) for name in ("train_loss", "test_loss", "train_psnr", "test_psnr")},
+        "num_train_images": len(run.split.train),
+        "num_test_images": len(run.split.test),
+        "device": run.computation.device.type,
+        "precision": run.computation.precision,
+    }
