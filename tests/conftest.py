@@ -1,6 +1,6 @@
 """Small images, a workspace of its own, and settings that train in a moment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from fext.jobs import pretrain as pretraining
+from fext.model.plans import Plan, make_plan
 from fext.settings import Settings
 from fext.store import files
 from fext.store.checkpoints import load_resume
@@ -36,6 +38,22 @@ def workspace(tmp_path: Path) -> Workspace:
     space = Workspace(tmp_path)
     write_images(space.images, 12)
     return space
+
+
+def small_plan(architecture: str, picture_shape: tuple[int, int, int]) -> Plan:
+    """`redux` with few channels but for the latent: most tests are about what is around the model."""
+    if architecture != "redux":
+        return make_plan(architecture, picture_shape)
+    return Plan(architecture, picture_shape, "residual", True, ((4,), (4,), (8, 8), (8,), (512,)))
+
+
+@pytest.fixture(scope="module")
+def small_model() -> Iterator[None]:
+    """Pretraining makes small models and few pictures of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretraining, "make_plan", small_plan)
+        patch.setattr(pretraining, "_NUM_PICTURES", 2)
+        yield
 
 
 @pytest.fixture(scope="session")

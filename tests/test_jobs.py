@@ -24,6 +24,7 @@ from fext.settings import Settings
 from fext.store.checkpoints import Checkpoint, load_checkpoint, load_resume, save_resume
 from fext.store.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("small_model")
 QUIET = SilentReporter()
 Tiny = Callable[..., Settings]
 
@@ -45,7 +46,7 @@ def train(workspace: Workspace, settings: Settings, name: str = "model") -> Path
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Workspace:
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, small_model: None) -> Workspace:
     """A workspace with a checkpoint 'model' of two epochs; tests must not change it."""
     space = Workspace(tmp_path_factory.mktemp("trained"))
     write_images(space.images, 12)

@@ -27,7 +27,6 @@ from fext.jobs import training_state
 from fext.jobs.evaluate import evaluate
 from fext.jobs.extract import ExtractionResult, extract
 from fext.jobs.pretrain import PretrainResult, pretrain, resume
-from fext.model.plans import Plan
 from fext.reporting import SilentReporter, StopRequested
 from fext.settings import Settings
 from fext.store import files
@@ -37,6 +36,7 @@ from fext.store.workspace import Workspace
 
 Tiny = Callable[..., Settings]
 QUIET = SilentReporter()
+pytestmark = pytest.mark.usefixtures("small_model")
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
 
 
@@ -52,21 +52,8 @@ class Said(SilentReporter):
     warning = message
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_model() -> Iterator[None]:
-    """A model of few weights and few pictures, for most of these tests are about what is around it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretraining, "make_plan", small_plan)
-        patch.setattr(pretraining, "_NUM_PICTURES", 1)
-        yield
-
-
-def small_plan(architecture: str, picture_shape: tuple[int, int, int]) -> Plan:
-    return Plan(architecture, picture_shape, "residual", True, ((4,), (4,), (8, 8), (8,), (16, 16)))
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Workspace:
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, small_model: None) -> Workspace:
     """A workspace with a checkpoint 'model'; tests must not change it."""
     space = Workspace(tmp_path_factory.mktemp("trained"))
     write_images(space.images, 12)
@@ -676,13 +663,12 @@ import sys
 from pathlib import Path
 from fext.jobs import pretrain as job
 from fext.reporting import SilentReporter
-from fext.model.plans import Plan
+from conftest import small_plan
 from fext.settings import settings_from_json
 from fext.store.workspace import Workspace
 
 if __name__ == "__main__":
-    stages = ((4,), (4,), (8, 8), (8,), (16, 16))
-    job.make_plan = lambda name, shape: Plan(name, shape, "residual", True, stages)
+    job.make_plan = small_plan
     job.SECONDS_BETWEEN_SAVES = 0.05
     space = Workspace(Path(sys.argv[1]))
     settings = settings_from_json(sys.argv[2], "test")
@@ -702,7 +688,8 @@ def test_a_run_killed_twice_ends_at_the_weights_of_one_left_alone(
     script = tmp_path / "run.py"
     script.write_text(KILLED_RUN)
     killed = workspace.checkpoints / "killed"
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    environment = os.environ | {"PYTHONPATH": paths}
     for kill_after in (2, 6, None):
         process = subprocess.Popen([sys.executable, script, workspace.root, settings.to_json()], env=environment)
         while process.poll() is None:
