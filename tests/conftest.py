@@ -1,5 +1,10 @@
-"""Small images, a workspace of its own, and settings that train in a moment."""
+"""Small images, a workspace, settings and a model that train in a moment; the program as a user runs it."""
 
+import os
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,13 +15,22 @@ from PIL import Image
 
 from fext.jobs import pretrain as pretraining
 from fext.model.plans import Plan, make_plan
-from fext.settings import Settings
+from fext.settings import Settings, configurations_text
 from fext.store import files
 from fext.store.checkpoints import load_resume
 from fext.store.workspace import Workspace
 
 TIMES = ("seconds", "images_per_second")
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+LONGEST_FIRST = ("test_menu.py", "test_withstands.py", "test_screen.py", "test_jobs.py", "test_each_setting.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files that take longest, so that two processes end at about the same time."""
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = (80, 64)) -> list[str]:
@@ -102,4 +116,53 @@ def same_tensors(left: Path, right: Path) -> bool:
         models_agree
         and optimizers_agree
         and (left / "model.safetensors").read_bytes() == (right / "model.safetensors").read_bytes()
+    )
+
+
+SMALL = {
+    "num_threads": 1,
+    "architecture": "redux",
+    "picture_shape": (64, 64, 3),
+    "epochs": 1,
+    "batch_size": 4,
+    "num_train_samples": 8,
+    "num_test_samples": 4,
+    "feature_grid": 2,
+    "use_tensorboard": False,
+    "generate_model_graph": False,
+}
+
+
+def write_configurations(folder: Path, **changes: object) -> None:
+    """configurations.py with other values, as a user's editor would leave it."""
+    text = configurations_text()
+    for name, value in (SMALL | changes).items():
+        text, count = re.subn(rf"(?m)^{name} = .*$", f"{name} = {value!r}", text)
+        assert count == 1
+    (folder / "configurations.py").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with featext.py and configurations.py, as a user has them, and a dozen images."""
+    shutil.copy(REPOSITORY / "featext.py", tmp_path)
+    write_configurations(tmp_path)
+    write_images(tmp_path / "data" / "images", 12)
+    return tmp_path
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(REPOSITORY), "PROMPT_TOOLKIT_NO_CPR": "1", "COLUMNS": "100"}
+
+
+def run(home: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """One command without a terminal."""
+    return subprocess.run(
+        [sys.executable, str(home / "featext.py"), *words],
+        env=environment() | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
     )

@@ -18,6 +18,7 @@ from fext.store.checkpoints import load_checkpoint
 from fext.store.workspace import Workspace
 
 Tiny = Callable[..., Settings]
+pytestmark = pytest.mark.usefixtures("small_model")
 
 # What a run is compared by: anything but the time it took.
 CHANGES_THE_TRAINING = {
@@ -65,7 +66,7 @@ def losses(folder: Path) -> list[tuple[float, float]]:
 
 
 @pytest.fixture(scope="module")
-def baseline(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> tuple[Workspace, Path]:
+def baseline(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, small_model: None) -> tuple[Workspace, Path]:
     from conftest import write_images
 
     space = Workspace(tmp_path_factory.mktemp("baseline"))
