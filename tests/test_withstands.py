@@ -272,11 +272,11 @@ def test_a_share_that_goes_away_stops_an_extraction_and_an_evaluation(
         images.rename(tmp_path / "gone")
 
     space, settings, reporter = Workspace(tmp_path), tiny(), Acting(4, gone)
-    with pytest.raises(SourceError, match="is no longer there: bring it back and start again"):
+    with pytest.raises(SourceError, match="is gone or empty now: bring its images back and start again"):
         extract(space, settings, model, images, "table", reporter)
     (tmp_path / "gone").rename(images)
     reporter = Acting(4, gone)
-    with pytest.raises(SourceError, match="is no longer there: bring it back and start again"):
+    with pytest.raises(SourceError, match="is gone or empty now: bring its images back and start again"):
         evaluate(space, settings, model, images, reporter)
 
 

@@ -97,7 +97,7 @@ def refuse_vanished(source: ImageSource, names: Sequence[str], batch: Batch) -> 
     for file in batch.rejected:
         if not source.is_there(names[file.position]):
             folder = source.path(names[file.position]).parent
-            raise SourceError(f"{folder} is no longer there: bring it back and start again")
+            raise SourceError(f"{folder} is gone or empty now: bring its images back and start again")
 
 
 def choose_split(
@@ -157,4 +157,4 @@ def say_split(split: Split, settings: Settings, source: ImageSource, reporter: R
     if len(split.train) + len(split.test) < asked:
         reporter.message(f"(fewer than the {asked} that num_train_samples + num_test_samples ask for: all are used)")
     if source.num_not_images:
-        reporter.message(f"{source.num_not_images} other files are not images")
+        reporter.message(f"other files, which are not images: {source.num_not_images}")

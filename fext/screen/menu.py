@@ -110,7 +110,7 @@ class Menu:
         images = self._choose_source()
         grid = settings.feature_grid
         self._say(
-            f"Extract a {grid}x{grid} grid of features with {folder.name} from {_shown(images, self._screen)} "
+            f"Extract features ({grid}x{grid} positions) with {folder.name} from {_shown(images, self._screen)} "
             f"(batches of {settings.inference_batch_size})"
         )
         actions.run_extract(self._screen, settings, folder, images, None)
