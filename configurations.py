@@ -127,6 +127,19 @@ early_stopping_delta = 0.0
 # Allowed: 8, 4, 2 or 1.
 feature_grid = 8
 
+# The files that hold the table. 'csv' opens everywhere, 'parquet' and 'npy' take a third of the space and
+# load many times faster. A format that an extraction has is kept up to date.
+# Allowed: one or more of 'csv', 'npy' and 'parquet', such as ('csv', 'npy').
+feature_formats = ('csv',)
+
+# Put the mean squared error of each image's reconstruction into its row too; takes the decoder's time.
+# Allowed: True or False.
+reconstruction_error = False
+
+# What runs the model in an extraction. 'auto' takes OpenVINO on the CPU where it is installed, else torch.
+# Allowed: 'auto', 'torch' or 'openvino'.
+inference_engine = "auto"
+
 # Images per step in evaluation and extraction.
 # Allowed: a whole number from 1 to 4096.
 inference_batch_size = 8

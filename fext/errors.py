@@ -10,6 +10,7 @@ FextError
 ├── ModelError               an architecture cannot be built as asked
 ├── DeviceError              the asked device or precision is not there
 ├── ReaderDiedError          a process that reads images died
+├── ProcessGroupError        another process of the same run cannot be reached
 ├── CheckpointError          a checkpoint is missing, damaged, of a later version, or its name is taken
 ├── ExtractionError          an extraction cannot be made or its name is taken
 └── TrainingError            training cannot go on, such as a loss that is not finite
@@ -56,6 +57,10 @@ class DeviceError(FextError):
 
 class ReaderDiedError(FextError):
     """A process that reads images died."""
+
+
+class ProcessGroupError(FextError):
+    """Another process of the same run cannot be reached."""
 
 
 class CheckpointError(FextError):

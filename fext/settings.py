@@ -57,6 +57,12 @@ def _whole_number(value: object) -> object:
     return value
 
 
+def _formats(value: object) -> object:
+    """Accept one format by its name, and any order; the same formats are always the same setting."""
+    names = (value,) if isinstance(value, str) else _list_as_tuple(value)
+    return tuple(sorted(set(names), key=str)) if isinstance(names, tuple) else names
+
+
 def _device_name(value: object) -> object:
     """Accept auto, CPU, GPU and MPS in any case, and cuda:N."""
     known = {"auto": "auto", "cpu": "CPU", "gpu": "GPU", "mps": "MPS"}
@@ -232,6 +238,27 @@ class Settings(BaseModel):
         "Side of the grid of features kept from the latent: 8 keeps all 8x8x512 = 32,768 values of an image, 4, 2 "
         "and 1 average them to 8,192, 2,048 and 512.",
         "8, 4, 2 or 1",
+    )
+    feature_formats: Annotated[
+        tuple[Literal["csv", "npy", "parquet"], ...], BeforeValidator(_formats), Field(min_length=1)
+    ] = _setting(
+        "extraction",
+        ("csv",),
+        "The files that hold the table. 'csv' opens everywhere, 'parquet' and 'npy' take a third of the space and load "
+        "many times faster. A format that an extraction has is kept up to date.",
+        "one or more of 'csv', 'npy' and 'parquet', such as ('csv', 'npy')",
+    )
+    reconstruction_error: bool = _setting(
+        "extraction",
+        False,
+        "Put the mean squared error of each image's reconstruction into its row too; takes the decoder's time.",
+        "True or False",
+    )
+    inference_engine: Literal["auto", "torch", "openvino"] = _setting(
+        "extraction",
+        "auto",
+        "What runs the model in an extraction. 'auto' takes OpenVINO on the CPU where it is installed, else torch.",
+        "'auto', 'torch' or 'openvino'",
     )
     inference_batch_size: int = _setting(
         "extraction", 8, "Images per step in evaluation and extraction.", "a whole number from 1 to 4096", ge=1, le=4096

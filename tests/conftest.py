@@ -79,6 +79,7 @@ def tiny() -> Callable[..., Settings]:
             "training_device": "CPU",
             "num_threads": 1,
             "use_mixed_precision": False,
+            "inference_engine": "torch",
             "architecture": "redux",
             "picture_shape": (64, 64, 3),
             "epochs": 1,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fext.compute.device import check_jit_backend, choose_device, find_machine, prepare_computation
-from fext.compute.inference import encode, flatten_latent, reconstruct
+from fext.compute.inference import reconstruct
 from fext.compute.training import learning_rate_at
 from fext.errors import DeviceError, SettingsError
 from fext.model.autoencoder import build_autoencoder
@@ -59,35 +59,6 @@ def test_the_cosine_schedule_falls_from_the_learning_rate_to_a_hundredth(tiny: C
     assert rates[0] == pytest.approx(0.01)
     assert rates[5] == pytest.approx(0.01 * 0.505)
     assert rates[10] == pytest.approx(0.0001)
-
-
-@pytest.mark.parametrize("mixed", [False, True])
-def test_a_latent_has_the_same_bits_whatever_stands_beside_it_in_the_batch(
-    tiny: Callable[..., Settings], mixed: bool
-) -> None:
-    computation = prepare_computation(tiny(use_mixed_precision=mixed))
-    encoder = build_autoencoder(make_plan("redux", (64, 64, 3)), seed=1).eval().encoder
-    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    together = encode(encoder, images, computation, batch_size=4)
-    alone = torch.cat([encode(encoder, image[None], computation, batch_size=4) for image in images])
-    assert torch.equal(together, alone)
-
-
-def test_a_grid_of_features_is_the_average_of_the_latent(tiny: Callable[..., Settings]) -> None:
-    computation = prepare_computation(tiny(use_mixed_precision=False))
-    encoder = build_autoencoder(make_plan("redux", (128, 128, 3)), seed=1).eval().encoder
-    images = torch.rand(2, 3, 128, 128)
-    latent = encode(encoder, images, computation, batch_size=2)
-    averaged = encode(encoder, images, computation, batch_size=2, grid=2)
-    expected = latent.reshape(2, 512, 2, 2, 2, 2).mean(dim=(3, 5))
-    torch.testing.assert_close(averaged, expected)
-
-
-def test_features_are_flattened_in_row_column_channel_order() -> None:
-    latent = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
-    flat = flatten_latent(latent)
-    for image, row, column, channel in [(0, 0, 0, 0), (1, 3, 4, 2), (0, 2, 1, 1)]:
-        assert flat[image, (row * 5 + column) * 3 + channel] == latent[image, channel, row, column]
 
 
 def test_reconstructions_stay_in_range(tiny: Callable[..., Settings]) -> None:

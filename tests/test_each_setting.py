@@ -48,6 +48,9 @@ TESTED_ON_THEIR_OWN = {
     "early_stopping_patience",
     "early_stopping_delta",
     "feature_grid",
+    "feature_formats",
+    "reconstruction_error",
+    "inference_engine",
     "inference_batch_size",
     "split",
 }
@@ -154,5 +157,17 @@ def test_feature_grid_and_inference_batch_size_shape_the_extraction(
         settings = tiny(feature_grid=grid, inference_batch_size=batch_size)
         result = extract(space, settings, folder, None, None, SilentReporter())
         manifest = json.loads((result.folder / "manifest.json").read_text())
+        assert result is not None
         assert result.num_features == grid * grid * 512
         assert manifest["computed_by"]["batch_shape"][0] == batch_size
+
+
+def test_formats_error_and_engine_shape_the_extraction(baseline: tuple[Workspace, Path], tiny: Tiny) -> None:
+    space, folder = baseline
+    settings = tiny(feature_grid=1, feature_formats=("npy",), reconstruction_error=True, inference_engine="torch")
+    result = extract(space, settings, folder, None, None, SilentReporter())
+    assert result is not None
+    assert {"features.npy", "reconstruction_error.npy"} <= {path.name for path in result.folder.iterdir()}
+    assert not (result.folder / "features.csv").exists()
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    assert manifest["computed_by"]["engine"] == "torch"

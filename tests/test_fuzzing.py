@@ -16,7 +16,7 @@ from fext.data.split import sampling_order, split_images
 from fext.errors import ImageRejected, SettingsError, SourceError, TooFewImagesError
 from fext.settings import Settings, load_settings, settings_from_json
 from fext.store import files
-from fext.store.features import csv_row
+from fext.store.tables import csv_row
 
 A_FOLDER_IS_ENOUGH = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=40)

@@ -1,6 +1,5 @@
 """The jobs: pretraining, resuming, evaluating and extracting, on small pictures but whole."""
 
-import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -13,11 +12,9 @@ import torch
 from conftest import history_without_times, read_history, same_tensors, write_images
 from PIL import Image
 
-from fext.compute.inference import encode
 from fext.data.images import load_image
-from fext.errors import CheckpointError, ExtractionError, SourceError, TooFewImagesError, TrainingError
+from fext.errors import CheckpointError, SourceError, TooFewImagesError, TrainingError
 from fext.jobs.evaluate import evaluate
-from fext.jobs.extract import extract
 from fext.jobs.pretrain import pretrain, resume
 from fext.reporting import SilentReporter
 from fext.settings import Settings
@@ -324,109 +321,3 @@ def test_images_that_have_gone_are_rejected_and_counted_in_an_evaluation(copy: W
     result = evaluate(copy, tiny(), copy.checkpoints / "model", None, QUIET)
     assert (result.num_images, result.num_rejected) == (11, 1)
     assert result.summary["rejected"] == [{"image": gone, "reason": "the file is not there"}]
-
-
-# --- extraction
-
-
-def test_a_row_is_what_the_encoder_makes_of_that_image_bit_for_bit(copy: Workspace, tiny: Tiny) -> None:
-    result = extract(copy, tiny(use_mixed_precision=False), copy.checkpoints / "model", None, None, QUIET)
-    frame = pd.read_csv(result.folder / "features.csv", dtype={f"feature_{k}": np.float32 for k in range(2048)})
-    assert list(frame["image"]) == sorted(path.name for path in copy.images.iterdir())
-    checkpoint = load_checkpoint(copy.checkpoints / "model")
-    encoder = checkpoint.model.encoder.to(memory_format=torch.channels_last)
-    batch = torch.zeros(4, 3, 64, 64).to(memory_format=torch.channels_last)  # the manifest's batch shape
-    for _, row in frame.iterrows():
-        batch[0] = torch.from_numpy(load_image(copy.images / row["image"], checkpoint.preprocessing)).permute(2, 0, 1)
-        with torch.inference_mode():
-            latent = encoder(batch)[0]
-        expected = latent.permute(1, 2, 0).flatten().numpy()  # height, width, channel
-        assert np.array_equal(row.iloc[1:].to_numpy(dtype=np.float32).view(np.uint32), expected.view(np.uint32))
-
-
-def test_every_image_found_is_written_or_rejected_with_a_reason(copy: Workspace, tiny: Tiny) -> None:
-    (copy.images / "image_003b.jpg").write_bytes(b"")
-    (copy.images / "zzz.png").write_bytes((copy.images / "image_000.png").read_bytes()[:200])
-    (copy.images / "notes.txt").write_text("not an image")
-    result = extract(copy, tiny(), copy.checkpoints / "model", copy.images, "table", QUIET)
-    assert (result.num_found, result.num_written, result.num_rejected, result.num_not_images) == (14, 12, 2, 1)
-    manifest = json.loads((result.folder / "manifest.json").read_text())
-    assert manifest["counts"] == {"found": 14, "written": 12, "rejected": 2, "not_images": 1}
-    images = pd.read_csv(result.folder / "images.csv")
-    assert list(images["image"]) == sorted(images["image"])
-    assert images["status"].value_counts().to_dict() == {"written": 12, "rejected": 2}
-    rejected = pd.read_csv(result.folder / "rejected.csv")
-    assert list(rejected["image"]) == ["image_003b.jpg", "zzz.png"]
-    assert rejected["reason"][0] == "the file is empty"
-    assert "damaged" in rejected["reason"][1]
-
-
-def spoil(monkeypatch: pytest.MonkeyPatch, in_each_batch: int) -> None:
-    """Let the encoder give features that are not finite for the first images of each batch."""
-
-    def spoiled(*arguments: object, **options: object) -> torch.Tensor:
-        latent = encode(*arguments, **options).clone()  # type: ignore[arg-type]
-        latent[:in_each_batch, 5] = float("nan")
-        return latent
-
-    monkeypatch.setattr("fext.jobs.extract.encode", spoiled)
-
-
-def test_features_that_are_not_finite_are_a_reason_to_reject(
-    copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spoil(monkeypatch, in_each_batch=1)
-    result = extract(copy, tiny(), copy.checkpoints / "model", copy.images, "table", QUIET)
-    assert (result.num_written, result.num_rejected) == (9, 3)
-    assert set(pd.read_csv(result.folder / "rejected.csv")["reason"]) == {"its features are not finite"}
-
-
-def test_a_model_whose_features_are_mostly_not_finite_is_given_up(
-    copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spoil(monkeypatch, in_each_batch=3)
-    with pytest.raises(ExtractionError, match="the features of 9 of 12 images are not finite"):
-        extract(copy, tiny(), copy.checkpoints / "model", copy.images, "table", QUIET)
-    assert not (copy.inference / "table" / "features.csv").exists()
-
-
-def test_extraction_preprocesses_as_the_model_was_trained_whatever_the_settings_say_today(
-    copy: Workspace, tiny: Tiny
-) -> None:
-    tables = []
-    for name, changes in (("one", {}), ("two", {"picture_shape": (128, 128, 1), "resize_mode": "pad"})):
-        result = extract(copy, tiny(**changes), copy.checkpoints / "model", copy.images, name, QUIET)
-        tables.append((result.folder / "features.csv").read_bytes())
-    assert tables[0] == tables[1]
-
-
-def test_the_manifest_says_how_the_table_was_made(copy: Workspace, tiny: Tiny) -> None:
-    result = extract(copy, tiny(), copy.checkpoints / "model", copy.images, "table", QUIET)
-    manifest = json.loads((result.folder / "manifest.json").read_text())
-    checkpoint = load_checkpoint(copy.checkpoints / "model")
-    assert manifest["checkpoint"] == {"name": "model", "sha256": checkpoint.sha256}
-    assert manifest["flatten_order"] == "row, column, channel"
-    assert manifest["preprocessing"]["height"] == 64
-    assert manifest["computed_by"]["batch_shape"] == [4, 3, 64, 64]
-    assert manifest["settings"] == json.loads(tiny().to_json())
-
-
-def test_a_grid_that_the_latent_cannot_give_is_refused(trained: Workspace, tiny: Tiny) -> None:
-    with pytest.raises(ExtractionError, match="feature_grid = 8 does not fit the 2x2 latent of model"):
-        extract(trained, tiny(feature_grid=8), trained.checkpoints / "model", None, None, QUIET)
-
-
-def test_nothing_is_overwritten_by_a_second_extraction(copy: Workspace, tiny: Tiny) -> None:
-    names = [extract(copy, tiny(), copy.checkpoints / "model", None, None, QUIET).name for _ in range(2)]
-    assert names == ["model_images", "model_images_2"]
-    with pytest.raises(ExtractionError, match="already"):
-        extract(copy, tiny(), copy.checkpoints / "model", None, "model_images", QUIET)
-
-
-def test_a_list_of_paths_is_a_source_and_its_paths_are_the_names(copy: Workspace, tiny: Tiny) -> None:
-    listing = copy.root / "list.csv"
-    with listing.open("w", newline="") as stream:
-        csv.writer(stream).writerows([["image", "label"], ["data/images/image_002.png", "b"], ["missing.png", "c"]])
-    result = extract(copy, tiny(), copy.checkpoints / "model", listing, "table", QUIET)
-    assert (result.num_written, result.num_rejected) == (1, 1)
-    assert list(pd.read_csv(result.folder / "features.csv")["image"]) == ["data/images/image_002.png"]

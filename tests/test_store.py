@@ -21,9 +21,9 @@ from fext.model.autoencoder import build_autoencoder
 from fext.model.plans import make_plan
 from fext.settings import Settings
 from fext.store import checkpoints, files
-from fext.store.features import FeatureTable, csv_row
 from fext.store.index import CheckedImage, CheckedImages
 from fext.store.samples import write_samples
+from fext.store.tables import FORMATS, Columns, csv_row, make_writer, open_table, read_rows, table_files
 from fext.store.workspace import Workspace, checked_name
 
 ODD_NAMES = [
@@ -92,8 +92,8 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     (workspace.inference / "taken").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="already a checkpoint taken"):
         workspace.new_checkpoint("taken")
-    with pytest.raises(ExtractionError, match="already"):
-        workspace.new_extraction("taken")
+    with pytest.raises(ExtractionError, match="holds the images to extract from"):
+        workspace.extraction_folder("images")
     assert workspace.free_extraction_name("model", Path("data/images")) == "model_images"
 
 
@@ -188,13 +188,12 @@ def num_digits(number: str) -> int:
 
 def test_rows_of_odd_names_are_read_back_by_pandas_and_the_csv_module(tmp_path: Path) -> None:
     rows = np.random.default_rng(1).normal(size=(len(ODD_NAMES), 3)).astype(np.float32)
-    with FeatureTable(tmp_path / "table", 3) as table:
-        table.begin()
-        for name, row in zip(ODD_NAMES, rows, strict=True):
-            table.add(name, row, FileState(1, 2))
-        table.finish()
-        table.certify({"counts": 7})
-    path = tmp_path / "table" / "features.csv"
+    writer = make_writer("csv", tmp_path, Columns(3, False))
+    writer.begin()
+    for name, row in zip(ODD_NAMES, rows, strict=True):
+        writer.add(name, row)
+    writer.close()
+    path = tmp_path / "features.csv"
     frame = pd.read_csv(path, dtype={f"feature_{number}": np.float32 for number in range(3)})
     assert list(frame["image"]) == ODD_NAMES
     assert np.array_equal(frame.iloc[:, 1:].to_numpy(), rows)
@@ -202,10 +201,37 @@ def test_rows_of_odd_names_are_read_back_by_pandas_and_the_csv_module(tmp_path: 
         assert [row[0] for row in csv.reader(stream)] == ["image", *ODD_NAMES]
 
 
-def test_a_table_that_was_not_finished_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
-    with FeatureTable(tmp_path / "table", 2) as table:
-        table.add("a.png", np.zeros(2, dtype=np.float32), FileState(1, 2))
-    assert os.listdir(tmp_path / "table") == ["features.csv.partial"]
+@pytest.mark.parametrize("has_error", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_back_names_and_rows_to_the_bit(name: str, has_error: bool, tmp_path: Path) -> None:
+    columns = Columns(5, has_error)
+    rows = np.random.default_rng(2).normal(size=(len(ODD_NAMES), columns.num_values)).astype(np.float32)
+    writer = make_writer(name, tmp_path, columns)
+    writer.begin()
+    for image, row in zip(ODD_NAMES, rows, strict=True):
+        writer.add(image, row)
+    writer.close()
+    assert {path.name for path in tmp_path.iterdir()} == set(table_files(name, columns))
+    read = list(read_rows(name, tmp_path, columns))
+    assert [image for image, _ in read] == ODD_NAMES
+    assert all(row is not None and row.tobytes() == rows[number].tobytes() for number, (_, row) in enumerate(read))
+    source = open_table(name, tmp_path, columns)
+    for number in (1, 4):  # forward only, and not all of them
+        row = source.row(number, ODD_NAMES[number])
+        assert row is not None
+        assert row.tobytes() == rows[number].tobytes()
+    assert source.row(len(ODD_NAMES), "none") is None
+    source.close()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_table_of_other_columns_is_not_read(name: str, tmp_path: Path) -> None:
+    writer = make_writer(name, tmp_path, Columns(5, False))
+    writer.begin()
+    writer.add("a.png", np.zeros(5, dtype=np.float32))
+    writer.close()
+    with pytest.raises(ValueError, match="has"):
+        open_table(name, tmp_path, Columns(6, False))
 
 
 # --- what is remembered of images

@@ -65,6 +65,7 @@ def extracted(trained: Workspace, tiny: Tiny, images: Path, into: Path) -> Extra
     """Extract a folder with the trained model into a workspace of its own; the counts must add up."""
     space = Workspace(into)
     result = extract(space, tiny(feature_grid=1), trained.checkpoints / "model", images, "table", QUIET)
+    assert result is not None
     assert result.num_found == result.num_written + result.num_rejected
     rows = pd.read_csv(result.folder / "images.csv")
     assert len(rows) == result.num_found
@@ -245,6 +246,7 @@ def test_a_file_deleted_while_the_job_runs_is_rejected(trained: Workspace, tiny:
     names = write_images(images, 12)
     reporter = Acting(4, (images / names[9]).unlink)
     result = extract(Workspace(tmp_path), tiny(), trained.checkpoints / "model", images, "table", reporter)
+    assert result is not None
     assert (result.num_found, result.num_written) == (12, 11)
     assert reasons(result) == {names[9]: "the file is not there"}
 
@@ -257,6 +259,7 @@ def test_a_row_is_recorded_with_the_state_of_the_file_that_was_read(
     before = (images / names[0]).stat()
     reporter = Acting(4, lambda: (images / names[0]).write_bytes(b"replaced after it was read"))
     result = extract(Workspace(tmp_path), tiny(), trained.checkpoints / "model", images, "table", reporter)
+    assert result is not None
     row = pd.read_csv(result.folder / "images.csv").iloc[0]
     assert (row["status"], row["size"], row["modified"]) == ("written", before.st_size, before.st_mtime_ns)
 
@@ -545,7 +548,7 @@ class FullDisk:
 
         def opened(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
             stream = real(path, mode, *arguments, **options)
-            if "w" in mode and file in path.name:
+            if ("w" in mode or "x" in mode) and file in path.name:
                 return _FullStream(stream)
             return stream
 
@@ -601,12 +604,19 @@ def test_a_full_disk_stops_training_in_one_line_and_what_was_there_is_whole(
     assert resume(tiny(), copy, 2, QUIET).epochs == 2
 
 
-def test_a_full_disk_stops_an_extraction_in_one_line(
-    trained: Workspace, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("file", ["part-000001-000000.rows", "features.csv", "images.csv"])
+def test_a_full_disk_stops_an_extraction_in_one_line_and_with_space_it_goes_on(
+    trained: Workspace, tiny: Tiny, tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    FullDisk(monkeypatch, "features.csv")
-    with pytest.raises(FextError, match=r"features\.csv.* cannot be written: No space left on device"):
-        extract(Workspace(tmp_path), tiny(), trained.checkpoints / "model", trained.images, "table", QUIET)
+    space, model = Workspace(tmp_path), trained.checkpoints / "model"
+    with monkeypatch.context() as patch:
+        FullDisk(patch, file)
+        with pytest.raises(FextError, match=r"cannot be written: No space left on device; .*make space") as caught:
+            extract(space, tiny(), model, trained.images, "table", QUIET)
+    assert len(str(caught.value).splitlines()) == 1
+    tables = [extract(space, tiny(), model, trained.images, name, QUIET) for name in ("table", "fresh")]
+    one, two = (table.folder / "features.csv" for table in tables if table is not None)
+    assert one.read_bytes() == two.read_bytes()
 
 
 def test_a_full_disk_for_tensorboard_is_one_line(

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -51,6 +52,10 @@ class Computation:
         """Such as 'CPU (Intel Xeon), float32'."""
         return f"{device_name(self.device)}, {self.precision}"
 
+    def device_kind(self) -> str:
+        """What computes, whichever of several equal ones it is: 'GPU (NVIDIA H200)'."""
+        return re.sub(r"^GPU \d+", "GPU", device_name(self.device))
+
 
 def find_machine() -> Machine:
     """Look at the processor and accelerators; nothing is timed."""
@@ -69,6 +74,11 @@ def num_usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _cores_of_this_process() -> int:
+    """An even share of the cores, where torchrun has started several processes on this machine."""
+    return max(1, num_usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def cpu_has_fast_bfloat16() -> bool:
@@ -104,7 +114,7 @@ def prepare_computation(settings: Settings) -> Computation:
     Raises DeviceError where the asked device is missing; only 'auto' falls back to the CPU.
     """
     device = choose_device(settings.training_device)
-    torch.set_num_threads(num_usable_cores() if settings.num_threads == "auto" else settings.num_threads)
+    torch.set_num_threads(_cores_of_this_process() if settings.num_threads == "auto" else settings.num_threads)
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
@@ -115,20 +125,21 @@ def prepare_computation(settings: Settings) -> Computation:
 def _choose_processors(asked: int | Literal["auto"], device: torch.device) -> int:
     if asked != "auto":
         return asked
-    return 1 if device.type == "cpu" else min(8, num_usable_cores())
+    return 1 if device.type == "cpu" else min(8, _cores_of_this_process())
 
 
 def choose_device(name: str) -> torch.device:
     """The device that a training_device setting means on this machine; raises DeviceError where it is missing."""
     num_gpus = torch.cuda.device_count()
     has_mps = torch.backends.mps.is_available()
+    own_gpu = int(os.environ.get("LOCAL_RANK", "0")) % max(1, num_gpus)  # torchrun starts one process for each
     if name == "auto":
-        return torch.device("cuda:0" if num_gpus else "mps" if has_mps else "cpu")
+        return torch.device(f"cuda:{own_gpu}" if num_gpus else "mps" if has_mps else "cpu")
     if name == "CPU":
         return torch.device("cpu")
     if name == "MPS" and has_mps:
         return torch.device("mps")
-    index = 0 if name == "GPU" else int(name.partition(":")[2] or 0)
+    index = own_gpu if name == "GPU" else int(name.partition(":")[2] or 0)
     if name != "MPS" and index < num_gpus:
         return torch.device(f"cuda:{index}")
     found = (

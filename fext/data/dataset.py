@@ -36,7 +36,10 @@ class FileRead(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images (N, C, H, W) float32 in [0, 1], the N files they come from, and the files that were rejected."""
+    """Images (N, C, H, W) float32 in [0, 1], the N files they come from, and the files that were rejected.
+
+    In memory the channels come last.
+    """
 
     images: torch.Tensor
     files: list[FileRead]
@@ -193,8 +196,9 @@ def _own_signals() -> Iterator[None]:
 
 
 def _collate(loaded: list[_Loaded]) -> Batch:
-    arrays = [item.image.transpose(2, 0, 1) for item in loaded if item.image is not None]
-    images = torch.from_numpy(np.stack(arrays)) if arrays else torch.empty(0)
+    arrays = [item.image for item in loaded if item.image is not None]
+    # Stacked as they lie, with channels last in memory: the order in which convolutions are quickest.
+    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) if arrays else torch.empty(0)
     if get_worker_info() is not None:
         # Here it can fail aloud: torch itself would do it in a thread whose errors are lost.
         images.share_memory_()  # type: ignore[no-untyped-call]

@@ -88,10 +88,10 @@ class FileState(NamedTuple):
 NO_FILE = FileState(0, 0)
 
 
-def file_state(path: Path) -> FileState:
+def file_state(path: Path | str) -> FileState:
     """The state of a file now; NO_FILE where it is not there."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     except (OSError, ValueError):
         return NO_FILE
     return FileState(status.st_size, status.st_mtime_ns)
@@ -286,7 +286,7 @@ def _planes(image: Image.Image, file_format: str) -> Image.Image:
     if mode in _WITH_ALPHA or "transparency" in image.info:
         return _over_white(image)
     if mode in _OPAQUE:
-        return image.convert("RGB")
+        return image if mode == "RGB" else image.convert("RGB")  # converting to the same mode would copy
     if mode in {"I", "F"}:
         raise ImageRejected(f"its 32-bit pixels (mode {mode}) have no known range: save it with 8 or 16 bits")
     raise ImageRejected(f"colour mode {mode} cannot be made RGB: save it as RGB or grey")
@@ -305,8 +305,8 @@ def _resized(decoded: _Decoded, preprocessing: Preprocessing) -> NDArray[np.floa
         return np.repeat(grey, preprocessing.channels, axis=2)
     if preprocessing.channels == 1:
         image = image.convert("L")
-    array = np.asarray(image, dtype=np.float32) / np.float32(255)
-    return array.reshape(preprocessing.shape)
+    scaled: NDArray[np.float32] = np.divide(np.asarray(image), np.float32(255), dtype=np.float32)
+    return scaled.reshape(preprocessing.shape)
 
 
 def _fit(decoded: _Decoded, preprocessing: Preprocessing) -> Image.Image:

@@ -16,6 +16,7 @@ from typing import Literal
 
 from PIL import Image
 
+from fext.data.names import Names, name_to_bytes
 from fext.errors import SourceError
 
 # Formats that Pillow names but cannot decode by itself (its stubs), or that are not pictures.
@@ -34,7 +35,7 @@ class ImageSource:
 
     location: Path
     root: Path
-    names: tuple[str, ...]
+    names: Names
     num_not_images: int
 
     def path(self, name: str) -> Path:
@@ -87,20 +88,16 @@ def _check_name(location: Path) -> None:
         raise SourceError(f"the name of the folder {location} is not UTF-8: give it another name") from error
 
 
-def sort_key(name: str) -> bytes:
-    """Byte order, the same on every machine and for every language."""
-    return name.encode("utf-8", "surrogateescape")
-
-
 def _from_folder(folder: Path) -> ImageSource:
-    names: list[str] = []
+    names: list[bytes] = []
     num_not_images = 0
     for name, path in _walk(folder):
         if path is not None and is_image_file(path):
-            names.append(name)
+            names.append(name_to_bytes(name))
         else:
             num_not_images += 1
-    return ImageSource(folder, folder, tuple(sorted(names, key=sort_key)), num_not_images)
+    names.sort()
+    return ImageSource(folder, folder, Names(names), num_not_images)
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, str | None]]:
@@ -116,33 +113,37 @@ def _walk(folder: Path) -> Iterator[tuple[str, str | None]]:
         if real in visited:
             continue
         visited.add(real)
+        below: list[os.DirEntry[str]] = []
         try:
             with os.scandir(current) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+                for entry in found:
+                    if entry.name.startswith("."):
+                        continue
+                    kind = _kind(entry)
+                    if kind == "folder":
+                        below.append(entry)
+                    else:
+                        yield prefix + entry.name, entry.path if kind == "file" else None
         except OSError as error:
             raise SourceError(f"{current} cannot be read: {error.strerror}") from error
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            kind = _kind(entry)
-            if kind == "folder":
-                (linked if entry.is_symlink() else folders).append((f"{prefix}{entry.name}/", entry.path))
-            else:
-                yield prefix + entry.name, entry.path if kind == "file" else None
+        for entry in sorted(below, key=lambda entry: entry.name):
+            (linked if entry.is_symlink() else folders).append((f"{prefix}{entry.name}/", entry.path))
 
 
 def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "neither"]:
     """What an entry, or what it links to, is; a link that leads nowhere is a file that cannot be read."""
     try:
+        if entry.is_file():
+            return "file"
         dangling = entry.is_symlink() and not os.path.exists(entry.path)
-        return "folder" if entry.is_dir() else "file" if entry.is_file() or dangling else "neither"
+        return "folder" if entry.is_dir() else "file" if dangling else "neither"
     except OSError:
         return "file"
 
 
 def is_image_file(path: str) -> bool:
     """Whether the extension or, failing that, the first bytes are those of an image format."""
-    if os.path.splitext(path)[1].lower() in _image_extensions():
+    if f".{path.rpartition('.')[2]}".lower() in _image_extensions():
         return True
     try:
         with open(path, "rb") as file:
@@ -200,5 +201,5 @@ def _from_list(file: Path) -> ImageSource:
         named = [header.index(name) for name in _LIST_COLUMNS if name in header]
         if named:
             column, rows = named[0], rows[1:]
-    listed = {row[column].strip("\r\n") for row in rows if len(row) > column and row[column].strip()}
-    return ImageSource(file, file.parent, tuple(sorted(listed, key=sort_key)), 0)
+    listed = {name_to_bytes(row[column].strip("\r\n")) for row in rows if len(row) > column and row[column].strip()}
+    return ImageSource(file, file.parent, Names(sorted(listed)), 0)

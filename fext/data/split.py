@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fext.data.source import sort_key
+from fext.data.names import name_to_bytes
 from fext.errors import TooFewImagesError
 
 TRAIN_FOLDER, TEST_FOLDER = "train/", "test/"
@@ -52,15 +52,15 @@ def split_by_folder(train: Sequence[tuple[str, str]], test: Sequence[tuple[str, 
     A train image that is byte for byte a test image is left out. Raises TooFewImagesError where one side is empty.
     """
     contents = {sha256 for _, sha256 in test}
-    copies = tuple(sorted((name for name, sha256 in train if sha256 in contents), key=sort_key))
+    copies = tuple(sorted((name for name, sha256 in train if sha256 in contents), key=name_to_bytes))
     kept = [name for name, sha256 in train if sha256 not in contents]
     if not kept or not test:
         raise TooFewImagesError(
             f"pretraining needs images in both folders, train and test, that are not the same; here are {len(kept)} "
             f"for train ({len(copies)} more are also in test) and {len(test)} for test"
         )
-    names = sorted((name for name, _ in test), key=sort_key)
-    return Split(tuple(sorted(kept, key=sort_key)), tuple(names)), copies
+    names = sorted((name for name, _ in test), key=name_to_bytes)
+    return Split(tuple(sorted(kept, key=name_to_bytes)), tuple(names)), copies
 
 
 def _divide(groups: list[list[str]], num_test: int) -> Split:
@@ -72,4 +72,4 @@ def _divide(groups: list[list[str]], num_test: int) -> Split:
     if not test:  # every group is larger than the test side should be: the smallest one goes there
         smallest = min(groups, key=len)
         test, train = smallest, [name for name in train if name not in set(smallest)]
-    return Split(tuple(sorted(train, key=sort_key)), tuple(sorted(test, key=sort_key)))
+    return Split(tuple(sorted(train, key=name_to_bytes)), tuple(sorted(test, key=name_to_bytes)))

@@ -12,7 +12,8 @@ from typing import Any
 from fext.compute.device import Computation, num_usable_cores, prepare_computation
 from fext.compute.inference import reconstruct
 from fext.data.dataset import Batch, ImageStream
-from fext.data.source import ImageSource, find_images, sort_key
+from fext.data.names import Names, name_to_bytes
+from fext.data.source import ImageSource, find_images
 from fext.errors import SourceError
 from fext.jobs.choosing import refuse_vanished
 from fext.jobs.pictures import reconstruction_pairs
@@ -121,7 +122,7 @@ def _images_to_score(checkpoint: Checkpoint, images: Path | None) -> tuple[Image
     if not location.exists():
         raise SourceError(f"the images of {checkpoint.name} are no longer in {location}: name their folder (--images)")
     root = location if location.is_dir() else location.parent
-    names = tuple(sorted(known, key=sort_key))
+    names = Names.of(sorted(known, key=name_to_bytes))
     return ImageSource(location, root, names, 0), {name: known[name] for name in names}
 
 

@@ -1,101 +1,89 @@
-"""Extraction: every image of a source becomes one row of features, or one line that says why not."""
+"""Extraction: every image of a source becomes one row of features, or one line that says why not.
 
+The story is the same whether a run is the first, goes on after a stop or meets a folder that changed: see what is done,
+encode what is not, merge. Under torchrun each process encodes a block of it, and the first one plans and merges.
+"""
+
+import json
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import fext
-from fext.compute.device import Computation, prepare_computation
-from fext.compute.inference import encode, flatten_latent
-from fext.data.dataset import Batch, FileRead, ImageStream
+from fext.compute.processes import Processes, join_processes
+from fext.data.images import DECODERS
+from fext.data.names import Names
 from fext.data.source import ImageSource, find_images
 from fext.errors import ExtractionError, SourceError
-from fext.jobs.choosing import WHERE_TO_GET_IMAGES, refuse_vanished
-from fext.reporting import Reporter
-from fext.settings import Settings
+from fext.jobs.choosing import WHERE_TO_GET_IMAGES
+from fext.jobs.encoding import Results, encode
+from fext.jobs.extraction import Extraction, choose_extraction, join_extraction
+from fext.jobs.forecast import Forecast, Work
+from fext.reporting import Progress, Reporter
+from fext.settings import Settings, settings_from_json
+from fext.store import extractions
 from fext.store.checkpoints import Checkpoint, load_checkpoint
-from fext.store.features import FeatureTable
+from fext.store.extractions import Counts, Plan
+from fext.store.locks import locked
+from fext.store.tables import table_files
 from fext.store.workspace import Workspace
 
-FORMAT_VERSION = 1
-FLATTEN_ORDER = "row, column, channel"
-NOT_FINITE = "its features are not finite"
-_ENOUGH_TO_JUDGE = 32  # images after which a model that gives mostly features that are not finite is given up
-_BYTES_PER_VALUE = 11.5  # what a float32 and its comma take in CSV, on average
+_MAX_REPAIRS = 3
+_GRIDS = (8, 4, 2, 1)
 
 
 @dataclass(frozen=True)
 class ExtractionResult:
-    """What an extraction came to; num_found = num_written + num_rejected."""
+    """What an extraction came to; num_found = num_written + num_rejected.
+
+    Of the images found, num_kept stood as they were; num_removed is how many have left the source since. The rate is
+    of the images that were looked at.
+    """
 
     name: str
     folder: Path
+    files: tuple[str, ...]
     num_found: int
     num_written: int
     num_rejected: int
     num_not_images: int
+    num_kept: int
+    num_new: int
+    num_changed: int
+    num_removed: int
     num_features: int
     seconds: float
     images_per_second: float
 
 
-@dataclass(frozen=True)
-class _Extraction:
-    """The parts of one extraction; grid None is the latent as it is."""
-
-    checkpoint: Checkpoint
-    source: ImageSource
-    settings: Settings
-    computation: Computation
-    grid: int | None
-    num_features: int
-    reporter: Reporter
-
-
 def extract(
     workspace: Workspace, settings: Settings, folder: Path, images: Path | None, name: str | None, reporter: Reporter
-) -> ExtractionResult:
-    """Encode every image of a folder or list with a checkpoint and write the table of features.
+) -> ExtractionResult | None:
+    """Encode the images of a folder or list with a checkpoint, and write the table of features.
 
-    Without `images`, the source is inference/images where it holds images, else data/images. Raises CheckpointError,
-    SourceError, DeviceError and ExtractionError (the name is taken, or the grid does not fit the latent).
+    Goes on with the extraction there is of the same checkpoint, source and settings: only what is new or has changed
+    is encoded. Without `images`, the source is inference/images where it holds images, else data/images. Under torchrun
+    only the first process has a result. Raises CheckpointError, SourceError, DeviceError, ReaderDiedError,
+    ProcessGroupError, and ExtractionError where the name is another extraction's, this machine cannot go on with it,
+    the grid does not fit, or the disk is too small.
     """
+    processes = join_processes()
     checkpoint = load_checkpoint(folder)
-    grid, num_features = _grid(settings, checkpoint)
+    if not processes.is_first:
+        _help(checkpoint, processes, reporter)
+        return None
     started = time.perf_counter()
     source = find_images(images) if images is not None else default_source(workspace)
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
-    target = workspace.new_extraction(name or workspace.free_extraction_name(checkpoint.name, source.location))
-    computation = prepare_computation(settings)
-    computation.place(checkpoint.model)
-    extraction = _Extraction(checkpoint, source, settings, computation, grid, num_features, reporter)
-    reporter.message(
-        f"extracting {len(source)} images x {num_features:,} features with {checkpoint.name}, "
-        f"{computation.describe()}: about {_gigabytes(len(source), num_features)} of CSV"
-    )
-    with FeatureTable(target, num_features) as table:
-        table.begin()
-        num_written = _write_rows(extraction, table)
-        table.finish()
-        seconds = time.perf_counter() - started
-        table.certify(_manifest(extraction, num_written, seconds))
-    return ExtractionResult(
-        name=target.name,
-        folder=target,
-        num_found=len(source),
-        num_written=num_written,
-        num_rejected=len(source) - num_written,
-        num_not_images=source.num_not_images,
-        num_features=num_features,
-        seconds=seconds,
-        images_per_second=len(source) / seconds,
-    )
+    extraction = choose_extraction(workspace, settings, checkpoint, source, name)
+    in_use = f"inference/{extraction.folder.name} is being worked on by another process: wait for it, or stop it"
+    with locked(extraction.folder, ExtractionError(in_use)):
+        return _Run(extraction, processes, reporter, started).go()
 
 
 def default_source(workspace: Workspace) -> ImageSource:
@@ -110,110 +98,197 @@ def default_source(workspace: Workspace) -> ImageSource:
     )
 
 
-def _grid(settings: Settings, checkpoint: Checkpoint) -> tuple[int | None, int]:
-    """The grid to average to (None: the latent as it is) and how many features that makes."""
-    rows, columns, channels = checkpoint.plan.latent_shape
-    grid = settings.feature_grid
-    if rows == columns == grid:
-        return None, rows * columns * channels
-    if rows % grid or columns % grid:
-        raise ExtractionError(
-            f"feature_grid = {grid} does not fit the {rows}x{columns} latent of {checkpoint.name}: choose a grid that "
-            f"divides both"
+@dataclass
+class _Run:
+    """One run of the first process."""
+
+    extraction: Extraction
+    processes: Processes
+    reporter: Reporter
+    started: float
+
+    def go(self) -> ExtractionResult:
+        extraction = self.extraction
+        goes_on = extractions.describe(extraction.folder) is not None
+        start = extractions.begin(extraction.folder, extraction.description())
+        plan = extractions.plan_work(extraction.folder, extraction.source, extraction.columns)
+        self._say(plan, goes_on)
+        formats = extractions.all_formats(extraction.folder, extraction.columns, extraction.settings.feature_formats)
+        if plan.changes_nothing and extractions.is_whole(extraction.folder, extraction.columns, formats):
+            self._tell_others(start, 0)
+            extractions.leave(extraction.folder)
+            self.reporter.message("nothing is new: the table is as it was")
+        else:
+            self._encode(start, plan, formats)
+            self._merge(start + 1, plan, formats)
+        return self._result(plan, formats)
+
+    def _say(self, plan: Plan, goes_on: bool) -> None:
+        extraction = self.extraction
+        self.reporter.message(
+            f"extracting {len(extraction.source)} images x {extraction.shape.num_features:,} features with "
+            f"{extraction.checkpoint.name}, {extraction.describe()}"
         )
-    return grid, grid * grid * channels
+        if goes_on:
+            counts = {
+                "done": plan.num_kept,
+                "new": plan.num_new,
+                "changed": plan.num_changed,
+                "to try again": plan.num_tried_again,
+                "removed": plan.num_removed,
+            }
+            parts = [f"{count} {what}" for what, count in counts.items() if count or what == "done"]
+            self.reporter.message(f"going on with inference/{extraction.folder.name}: {', '.join(parts)}")
 
+    def _encode(self, start: int, plan: Plan, formats: tuple[str, ...]) -> None:
+        if not plan.todo:
+            self._tell_others(start, 0)
+            return
+        extraction = self.extraction
+        names = extraction.source.names.select(plan.todo)
+        asked = extraction.settings.feature_grid
+        work = Work(
+            extraction.folder, extraction.columns, formats, len(extraction.source), len(names), self.processes.count,
+            tuple(grid for grid in _GRIDS if grid <= asked),
+        )  # fmt: skip
+        forecast = Forecast(work, self.reporter)
+        extractions.write_blocks(extraction.folder, start, names, self.processes.count)
+        self._tell_others(start, len(names))
+        with self.reporter.progress("extracting", len(names)) as progress:
+            counter = _Counter(self.processes, progress)
 
-def _gigabytes(num_images: int, num_features: int) -> str:
-    size = num_images * num_features * _BYTES_PER_VALUE
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
+            def after_batch(results: Results) -> None:
+                forecast.see(results)
+                counter.add(results)
 
+            _encode_block(extraction, start, self.processes.rank, self.reporter, after_batch)
+            for rank in range(1, self.processes.count):
+                self.processes.hear(f"done {rank}", lambda: counter.add([]))
 
-def _write_rows(extraction: _Extraction, table: FeatureTable) -> int:
-    """Encode and write every image in the order of the source; returns how many rows."""
-    source, num_written, num_not_finite = extraction.source, 0, 0
-    with extraction.reporter.progress("extracting", len(source)) as progress:
-        for batch in _stream(extraction).epoch():
-            refuse_vanished(source, source.names, batch)
-            for file, features in _encoded(extraction, batch):
-                name = source.names[file.position]
-                if features is None:
-                    num_not_finite += not file.reason
-                    table.reject(name, file.reason or NOT_FINITE, file.state)
-                    extraction.reporter.warning(f"rejected: {name} ({file.reason or NOT_FINITE})")
-                else:
-                    num_written += 1
-                    table.add(name, features, file.state)
-            if num_written + num_not_finite >= min(_ENOUGH_TO_JUDGE, len(source)):
-                _refuse_mostly_not_finite(extraction, num_written, num_not_finite)
-            progress.advance(batch.num_files)
-    return num_written
+    def _tell_others(self, start: int, num_todo: int) -> None:
+        extraction = self.extraction
+        words = {
+            "folder": str(extraction.folder),
+            "location": str(extraction.source.location),
+            "root": str(extraction.source.root),
+            "start": start,
+            "num_todo": num_todo,
+            "description": extraction.description(),
+        }
+        self.processes.tell("work", json.dumps(words))
 
+    def _merge(self, start: int, plan: Plan, formats: tuple[str, ...]) -> None:
+        """Merge; rows that turn out to be damaged are encoded again first."""
+        extraction = self.extraction
+        for repair in range(_MAX_REPAIRS):
+            with self.reporter.progress("writing the table", len(extraction.source)) as progress:
+                merged = extractions.merge(
+                    extraction.folder,
+                    extraction.source.names,
+                    extraction.columns,
+                    formats,
+                    progress.advance,
+                    lambda counts: self._manifest(counts, plan, formats),
+                )
+            if not merged.damaged:
+                return
+            count = len(merged.damaged)
+            what = "1 row written before is damaged" if count == 1 else f"{count} rows written before are damaged"
+            self.reporter.warning(f"{what}: encoded again")
+            names = Names.of(merged.damaged)
+            with self.reporter.progress("extracting", len(names)) as progress:
+                encode(
+                    extraction,
+                    names,
+                    (start + repair, 0),
+                    self.reporter,
+                    _Counter(Processes(), progress).add,
+                )
+        raise ExtractionError(f"{extraction.folder} does not keep what is written to it: the disk may be damaged")
 
-def _refuse_mostly_not_finite(extraction: _Extraction, num_written: int, num_not_finite: int) -> None:
-    if num_not_finite > num_written:
-        raise ExtractionError(
-            f"the features of {num_not_finite} of {num_written + num_not_finite} images are not finite: the model "
-            f"{extraction.checkpoint.name} is of no use; train it with a lower learning_rate, or try "
-            f"use_mixed_precision = False"
+    def _manifest(self, counts: Counts, plan: Plan, formats: tuple[str, ...]) -> dict[str, Any]:
+        seconds = time.perf_counter() - self.started
+        return self.extraction.description() | {
+            "formats": formats,
+            "counts": {
+                "found": counts.found,
+                "written": counts.written,
+                "rejected": counts.rejected,
+                "not_images": self.extraction.source.num_not_images,
+            },
+            "last_run": {
+                "encoded": len(plan.todo),
+                "processes": self.processes.count,
+                "seconds": round(seconds, 3),
+                "images_per_second": round(len(plan.todo) / seconds, 3),
+                "fext": fext.__version__,
+                "torch": torch.__version__,
+                "decoders": DECODERS,
+            },
+        }
+
+    def _result(self, plan: Plan, formats: tuple[str, ...]) -> ExtractionResult:
+        extraction = self.extraction
+        counts = extractions.read_manifest(extraction.folder)["counts"]
+        seconds = time.perf_counter() - self.started
+        return ExtractionResult(
+            name=extraction.folder.name,
+            folder=extraction.folder,
+            files=tuple(table_files(name, extraction.columns)[0] for name in formats),
+            num_found=counts["found"],
+            num_written=counts["written"],
+            num_rejected=counts["rejected"],
+            num_not_images=extraction.source.num_not_images,
+            num_kept=plan.num_kept,
+            num_new=plan.num_new,
+            num_changed=plan.num_changed,
+            num_removed=plan.num_removed,
+            num_features=extraction.shape.num_features,
+            seconds=seconds,
+            images_per_second=len(plan.todo) / seconds,
         )
 
 
-def _stream(extraction: _Extraction) -> ImageStream:
-    source, computation = extraction.source, extraction.computation
-    return ImageStream(
-        source.root,
-        source.names,
-        extraction.checkpoint.preprocessing,
-        batch_size=extraction.settings.inference_batch_size,
-        num_processors=computation.num_processors,
-        pin_memory=computation.device.type == "cuda",
-    )
+class _Counter:
+    """Shows on one bar what all processes have done."""
+
+    def __init__(self, processes: Processes, progress: Progress) -> None:
+        self._processes, self._progress = processes, progress
+        self._num_shown = 0
+
+    def add(self, results: Results) -> None:
+        """Count a batch of this process; also the place where a stop is noticed."""
+        count = len(results)
+        done = self._processes.add("images done", count) if self._processes.count > 1 else self._num_shown + count
+        if self._processes.is_first:
+            self._progress.advance(done - self._num_shown)
+            self._num_shown = done
+        else:
+            self._progress.advance(count)
 
 
-def _encoded(extraction: _Extraction, batch: Batch) -> list[tuple[FileRead, NDArray[np.float32] | None]]:
-    """Each file of a batch with its features, in order of position; None where it has none, or none that are finite."""
-    found: list[tuple[FileRead, NDArray[np.float32] | None]] = [(file, None) for file in batch.rejected]
-    if len(batch.images):
-        latent = encode(
-            extraction.checkpoint.model.encoder,
-            batch.images,
-            extraction.computation,
-            batch_size=extraction.settings.inference_batch_size,
-            grid=extraction.grid,
-        )
-        for file, features in zip(batch.files, flatten_latent(latent), strict=True):
-            found.append((file, features if np.isfinite(features).all() else None))
-    return sorted(found, key=lambda item: item[0].position)
+def _help(checkpoint: Checkpoint, processes: Processes, reporter: Reporter) -> None:
+    """Encode the block of a process that is not the first."""
+    with reporter.progress("extracting", 0) as progress:
+        words = json.loads(processes.hear("work", lambda: progress.advance(0)))
+        if words["num_todo"]:
+            extraction = _same_here(words, checkpoint)
+            counter = _Counter(processes, progress)
+            _encode_block(extraction, words["start"], processes.rank, reporter, counter.add)
+        processes.tell(f"done {processes.rank}", "")
 
 
-def _manifest(extraction: _Extraction, num_written: int, seconds: float) -> dict[str, Any]:
-    checkpoint, source = extraction.checkpoint, extraction.source
-    settings, computation = extraction.settings, extraction.computation
-    height, width, channels = checkpoint.preprocessing.shape
-    return {
-        "format_version": FORMAT_VERSION,
-        "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
-        "source": str(source.location.absolute()),
-        "preprocessing": asdict(checkpoint.preprocessing),
-        "feature_grid": settings.feature_grid,
-        "flatten_order": FLATTEN_ORDER,
-        "num_features": extraction.num_features,
-        "counts": {
-            "found": len(source),
-            "written": num_written,
-            "rejected": len(source) - num_written,
-            "not_images": source.num_not_images,
-        },
-        "computed_by": {
-            "device": computation.describe(),
-            "precision": computation.precision,
-            "engine": "torch",
-            "batch_shape": [settings.inference_batch_size, channels, height, width],
-            "fext": fext.__version__,
-            "torch": torch.__version__,
-        },
-        "seconds": round(seconds, 3),
-        "images_per_second": round(len(source) / seconds, 3),
-        "settings": settings.model_dump(mode="json"),
-    }
+def _same_here(words: dict[str, Any], checkpoint: Checkpoint) -> Extraction:
+    """The extraction of the first process; raises ExtractionError where this one would compute it in another way."""
+    description = words["description"]
+    settings = settings_from_json(json.dumps(description["settings"]), "the first process")
+    source = ImageSource(Path(words["location"]), Path(words["root"]), Names([]), 0)
+    return join_extraction(Path(words["folder"]), settings, checkpoint, source, description)
+
+
+def _encode_block(
+    extraction: Extraction, start: int, rank: int, reporter: Reporter, after_batch: Callable[[Results], None]
+) -> None:
+    names = extractions.read_block(extraction.folder, start, rank)
+    if names:
+        encode(extraction, names, (start, rank), reporter, after_batch)

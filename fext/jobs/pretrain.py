@@ -18,6 +18,7 @@ from fext.compute.device import check_jit_backend, prepare_computation
 from fext.compute.training import UnreadableImageError, learning_rate_at, make_optimizer, test_epoch, train_epoch
 from fext.data.dataset import ImageStream
 from fext.data.images import Preprocessing
+from fext.data.names import Names
 from fext.data.source import ImageSource, find_images
 from fext.errors import ReaderDiedError
 from fext.jobs.choosing import choose_split, say_split
@@ -71,7 +72,7 @@ def pretrain(
     preprocessing = Preprocessing(*settings.picture_shape, resize_mode=settings.resize_mode)
     folder = workspace.new_checkpoint(name or _made_up_name(workspace, settings.architecture))
     missing = images == workspace.images and not images.exists()  # the user's folder, not yet made
-    source = ImageSource(images, images, (), 0) if missing else find_images(images)
+    source = ImageSource(images, images, Names([]), 0) if missing else find_images(images)
     chosen = choose_split(workspace, settings, source, preprocessing, computation.num_processors, reporter)
     say_split(chosen.split, settings, source, reporter)
     model = build_autoencoder(plan, settings.seed)

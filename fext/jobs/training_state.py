@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from fext.compute.device import Computation, check_jit_backend, prepare_computation
 from fext.compute.training import Totals, make_optimizer, restore_optimizer
 from fext.data.images import Preprocessing, checksum
+from fext.data.names import Names
 from fext.data.source import ImageSource
 from fext.data.split import Split
 from fext.errors import CheckpointError
@@ -96,7 +97,7 @@ def restore(
         state.num_stalled = 0  # extended on purpose: early stopping starts to count anew
     location = Path(description.source)
     root = location.parent if os.path.isfile(location) else location
-    source = ImageSource(location, root, split.train + split.test, 0)
+    source = ImageSource(location, root, Names.of(split.train + split.test), 0)
     preprocessing = description.preprocessing
     run = Run(folder, settings, preprocessing, source, split, by_name, computation, model, optimizer, reporter)
     return run, state

@@ -14,20 +14,22 @@ from fext.screen.console import ConsoleReporter, show_facts, show_path, show_set
 from fext.store.workspace import Workspace
 
 if TYPE_CHECKING:
+    from fext.jobs.export import Format
     from fext.jobs.pretrain import PretrainResult
     from fext.settings import Settings
 
 
 @dataclass(frozen=True)
 class Screen:
-    """Where to print, and the folders to work in."""
+    """Where to print, and the folders to work in; of the processes that torchrun starts, the first one speaks."""
 
     console: Console
     workspace: Workspace
+    is_first: bool = True
 
     @property
     def reporter(self) -> ConsoleReporter:
-        return ConsoleReporter(self.console)
+        return ConsoleReporter(self.console, only_warnings=not self.is_first)
 
     def settings(self, overrides: Sequence[str] = ()) -> "Settings":
         """configurations.py as it is at this moment."""
@@ -74,15 +76,66 @@ def run_extract(screen: Screen, settings: "Settings", folder: Path, images: Path
     from fext.jobs.extract import extract
 
     result = extract(screen.workspace, settings, folder, images, name, screen.reporter)
+    if result is None:  # one of several processes, and not the first
+        return
+    looked_at = result.num_found - result.num_kept
     facts = [
         ("images found", f"{result.num_found}"),
-        ("rows written", f"{result.num_written} of {result.num_features:,} features"),
+        ("rows", f"{result.num_written} of {result.num_features:,} features"),
         ("rejected", f"{result.num_rejected}" + (" (see rejected.csv)" if result.num_rejected else "")),
         ("other files", f"{result.num_not_images} that are not images"),
-        ("time", f"{_duration(result.seconds)}, {result.images_per_second:.1f} images/s"),
     ]
+    if result.num_kept or result.num_removed:
+        facts.append(
+            (
+                "since before",
+                f"{result.num_kept} kept, {result.num_new} new, {result.num_changed} changed, "
+                f"{result.num_removed} removed",
+            )
+        )
+    rate = f", {looked_at} images at {result.images_per_second:.1f} images/s" if looked_at else ""
+    facts.append(("time", f"{_duration(result.seconds)}{rate}"))
     show_facts(screen.console, f"Extraction {result.name}", facts)
-    show_path(screen.console, "features", result.folder / "features.csv", screen.workspace.root)
+    for file in result.files:
+        show_path(screen.console, "features", result.folder / file, screen.workspace.root)
+
+
+def run_verify(screen: Screen, settings: "Settings", folder: Path, everything: bool) -> None:
+    from fext.errors import ExtractionError
+    from fext.jobs.verify import verify
+
+    result = verify(screen.workspace, settings, folder, everything, screen.reporter)
+    for note in result.notes:
+        screen.reporter.message(note)
+    for problem in result.problems:
+        screen.reporter.warning(problem)
+    if result.num_problems:
+        more = result.num_problems - len(result.problems)
+        others = f", {more} more than are named above" if more else ""
+        problems = "1 problem" if result.num_problems == 1 else f"{result.num_problems} problems"
+        raise ExtractionError(f"{result.name} is not whole: {problems}{others}")
+    screen.console.print(
+        f"{result.name} is whole: its {result.num_rows} rows are what was written ({', '.join(result.formats)}), and "
+        f"{result.num_recomputed} of them, computed again, are what its checkpoint makes of the images "
+        f"({_duration(result.seconds)})"
+    )
+
+
+def run_reconstruct(screen: Screen, settings: "Settings", folder: Path, images: Path, output: Path) -> None:
+    from fext.jobs.reconstruct import reconstruct
+
+    result = reconstruct(settings, folder, images, output, screen.reporter)
+    screen.console.print(
+        f"{result.num_written} of {result.num_found} images reconstructed in {_duration(result.seconds)}, "
+        f"{result.num_rejected} rejected"
+    )
+    show_path(screen.console, "written to", result.folder, screen.workspace.root)
+
+
+def run_export(screen: Screen, folder: Path, file_format: "Format", output: Path) -> None:
+    from fext.jobs.export import export
+
+    show_path(screen.console, "encoder", export(folder, file_format, output), screen.workspace.root)
 
 
 def run_samples(screen: Screen, folder: Path) -> None:

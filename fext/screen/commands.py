@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=_evaluate)
 
-    extract = commands.add_parser("extract", help="write the features of every image as CSV")
+    extract = commands.add_parser("extract", help="write the features of every image; goes on where it stopped")
     _add_checkpoint(extract)
     extract.add_argument(
         "--images",
@@ -45,6 +45,25 @@ def make_parser() -> argparse.ArgumentParser:
     )
     extract.add_argument("--name", help="name of the extraction (default: checkpoint and source)")
     extract.set_defaults(run=_extract)
+
+    verify = commands.add_parser("verify", help="prove that an extraction is whole and belongs to model and images")
+    verify.add_argument("extraction", nargs="?", metavar="EXTRACTION", help="name or path (default: the only one)")
+    verify.add_argument("--all", action="store_true", dest="everything", help="compute every row again, not a sample")
+    verify.set_defaults(run=_verify)
+
+    reconstruct = commands.add_parser("reconstruct", help="write what a model makes of images as pictures")
+    _add_checkpoint(reconstruct)
+    reconstruct.add_argument("--images", type=Path, metavar="SOURCE", required=True, help="folder or list of images")
+    reconstruct.add_argument("--output", type=Path, metavar="FOLDER", required=True, help="a new or empty folder")
+    reconstruct.set_defaults(run=_reconstruct)
+
+    export = commands.add_parser("export", help="write the encoder alone, for use without FeXT")
+    _add_checkpoint(export)
+    export.add_argument(
+        "--format", choices=("onnx", "safetensors"), required=True, dest="file_format", help="of the file"
+    )
+    export.add_argument("--output", type=Path, metavar="FILE", required=True, help="a new file")
+    export.set_defaults(run=_export)
 
     samples = commands.add_parser("samples", help="write sample images that everyone has")
     samples.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="where to (default: data/samples)")
@@ -56,7 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     tensorboard = commands.add_parser("tensorboard", help="open TensorBoard on the checkpoints until Ctrl-C")
     tensorboard.set_defaults(run=_tensorboard)
 
-    for command in (pretrain, resume, evaluate, extract, settings):
+    for command in (pretrain, resume, evaluate, extract, verify, reconstruct, settings):
         command.add_argument(
             "--set",
             action="append",
@@ -91,6 +110,22 @@ def _extract(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
     folder = screen.workspace.find_checkpoint(words.checkpoint)
     actions.run_extract(screen, settings, folder, words.images, words.name)
+
+
+def _verify(screen: Screen, words: argparse.Namespace) -> None:
+    settings = screen.settings(words.overrides)
+    actions.run_verify(screen, settings, screen.workspace.find_extraction(words.extraction), words.everything)
+
+
+def _reconstruct(screen: Screen, words: argparse.Namespace) -> None:
+    settings = screen.settings(words.overrides)
+    folder = screen.workspace.find_checkpoint(words.checkpoint)
+    actions.run_reconstruct(screen, settings, folder, words.images, words.output)
+
+
+def _export(screen: Screen, words: argparse.Namespace) -> None:
+    folder = screen.workspace.find_checkpoint(words.checkpoint)
+    actions.run_export(screen, folder, words.file_format, words.output)
 
 
 def _samples(screen: Screen, words: argparse.Namespace) -> None:

@@ -61,11 +61,13 @@ class _ConsoleProgress:
 class ConsoleReporter:
     """Shows what a job tells: lines, and a bar with rate and time left where there is a terminal."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, only_warnings: bool = False) -> None:
         self.console = console
+        self._only_warnings = only_warnings
 
     def message(self, text: str) -> None:
-        self.console.print(Text(_shown(text)))
+        if not self._only_warnings:
+            self.console.print(Text(_shown(text)))
 
     def warning(self, text: str) -> None:
         self.console.print(Text(_shown(text), style="yellow"))
@@ -79,7 +81,7 @@ class ConsoleReporter:
             _RateColumn(),
             TimeRemainingColumn(compact=True),
         )
-        shown = self.console.is_terminal
+        shown = self.console.is_terminal and not self._only_warnings
         with (
             asked_to_stop(lambda: self.warning("Stopping after this batch (Ctrl-C again: at once)")) as interrupt,
             Progress(*columns, console=self.console, transient=True, disable=not shown, expand=True) as progress,

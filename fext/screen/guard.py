@@ -23,7 +23,7 @@ def guarded(screen: Screen, doing: str, action: Callable[[], None]) -> int:
         show_error(screen.console, str(error))
         return FAILED
     except KeyboardInterrupt:
-        screen.reporter.message("Stopped. Whatever was finished before is kept.")
+        screen.console.print("Stopped. Whatever was finished before is kept.")
         return INTERRUPTED
     except Exception as error:  # the edge of the program: nothing may end the menu with a traceback
         from fext.store.logs import log_unexpected

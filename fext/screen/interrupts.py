@@ -1,4 +1,7 @@
-"""Ctrl-C while a job works: the first asks it to stop after this batch, the second stops it at once."""
+"""Ctrl-C while a job works: the first asks it to stop after this batch, the second stops it at once.
+
+A request to terminate, as torchrun and system services send it, does the same.
+"""
 
 import signal
 import threading
@@ -7,6 +10,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from fext.reporting import StopRequested
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
@@ -27,7 +32,7 @@ class Interrupt:
 
 @contextmanager
 def asked_to_stop(on_request: Callable[[], None]) -> Iterator[Interrupt]:
-    """Turn Ctrl-C into a request inside this context; a request not yet met is raised at its end."""
+    """Turn Ctrl-C and termination into a request inside this context; a request not yet met is raised at its end."""
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
@@ -40,9 +45,19 @@ def asked_to_stop(on_request: Callable[[], None]) -> Iterator[Interrupt]:
         with suppress(Exception):  # a terminal in the middle of printing cannot print this
             on_request()
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = [(number, signal.signal(number, handle)) for number in STOPS]
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before:
+            signal.signal(number, handler)
     interrupt.check()
+
+
+def stop_on_termination() -> None:
+    """Let the program end as on Ctrl-C where it is asked to, such as by torchrun when another process has died."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, handle)

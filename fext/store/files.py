@@ -41,7 +41,7 @@ def write_together(parts: Sequence[tuple[Path, Callable[[IO[bytes]], object]]]) 
                 stream.flush()
                 os.fsync(stream.fileno())
         for (path, _), temporary in zip(parts, temporaries, strict=True):
-            _replace(temporary, path)
+            replace(temporary, path)
     except Exception as error:
         # torch.save hides what the disk said behind a RuntimeError of its own.
         cause = error if isinstance(error, OSError) else error.__context__
@@ -54,7 +54,7 @@ def write_together(parts: Sequence[tuple[Path, Callable[[IO[bytes]], object]]]) 
                 temporary.unlink(missing_ok=True)
 
 
-def _replace(temporary: Path, path: Path) -> None:
+def replace(temporary: Path, path: Path) -> None:
     """Move a file into its place; Windows refuses that as long as another program has the old one open."""
     for _ in range(_NUM_TRIES if sys.platform == "win32" else 0):
         with suppress(PermissionError):
@@ -164,3 +164,27 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise FextError(f"{path} cannot be read: {error}") from error
+
+
+def close_on_disk(stream: IO[bytes]) -> None:
+    """Close a file once it is on the disk."""
+    stream.flush()
+    os.fsync(stream.fileno())
+    stream.close()
+
+
+def let_go(stream: IO[bytes]) -> None:
+    """Close a file that is not to be kept, whatever is still to be written to it."""
+    with suppress(OSError, ValueError):
+        stream.close()
+
+
+def sync_folder(folder: Path) -> None:
+    """Put on the disk which files a folder holds, where the system can."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,29 +7,31 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fext.errors import CheckpointError
+from fext.errors import CheckpointError, FextError
 from fext.store import files
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a checkpoint's folder, and clear away what a killed process left there unfinished.
+def locked(folder: Path, in_use: FextError | None = None) -> Iterator[None]:
+    """Hold the lock of a folder, and clear away what a killed process left there unfinished.
 
-    Raises CheckpointError where another process holds it. Some network disks know no locks: there it is no guard.
+    Raises the error given, else CheckpointError, where another process holds it. Some network disks know no locks:
+    there it is no guard.
     """
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise CheckpointError(f"{folder.name} is being trained by another process: wait for it, or stop it") from error
+        trained = CheckpointError(f"{folder.name} is being trained by another process: wait for it, or stop it")
+        raise in_use or trained from error
     except NotImplementedError:
         pass
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise CheckpointError(f"{lock.lock_file} cannot be written: {error.strerror or error}") from error
+            raise FextError(f"{lock.lock_file} cannot be written: {error.strerror or error}") from error
     try:
         files.remove_unfinished(folder)
         yield

@@ -74,12 +74,31 @@ class Workspace:
             raise CheckpointError(f"there is already a checkpoint {name}: choose another name")
         return folder
 
-    def new_extraction(self, name: str) -> Path:
-        """The folder for a new extraction of that name; raises ExtractionError where it is taken."""
-        folder = self.inference / checked_name(name)
-        if folder.exists() or name.lower() == "images":
-            raise ExtractionError(f"there is already a folder inference/{name}: choose another name")
-        return folder
+    def extraction_folder(self, name: str) -> Path:
+        """The folder of an extraction of that name, new or not; raises ExtractionError where it is kept for images."""
+        if name.lower() == self.inference_images.name:
+            raise ExtractionError(f"inference/{name} holds the images to extract from: choose another name")
+        return self.inference / checked_name(name)
+
+    def extraction_names(self) -> list[str]:
+        """Names of the extractions, finished and stopped, sorted."""
+        finished = _folders_with(self.inference, "manifest.json")
+        return sorted({*finished, *_folders_with(self.inference, "unfinished/extraction.json")})
+
+    def find_extraction(self, name: str | None) -> Path:
+        """The folder of an extraction given by name or path; without one, the only one there is.
+
+        Raises ExtractionError that lists the names there are.
+        """
+        names = self.extraction_names()
+        if name is None:
+            if len(names) == 1:
+                return self.inference / names[0]
+            raise ExtractionError(_which("extraction", names, "make one with 'extract' first"))
+        for folder in (self.inference / name, Path(name)):
+            if (folder / "manifest.json").is_file() or (folder / "unfinished").is_dir():
+                return folder.resolve()
+        raise ExtractionError(f"there is no extraction {name}; {_which('extraction', names, 'none is made yet')}")
 
     def free_extraction_name(self, checkpoint: str, source: Path) -> str:
         """A name made of checkpoint and source that no extraction has yet."""

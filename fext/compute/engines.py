@@ -1,0 +1,250 @@
+"""Engines: what runs a trained model over many batches, always in one batch shape.
+
+A smaller batch is filled up with black images whose results are dropped: a row of features then never depends on how
+many images stood beside it. An engine may work on several batches at a time; results come in the order of the batches.
+"""
+
+import importlib.metadata
+import importlib.util
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from fext.compute.device import Computation
+from fext.compute.inference import filled_up
+from fext.data.dataset import Batch
+from fext.errors import DeviceError
+from fext.model.autoencoder import Autoencoder
+from fext.model.scores import mean_squared_error
+from fext.settings import Settings
+
+if TYPE_CHECKING:
+    import openvino
+
+Rows = NDArray[np.float32]
+EngineName = Literal["torch", "openvino"]
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """What a row holds: the latent averaged to grid x grid (None: as it is), then the error of the reconstruction."""
+
+    grid: int | None
+    num_features: int
+    reconstruction_error: bool
+
+    @property
+    def num_values(self) -> int:
+        """Numbers in a row."""
+        return self.num_features + self.reconstruction_error
+
+
+class Engine(Protocol):
+    """Runs a model; `start` takes up to batch_size images and gives a function that waits for their rows."""
+
+    num_at_a_time: int
+
+    def start(self, images: torch.Tensor) -> Callable[[], Rows]:
+        """Begin with images (N, C, H, W) float32 in [0, 1]; the function gives (N, num_values) float32."""
+
+
+def choose_engine(settings: Settings, device: torch.device) -> EngineName:
+    """The engine that the settings mean on this machine; nothing is timed.
+
+    Raises DeviceError where OpenVINO is asked for and is not installed, or the device is not the CPU.
+    """
+    installed = importlib.util.find_spec("openvino") is not None
+    if settings.inference_engine == "auto":
+        return "openvino" if installed and device.type == "cpu" else "torch"
+    if settings.inference_engine == "openvino":
+        if not installed:
+            raise DeviceError(
+                "inference_engine = 'openvino', but it is not installed: "
+                "'pip install -r requirements-openvino.txt' does it, or set inference_engine to 'auto'"
+            )
+        if device.type != "cpu":
+            raise DeviceError(
+                f"inference_engine = 'openvino' runs on the CPU here, not on {device.type}: set training_device to "
+                f"'CPU' or inference_engine to 'torch'"
+            )
+    return settings.inference_engine
+
+
+def engine_version(name: EngineName) -> str:
+    """The version of the package that computes."""
+    return str(torch.__version__) if name == "torch" else importlib.metadata.version(name)
+
+
+def make_engine(
+    name: EngineName, model: Autoencoder, computation: Computation, batch_size: int, shape: RowShape
+) -> Engine:
+    """An engine for a trained model, which is the engine's own from now on."""
+    engines: dict[EngineName, Callable[..., Engine]] = {"torch": TorchEngine, "openvino": OpenVinoEngine}
+    return engines[name](model.eval(), computation, batch_size, shape)
+
+
+def encode_all(engine: Engine, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Rows]]:
+    """Each batch with the rows of its images, in order; several are worked on while the next is read."""
+    started: deque[tuple[Batch, Callable[[], Rows]]] = deque()
+    for batch in batches:
+        started.append((batch, engine.start(batch.images) if batch.files else _no_rows))
+        while len(started) > engine.num_at_a_time:
+            yield _finished(started)
+    while started:
+        yield _finished(started)
+
+
+def _finished(started: deque[tuple[Batch, Callable[[], Rows]]]) -> tuple[Batch, Rows]:
+    batch, finish = started.popleft()
+    return batch, finish()
+
+
+def _no_rows() -> Rows:
+    return np.empty((0, 0), dtype=np.float32)
+
+
+class TorchEngine:
+    """torch itself: channels-last, batch normalization folded into the convolutions, autocast."""
+
+    def __init__(self, model: Autoencoder, computation: Computation, batch_size: int, shape: RowShape) -> None:
+        computation.place(model)
+        fold_normalization(model.encoder)
+        fold_normalization(model.decoder)
+        self._model, self._computation, self._batch_size, self._shape = model, computation, batch_size, shape
+        # A GPU works by itself while the next batch is read; a CPU has nothing left to work with.
+        self.num_at_a_time = 2 if computation.device.type == "cuda" else 0
+
+    @torch.inference_mode()
+    def start(self, images: torch.Tensor) -> Callable[[], Rows]:
+        count = len(images)
+        placed = self._computation.to_device(filled_up(images, self._batch_size))
+        with self._computation.autocast():
+            latent = self._model.encoder(placed)
+            reconstructions = self._model.decoder(latent) if self._shape.reconstruction_error else None
+        rows = feature_rows(self._shape, latent, placed, reconstructions)
+        if rows.device.type != "cuda":
+            return lambda: rows[:count].cpu().numpy()
+        return _copied_from_gpu(rows, count)
+
+
+def _copied_from_gpu(rows: torch.Tensor, count: int) -> Callable[[], Rows]:
+    """Copy while the next batch computes."""
+    host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+    host.copy_(rows, non_blocking=True)
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record()
+
+    def finish() -> Rows:
+        done.synchronize()
+        return host[:count].numpy()
+
+    return finish
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU: one stream of work for every few cores, each with a batch of its own.
+
+    The graph is the model's own, traced with torch; precision is a property of the compiled graph, and what comes out
+    is float32. Its bits were found not to depend on streams, threads or batch size (benchmarks/exactness.py).
+    """
+
+    def __init__(self, model: Autoencoder, computation: Computation, batch_size: int, shape: RowShape) -> None:
+        import openvino
+
+        graph = _traced(model, batch_size, shape)
+        kind = {"float32": "f32", "bfloat16": "bf16"}[computation.precision]
+        properties = {
+            "INFERENCE_PRECISION_HINT": kind,
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        compiled = openvino.Core().compile_model(graph, "CPU", properties)
+        self._batch_size, self._shape = batch_size, shape
+        self.num_at_a_time = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        # One more than work at a time: its result is being taken while the others compute.
+        self._free = deque(compiled.create_infer_request() for _ in range(self.num_at_a_time + 1))
+
+    def start(self, images: torch.Tensor) -> Callable[[], Rows]:
+        request = self._free.popleft()
+        padded = filled_up(images, self._batch_size)
+        request.start_async({0: padded.permute(0, 2, 3, 1).numpy()}, share_inputs=True)
+
+        def finish() -> Rows:
+            request.wait()
+            latent, *reconstructions = (torch.from_numpy(output.data) for output in request.output_tensors)
+            rows = feature_rows(self._shape, latent, padded, reconstructions[0] if reconstructions else None)
+            self._free.append(request)
+            return rows[: len(images)].numpy().copy()  # the request's own memory is for its next batch
+
+        return finish
+
+
+class _Traceable(nn.Module):
+    """What an engine computes: the latent and, where asked for, the reconstruction."""
+
+    def __init__(self, model: Autoencoder, with_reconstruction: bool) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+        self.decoder = model.decoder if with_reconstruction else None
+
+    def forward(self, images: torch.Tensor) -> Any:
+        latent = self.encoder(images)
+        return latent if self.decoder is None else (latent, self.decoder(latent))
+
+
+def _traced(model: Autoencoder, batch_size: int, shape: RowShape) -> "openvino.Model":
+    import openvino
+
+    height, width, channels = model.plan.picture_shape
+    factor = 2 ** len(model.plan.stages)
+    # The smallest picture that the plan takes is quickest to trace; the graph then gets its real shape.
+    example = torch.zeros(1, channels, factor, factor)
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traceable = _Traceable(model, shape.reconstruction_error)
+        script = torch.jit.trace(traceable, example, check_trace=False)  # type: ignore[no-untyped-call]
+        graph = openvino.convert_model(script, example_input=example)
+    graph.reshape([batch_size, channels, height, width])
+    steps = openvino.preprocess.PrePostProcessor(graph)
+    steps.input().tensor().set_layout(openvino.Layout("NHWC"))  # as images lie in memory
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    return steps.build()
+
+
+def feature_rows(
+    shape: RowShape, latent: torch.Tensor, images: torch.Tensor, reconstructions: torch.Tensor | None
+) -> torch.Tensor:
+    """The rows (N, num_values) float32 of a latent (N, channels, rows, columns), in row, column, channel order.
+
+    The error of the reconstruction comes last: the mean squared difference of the clipped reconstruction in float32.
+    """
+    features = latent.float()
+    if shape.grid is not None:
+        features = functional.adaptive_avg_pool2d(features, shape.grid)
+    features = features.permute(0, 2, 3, 1).flatten(1)
+    if reconstructions is None:
+        return features.contiguous()
+    errors = mean_squared_error(reconstructions.float().clamp(0, 1), images)
+    return torch.cat([features, errors[:, None]], dim=1)
+
+
+def fold_normalization(layers: nn.Module) -> None:
+    """Fold each batch normalization that follows a convolution into it; what it computes stays the same but rounding.
+
+    Those before a convolution stay: its zero padding is not normalized.
+    """
+    for name, normalization in list(layers.named_children()):
+        before = layers[int(name) - 1] if isinstance(layers, nn.Sequential) and int(name) else None
+        if isinstance(normalization, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
+            assert isinstance(layers, nn.Sequential)
+            layers[int(name) - 1] = fuse_conv_bn_eval(before, normalization)
+            layers[int(name)] = nn.Identity()

@@ -1,0 +1,87 @@
+"""Encoding a list of images into a part: read, compute and write, each while the others are at it."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fext.compute.engines import Rows, encode_all, make_engine
+from fext.data.dataset import Batch, ImageStream
+from fext.data.names import Names
+from fext.errors import ExtractionError
+from fext.jobs.choosing import refuse_vanished
+from fext.jobs.extraction import Extraction
+from fext.reporting import Reporter
+from fext.store.extractions import parts_folder
+from fext.store.parts import REJECTED, WRITTEN, Record, Row, row_checksum, writing_part
+
+NOT_FINITE = "its features are not finite"
+_ENOUGH_TO_JUDGE = 32  # images after which a model that gives mostly features that are not finite is given up
+
+Results = list[tuple[Record, Row | None]]
+
+
+def encode(
+    extraction: Extraction,
+    names: Names,
+    part: tuple[int, int],
+    reporter: Reporter,
+    after_batch: Callable[[Results], None],
+) -> None:
+    """Encode images of the source, in order, into the part of that (start, rank).
+
+    What is raised on the way, a stop among it, loses no batch that after_batch has seen. Raises ExtractionError where
+    most features are not finite, SourceError where the folder is gone.
+    """
+    stream = ImageStream(
+        extraction.source.root,
+        names,
+        extraction.checkpoint.preprocessing,
+        batch_size=extraction.batch_size,
+        num_processors=extraction.computation.num_processors,
+        pin_memory=extraction.computation.device.type == "cuda",
+    )
+    engine = make_engine(
+        extraction.engine,
+        extraction.checkpoint.model,
+        extraction.computation,
+        extraction.batch_size,
+        extraction.shape,
+    )
+    num_written = num_not_finite = 0
+    with writing_part(parts_folder(extraction.folder), *part) as write:
+        for batch, rows in encode_all(engine, stream.epoch()):
+            refuse_vanished(extraction.source, names, batch)
+            results = _results(names, batch, rows)
+            write(results)
+            for record, _ in results:
+                num_written += record.status == WRITTEN
+                num_not_finite += record.reason == NOT_FINITE
+                if record.status == REJECTED:
+                    reporter.warning(f"rejected: {record.image} ({record.reason})")
+            if num_written + num_not_finite >= min(_ENOUGH_TO_JUDGE, len(names)):
+                _refuse_mostly_not_finite(extraction, num_written, num_not_finite)
+            after_batch(results)
+
+
+def _results(names: Names, batch: Batch, rows: Rows) -> Results:
+    """What came of each file of a batch, in order."""
+    found: list[tuple[int, Record, Row | None]] = []
+    for file in batch.rejected:
+        found.append((file.position, Record(names[file.position], REJECTED, file.state, reason=file.reason), None))
+    for file, row in zip(batch.files, rows, strict=True):
+        name = names[file.position]
+        if np.isfinite(row).all():
+            record = Record(name, WRITTEN, file.state, row_sha256=row_checksum(row))
+            found.append((file.position, record, row))
+        else:
+            found.append((file.position, Record(name, REJECTED, file.state, reason=NOT_FINITE), None))
+    return [(record, row) for _, record, row in sorted(found, key=lambda item: item[0])]
+
+
+def _refuse_mostly_not_finite(extraction: Extraction, num_written: int, num_not_finite: int) -> None:
+    if num_not_finite > num_written:
+        raise ExtractionError(
+            f"the features of {num_not_finite} of {num_written + num_not_finite} images are not finite: the model "
+            f"{extraction.checkpoint.name} is of no use; train it with a lower learning_rate, or try "
+            f"use_mixed_precision = False"
+        )

@@ -1,0 +1,203 @@
+"""What an extraction is: what its rows hold, how they are computed, and which folder is the one to go on with.
+
+An extraction is the same one where source, checkpoint and the settings that shape a row are the same. How it is
+computed (device, precision, engine, batch shape) is fixed when it begins.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fext.compute.device import Computation, prepare_computation
+from fext.compute.engines import EngineName, RowShape, choose_engine, engine_version
+from fext.data.source import ImageSource
+from fext.errors import DeviceError, ExtractionError
+from fext.settings import Settings, change_settings
+from fext.store import extractions
+from fext.store.checkpoints import Checkpoint
+from fext.store.extractions import Description
+from fext.store.tables import Columns
+from fext.store.workspace import Workspace
+
+FORMAT_VERSION = 2
+FLATTEN_ORDER = "row, column, channel"
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """One extraction: the model, the images, what a row holds, how it is computed, and where it lies."""
+
+    folder: Path
+    checkpoint: Checkpoint
+    source: ImageSource
+    settings: Settings
+    computation: Computation
+    engine: EngineName
+    shape: RowShape
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(self.shape.num_features, self.shape.reconstruction_error)
+
+    @property
+    def batch_size(self) -> int:
+        return self.settings.inference_batch_size
+
+    def describe(self) -> str:
+        """Such as 'CPU (Intel Xeon), bfloat16, openvino'."""
+        return f"{self.computation.describe()}, {self.engine}"
+
+    def description(self) -> Description:
+        """What is written of it: with the counts, its manifest."""
+        checkpoint = self.checkpoint
+        return {
+            "format_version": FORMAT_VERSION,
+            "checkpoint": {
+                "name": checkpoint.name,
+                "sha256": checkpoint.sha256,
+                "folder": str(checkpoint.folder.resolve()),
+            },
+            "source": full_path(self.source),
+            "preprocessing": asdict(checkpoint.preprocessing),
+            "feature_grid": self.settings.feature_grid,
+            "flatten_order": FLATTEN_ORDER,
+            "num_features": self.shape.num_features,
+            "reconstruction_error": self.shape.reconstruction_error,
+            "computed_by": self._computed_by(),
+            "settings": self.settings.model_dump(mode="json"),
+        }
+
+    def _computed_by(self) -> dict[str, Any]:
+        height, width, channels = self.checkpoint.preprocessing.shape
+        return {
+            "device": self.computation.device_kind(),
+            "precision": self.computation.precision,
+            "engine": self.engine,
+            "engine_version": engine_version(self.engine),
+            "batch_shape": [self.batch_size, channels, height, width],
+        }
+
+
+def full_path(source: ImageSource) -> str:
+    """The path that tells a source from another of the same name."""
+    return str(source.location.resolve())
+
+
+def row_shape(settings: Settings, checkpoint: Checkpoint) -> RowShape:
+    """What a row holds; raises ExtractionError where feature_grid does not divide the latent."""
+    rows, columns, channels = checkpoint.plan.latent_shape
+    grid = settings.feature_grid
+    if rows == columns == grid:
+        return RowShape(None, rows * columns * channels, settings.reconstruction_error)
+    if rows % grid or columns % grid:
+        raise ExtractionError(
+            f"feature_grid = {grid} does not fit the {rows}x{columns} latent of {checkpoint.name}: choose a grid that "
+            f"divides both"
+        )
+    return RowShape(grid, grid * grid * channels, settings.reconstruction_error)
+
+
+def choose_extraction(
+    workspace: Workspace, settings: Settings, checkpoint: Checkpoint, source: ImageSource, name: str | None
+) -> Extraction:
+    """The extraction to begin or to go on with; without a name, the one there is of this checkpoint and source.
+
+    Raises ExtractionError where the name is another extraction's, or where this machine cannot go on with it.
+    """
+    shape = row_shape(settings, checkpoint)
+    folder = _folder(workspace, settings, checkpoint, source, name)
+    before = extractions.describe(folder)
+    adopted = settings if before is None else _as_before(settings, before["computed_by"])
+    try:
+        computation = prepare_computation(adopted)
+        engine = choose_engine(adopted, computation.device)
+    except DeviceError as error:
+        raise error if before is None else _cannot_go_on(folder, str(error)) from error
+    extraction = Extraction(folder, checkpoint, source, adopted, computation, engine, shape)
+    if before is not None:
+        _refuse_other_ways(folder, before["computed_by"], extraction.description()["computed_by"])
+    return extraction
+
+
+def join_extraction(
+    folder: Path, settings: Settings, checkpoint: Checkpoint, source: ImageSource, description: Description | None
+) -> Extraction:
+    """An extraction that was begun elsewhere, with the settings given.
+
+    Raises ExtractionError where a description is given and this process would compute in another way.
+    """
+    computation = prepare_computation(settings)
+    engine = choose_engine(settings, computation.device)
+    shape = row_shape(settings, checkpoint)
+    extraction = Extraction(folder, checkpoint, source, settings, computation, engine, shape)
+    if description is not None:
+        _refuse_other_ways(folder, description["computed_by"], extraction.description()["computed_by"])
+    return extraction
+
+
+def _folder(
+    workspace: Workspace, settings: Settings, checkpoint: Checkpoint, source: ImageSource, name: str | None
+) -> Path:
+    if name is not None:
+        folder = workspace.extraction_folder(name)
+        if folder.exists() and not _is_same(extractions.describe(folder), settings, checkpoint, source):
+            raise ExtractionError(
+                f"inference/{name} is another extraction (of another checkpoint, source or settings): choose another "
+                f"name"
+            )
+        return folder
+    for known in workspace.extraction_names():
+        folder = workspace.inference / known
+        if _is_same(extractions.describe(folder), settings, checkpoint, source):
+            return folder
+    return workspace.inference / workspace.free_extraction_name(checkpoint.name, source.location)
+
+
+def _is_same(description: Description | None, settings: Settings, checkpoint: Checkpoint, source: ImageSource) -> bool:
+    """Whether a folder is the extraction that is asked for; a setting that says 'auto' takes what it has."""
+    try:
+        return (
+            description is not None
+            and description["format_version"] == FORMAT_VERSION
+            and description["checkpoint"]["sha256"] == checkpoint.sha256
+            and description["source"] == full_path(source)
+            and description["feature_grid"] == settings.feature_grid
+            and description["reconstruction_error"] == settings.reconstruction_error
+            and _may_compute_so(settings, description["computed_by"])
+        )
+    except (KeyError, TypeError):
+        return False
+
+
+def _may_compute_so(settings: Settings, computed_by: dict[str, Any]) -> bool:
+    precision = {"auto": computed_by["precision"], True: "bfloat16", False: "float32"}[settings.use_mixed_precision]
+    engine = computed_by["engine"] if settings.inference_engine == "auto" else settings.inference_engine
+    device = settings.training_device.replace("cuda", "GPU").partition(":")[0]
+    return (
+        precision == computed_by["precision"]
+        and engine == computed_by["engine"]
+        and (device == "auto" or computed_by["device"].startswith(device))
+    )
+
+
+def _as_before(settings: Settings, computed_by: dict[str, Any]) -> Settings:
+    """The settings with what was fixed when the extraction began."""
+    return change_settings(
+        settings,
+        use_mixed_precision=computed_by["precision"] == "bfloat16",
+        inference_engine=computed_by["engine"],
+        inference_batch_size=computed_by["batch_shape"][0],
+    )
+
+
+def _refuse_other_ways(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    for key, value in before.items():
+        if now[key] != value:
+            raise _cannot_go_on(folder, f"its {key.replace('_', ' ')} is {value}, here it would be {now[key]}")
+
+
+def _cannot_go_on(folder: Path, why: str) -> ExtractionError:
+    return ExtractionError(
+        f"inference/{folder.name} cannot go on in the way in which it was begun ({why}): give --name to begin another "
+        f"extraction beside it"
+    )

@@ -1,0 +1,80 @@
+"""Reconstruction: every image of a source as the model gives it back, as a picture."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fext.compute.device import prepare_computation
+from fext.compute.inference import reconstruct as reconstruct_batch
+from fext.data.dataset import ImageStream
+from fext.data.source import find_images
+from fext.errors import SourceError, UsageError
+from fext.jobs.choosing import WHERE_TO_GET_IMAGES, refuse_vanished
+from fext.pictures.plain import as_picture
+from fext.reporting import Reporter
+from fext.settings import Settings
+from fext.store import files
+from fext.store.checkpoints import load_checkpoint
+
+
+@dataclass(frozen=True)
+class ReconstructionResult:
+    """What came of it; num_found = num_written + num_rejected."""
+
+    folder: Path
+    num_found: int
+    num_written: int
+    num_rejected: int
+    seconds: float
+
+
+def reconstruct(
+    settings: Settings, checkpoint_folder: Path, images: Path, output: Path, reporter: Reporter
+) -> ReconstructionResult:
+    """Write each image's reconstruction as PNG under its own name and '.png', and rejected.csv.
+
+    The folder is new or empty. Raises CheckpointError, SourceError, DeviceError, UsageError, and FextError where the
+    disk is full.
+    """
+    started = time.perf_counter()
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UsageError(f"{output} is not an empty folder: nothing is overwritten; name another with --output")
+    checkpoint = load_checkpoint(checkpoint_folder)
+    source = find_images(images)
+    if not source.names:
+        raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
+    computation = prepare_computation(settings)
+    computation.place(checkpoint.model)
+    stream = ImageStream(
+        source.root,
+        source.names,
+        checkpoint.preprocessing,
+        batch_size=settings.inference_batch_size,
+        num_processors=computation.num_processors,
+    )
+    rejected: list[tuple[str, str]] = []
+    with reporter.progress("reconstructing", len(source)) as progress:
+        for batch in stream.epoch():
+            refuse_vanished(source, source.names, batch)
+            if batch.files:
+                pictures = reconstruct_batch(
+                    checkpoint.model, batch.images, computation, batch_size=settings.inference_batch_size
+                )
+                for file, picture in zip(batch.files, pictures, strict=True):
+                    path = output / _relative(f"{source.names[file.position]}.png")
+                    files.write_picture(path, as_picture(picture.permute(1, 2, 0).numpy()))
+            rejected += [(source.names[file.position], file.reason) for file in batch.rejected]
+            progress.advance(batch.num_files)
+    files.write_csv(output / "rejected.csv", ("image", "reason"), rejected)
+    return ReconstructionResult(
+        folder=output,
+        num_found=len(source),
+        num_written=len(source) - len(rejected),
+        num_rejected=len(rejected),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _relative(name: str) -> Path:
+    """A name as a path that stays below a folder: a list may hold absolute ones, or go up."""
+    return Path(*(part for part in Path(name).parts if part not in ("..", Path(name).anchor)))

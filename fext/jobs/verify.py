@@ -1,0 +1,316 @@
+"""Verification: is a table whole, and does it belong to its checkpoint and its images? What is wrong is named."""
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fext.compute.engines import encode_all, make_engine
+from fext.data.dataset import ImageStream
+from fext.data.images import NO_FILE, file_state
+from fext.data.names import Names, name_to_bytes
+from fext.data.source import ImageSource, find_images
+from fext.errors import CheckpointError, ExtractionError, FextError, SourceError
+from fext.jobs.extraction import FORMAT_VERSION, Extraction, join_extraction
+from fext.reporting import Reporter
+from fext.settings import Settings, change_settings
+from fext.store import extractions
+from fext.store.checkpoints import load_checkpoint
+from fext.store.extractions import Description
+from fext.store.parts import WRITTEN, Record, Row, row_checksum
+from fext.store.tables import Columns, read_rows
+from fext.store.workspace import Workspace
+
+NUM_SAMPLED = 32
+_MAX_NAMED = 20
+_LEAST_SIMILARITY = 0.999
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verification found; `problems` names the first of num_problems, `notes` what is no fault of the table."""
+
+    name: str
+    formats: tuple[str, ...]
+    num_rows: int
+    num_recomputed: int
+    problems: tuple[str, ...]
+    num_problems: int
+    notes: tuple[str, ...]
+    seconds: float
+
+
+@dataclass
+class _Findings:
+    problems: list[str] = field(default_factory=list)
+    num_problems: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def problem(self, text: str) -> None:
+        self.num_problems += 1
+        if len(self.problems) < _MAX_NAMED:
+            self.problems.append(text)
+
+
+def verify(
+    workspace: Workspace, settings: Settings, folder: Path, everything: bool, reporter: Reporter
+) -> Verification:
+    """Check every row against its checksum, the files against their states, and rows against the model.
+
+    `everything` recomputes all rows, else a sample. Raises ExtractionError where there is no finished extraction of
+    this version.
+    """
+    started = time.perf_counter()
+    manifest = _manifest(folder)
+    columns = Columns(manifest["num_features"], manifest["reconstruction_error"])
+    findings = _Findings()
+    if extractions.is_stopped(folder):
+        findings.notes.append("an extraction into it was stopped: start it again to bring the table up to date")
+    _check_list(folder, manifest, findings)
+    for name in manifest["formats"]:
+        _check_table(folder, name, columns, manifest["counts"]["written"], findings, reporter)
+    chosen = _Chosen(None if everything else _sample(manifest["counts"]["written"], settings.seed))
+    _check_files(folder, manifest, chosen, findings)
+    _recompute(workspace, settings, folder, manifest, chosen, findings, reporter)
+    return Verification(
+        name=folder.name,
+        formats=tuple(manifest["formats"]),
+        num_rows=manifest["counts"]["written"],
+        num_recomputed=len(chosen.names),
+        problems=tuple(findings.problems),
+        num_problems=findings.num_problems,
+        notes=tuple(findings.notes),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _manifest(folder: Path) -> Description:
+    if not extractions.is_finished(folder):
+        raise ExtractionError(f"{folder.name} is not finished: start its extraction again to go on")
+    manifest = extractions.read_manifest(folder)
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ExtractionError(f"{folder.name} was made by another version of FeXT, which this one cannot verify")
+    needed = {"checkpoint", "source", "computed_by", "counts", "formats", "num_features", "reconstruction_error"}
+    if needed - manifest.keys():
+        raise ExtractionError(f"{folder.name}/manifest.json is damaged: {', '.join(sorted(needed - manifest.keys()))}")
+    return manifest
+
+
+def _check_list(folder: Path, manifest: Description, findings: _Findings) -> None:
+    """Whether images.csv is sorted, and as long as the manifest says."""
+    num_written = num_rejected = 0
+    before = b""
+    for record in extractions.read_records(folder):
+        num_written += record.status == WRITTEN
+        num_rejected += record.status != WRITTEN
+        name = name_to_bytes(record.image)
+        if name <= before and record.lasts:
+            findings.problem(f"images.csv: {record.image} stands twice or in the wrong place")
+        before = max(before, name)
+    counts = manifest["counts"]
+    if (num_written, num_rejected) != (counts["written"], counts["rejected"]):
+        findings.problem(
+            f"images.csv has {num_written} written and {num_rejected} rejected images, the manifest says "
+            f"{counts['written']} and {counts['rejected']}"
+        )
+    if counts["found"] != counts["written"] + counts["rejected"]:
+        findings.problem("manifest.json: images found are not rows written and images rejected")
+
+
+def _written(folder: Path) -> Iterator[Record]:
+    return (record for record in extractions.read_records(folder) if record.status == WRITTEN)
+
+
+def _check_table(
+    folder: Path, name: str, columns: Columns, num_rows: int, findings: _Findings, reporter: Reporter
+) -> None:
+    """Walk the rows of a table beside the images that should be there."""
+    expected = _written(folder)
+    due = next(expected, None)
+    before = b""
+    try:
+        with reporter.progress(f"checking {name}", num_rows) as progress:
+            for image, row in read_rows(name, folder, columns):
+                key = name_to_bytes(image)
+                while due is not None and name_to_bytes(due.image) < key:
+                    findings.problem(f"{name}: the row of {due.image} is missing")
+                    due = next(expected, None)
+                if due is not None and due.image == image:
+                    _check_row(name, due, row, findings)
+                    due = next(expected, None)
+                elif key == before:
+                    findings.problem(f"{name}: the row of {image} stands there twice")
+                else:
+                    findings.problem(f"{name}: the row of {image} stands where it does not belong")
+                before = key
+                progress.advance(1)
+        while due is not None:
+            findings.problem(f"{name}: the row of {due.image} is missing")
+            due = next(expected, None)
+    except (OSError, ValueError) as error:
+        findings.problem(f"{name}: the table cannot be read ({error})")
+
+
+def _check_row(name: str, record: Record, row: Row | None, findings: _Findings) -> None:
+    if row is None or row_checksum(row) != record.row_sha256:
+        findings.problem(f"{name}: the row of {record.image} is not what was written")
+
+
+def _check_files(folder: Path, manifest: Description, chosen: "_Chosen", findings: _Findings) -> None:
+    """Choose among the written images whose files are as they were.
+
+    One that is gone or has changed is a problem, one that is new is not.
+    """
+    try:
+        source = find_images(Path(manifest["source"]))
+    except SourceError as error:
+        findings.problem(f"the images cannot be compared: {error}")
+        return
+    num_known = number = 0
+    for record in extractions.read_records(folder):
+        state = file_state(source.path(record.image))
+        num_known += state != NO_FILE or not record.lasts
+        if record.lasts and state != record.state:
+            what = "gone" if state == NO_FILE else "not the file any more that was encoded"
+            findings.problem(f"image {record.image} is {what}")
+        elif record.status == WRITTEN:
+            chosen.add(number, record)
+        number += record.status == WRITTEN
+    if len(source) > num_known:
+        findings.notes.append(f"{len(source) - num_known} images are new since: extract again to add them")
+
+
+def _sample(num_rows: int, seed: int) -> set[int]:
+    return set(random.Random(seed).sample(range(num_rows), min(NUM_SAMPLED, num_rows)))
+
+
+class _Chosen:
+    """Images to encode again, with the checksums of their rows; those at some places, or all."""
+
+    def __init__(self, places: set[int] | None) -> None:
+        self._places = places
+        self._names: list[bytes] = []
+        self._checksums = bytearray()
+
+    def add(self, place: int, record: Record) -> None:
+        if self._places is None or place in self._places:
+            self._names.append(name_to_bytes(record.image))
+            self._checksums += bytes.fromhex(record.row_sha256)
+
+    @property
+    def names(self) -> Names:
+        return Names(self._names)
+
+    def checksum(self, place: int) -> str:
+        return self._checksums[32 * place : 32 * place + 32].hex()
+
+
+def _recompute(
+    workspace: Workspace,
+    settings: Settings,
+    folder: Path,
+    manifest: Description,
+    chosen: "_Chosen",
+    findings: _Findings,
+    reporter: Reporter,
+) -> None:
+    """Encode images again and compare: to the bit where the table's way of computing is there, else by similarity."""
+    try:
+        extraction, exactly = _extraction(workspace, settings, folder, manifest, findings)
+    except CheckpointError as error:
+        findings.problem(str(error))
+        return
+    except FextError as error:
+        findings.problem(f"rows cannot be computed again: {error}")
+        return
+    names = chosen.names
+    stored = {} if exactly else _stored_rows(folder, manifest, set(names))
+    with reporter.progress("computing rows again", len(names)) as progress:
+        for place, row in _rows_again(extraction, names):
+            image = names[place]
+            if row is None:
+                findings.problem(f"image {image} cannot be encoded again")
+            elif exactly and row_checksum(row) != chosen.checksum(place):
+                findings.problem(f"the row of {image} is not what {extraction.checkpoint.name} makes of it")
+            elif not exactly and _similarity(row, stored.get(image)) < _LEAST_SIMILARITY:
+                findings.problem(f"the row of {image} is not near what {extraction.checkpoint.name} makes of it")
+            progress.advance(1)
+
+
+def _extraction(
+    workspace: Workspace, settings: Settings, folder: Path, manifest: Description, findings: _Findings
+) -> tuple[Extraction, bool]:
+    """The extraction as it was made, and whether this machine computes it in the same way."""
+    checkpoint = load_checkpoint(_checkpoint_folder(workspace, manifest["checkpoint"]))
+    if checkpoint.sha256 != manifest["checkpoint"]["sha256"]:
+        raise CheckpointError(f"the table was not made with {checkpoint.name} as it is now: its weights are others")
+    location = Path(manifest["source"])
+    root = location if location.is_dir() else location.parent
+    source = ImageSource(location, root, Names([]), 0)
+    computed_by = manifest["computed_by"]
+    settings = change_settings(
+        settings,
+        feature_grid=manifest["feature_grid"],
+        reconstruction_error=manifest["reconstruction_error"],
+        inference_batch_size=computed_by["batch_shape"][0],
+    )
+    exact = change_settings(
+        settings,
+        inference_engine=computed_by["engine"],
+        use_mixed_precision=computed_by["precision"] == "bfloat16",
+    )
+    try:
+        return join_extraction(folder, exact, checkpoint, source, manifest), True
+    except FextError as error:
+        findings.notes.append(f"rows are compared by similarity, not to the bit ({error})")
+    return join_extraction(folder, settings, checkpoint, source, None), False
+
+
+def _checkpoint_folder(workspace: Workspace, checkpoint: dict[str, Any]) -> Path:
+    folder = Path(checkpoint["folder"])
+    if (folder / "model.json").is_file():
+        return folder
+    try:
+        return workspace.find_checkpoint(checkpoint["name"])
+    except CheckpointError as error:
+        raise CheckpointError(f"its checkpoint {checkpoint['name']} is gone: rows cannot be computed again") from error
+
+
+def _rows_again(extraction: Extraction, names: Names) -> Iterator[tuple[int, Row | None]]:
+    """(place, row) of each image, encoded again; no row where it cannot be read or has none."""
+    stream = ImageStream(
+        extraction.source.root,
+        names,
+        extraction.checkpoint.preprocessing,
+        batch_size=extraction.batch_size,
+        num_processors=1,
+    )
+    engine = make_engine(
+        extraction.engine,
+        extraction.checkpoint.model,
+        extraction.computation,
+        extraction.batch_size,
+        extraction.shape,
+    )
+    for batch, rows in encode_all(engine, stream.epoch()):
+        yield from ((file.position, row) for file, row in zip(batch.files, rows, strict=True))
+        yield from ((file.position, None) for file in batch.rejected)
+
+
+def _stored_rows(folder: Path, manifest: Description, wanted: set[str]) -> dict[str, Row]:
+    columns = Columns(manifest["num_features"], manifest["reconstruction_error"])
+    rows = read_rows(manifest["formats"][0], folder, columns)
+    return {image: row for image, row in rows if image in wanted and row is not None}
+
+
+def _similarity(one: Row, other: Row | None) -> float:
+    """Cosine similarity; 1 for two rows of zeros."""
+    if other is None:
+        return 0.0
+    left, right = one.astype(np.float64), other.astype(np.float64)
+    lengths = float(np.linalg.norm(left) * np.linalg.norm(right))
+    return float(left @ right) / lengths if lengths else float(np.array_equal(left, right))

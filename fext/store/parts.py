@@ -1,0 +1,235 @@
+"""Parts of an extraction: what one process has done since one start, safe on the disk every few seconds.
+
+A part is two files: the rows as plain little-endian float32, and a journal, a CSV with a line for each image in sorted
+order. A line is written after the row that it speaks of is on the disk, so what the journal says is done, is done; of
+a journal that a kill cut off, the whole lines count.
+"""
+
+import csv
+import hashlib
+import heapq
+import io
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fext.data.images import NO_FILE, FileState
+from fext.data.names import name_from_bytes, name_to_bytes
+from fext.errors import ExtractionError
+from fext.store import files
+
+Row = NDArray[np.float32]
+
+WRITTEN, REJECTED = "written", "rejected"
+_SECONDS_BETWEEN_COMMITS = 5.0
+_BATCHES_WAITING = 4
+_PART = re.compile(r"part-(\d{6})-(\d{6})\.csv")
+
+
+class Record(NamedTuple):
+    """What is known of one image: its status, its file when it was read, the checksum of its row or why it has none."""
+
+    image: str
+    status: str
+    state: FileState
+    row_sha256: str = ""
+    reason: str = ""
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it holds as long as the file stays as it is; one of no file, or of too little memory, does not."""
+        return self.state != NO_FILE
+
+
+class RowSource(Protocol):
+    """The rows of records, asked for in ascending order."""
+
+    def close(self) -> None: ...
+
+    def row(self, number: int, image: str) -> Row | None:
+        """The row of that number, which is of that image; None where it cannot be read as such."""
+
+
+class Done(NamedTuple):
+    """A record with the way to its row."""
+
+    record: Record
+    number: int
+    rows: RowSource
+
+    def row(self) -> Row | None:
+        """The row as its checksum says; None where it is damaged."""
+        row = self.rows.row(self.number, self.record.image)
+        return row if row is not None and row_checksum(row) == self.record.row_sha256 else None
+
+
+def row_checksum(row: Row) -> str:
+    """SHA-256 of a row as little-endian float32."""
+    return hashlib.sha256(row.astype("<f4", copy=False).tobytes()).hexdigest()
+
+
+class PartWriter:
+    """Writes one part; every few seconds what came since is made safe."""
+
+    def __init__(self, folder: Path, start: int, rank: int) -> None:
+        journal, rows = part_files(folder, start, rank)
+        self._path = journal
+        self._unsaved: list[Record] = []
+        with _full_disk(self._path):
+            self._rows, self._journal = rows.open("xb"), journal.open("xb")
+        self._saved_at = time.monotonic()
+
+    def add(self, results: Iterable[tuple[Record, Row | None]]) -> None:
+        """Take the results of a batch, in sorted order of images."""
+        with _full_disk(self._path):
+            for record, row in results:
+                if row is not None:
+                    self._rows.write(row.astype("<f4", copy=False).tobytes())
+                self._unsaved.append(record)
+            if time.monotonic() - self._saved_at > _SECONDS_BETWEEN_COMMITS:
+                self._save()
+
+    def close(self) -> None:
+        """Make safe what is not yet; where the disk is full, what is safe stays so."""
+        try:
+            with _full_disk(self._path):
+                self._save()
+        finally:
+            for stream in (self._rows, self._journal):
+                with suppress(OSError):
+                    stream.close()
+
+    def _save(self) -> None:
+        if self._unsaved:
+            _to_disk(self._rows)
+            self._journal.write(name_to_bytes("".join(map(_journal_line, self._unsaved))))
+            _to_disk(self._journal)
+            self._unsaved.clear()
+        self._saved_at = time.monotonic()
+
+
+def _to_disk(stream: io.BufferedWriter) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _journal_line(record: Record) -> str:
+    return files.csv_line((record.image, record.status, *record.state, record.row_sha256, record.reason))
+
+
+@contextmanager
+def _full_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ExtractionError(
+            f"{path.parent} cannot be written: {error.strerror or error}; what was finished is kept: make space and "
+            f"start again to go on"
+        ) from error
+
+
+@contextmanager
+def writing_part(folder: Path, start: int, rank: int) -> Iterator[Callable[[list[tuple[Record, Row | None]]], None]]:
+    """A function that takes results and returns at once: a thread writes them, a few batches behind at most.
+
+    However the block ends, what was taken is written; what went wrong with that is raised.
+    """
+    part = PartWriter(folder, start, rank)
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(max_workers=1) as writer:
+
+        def take(results: list[tuple[Record, Row | None]]) -> None:
+            while len(waiting) >= _BATCHES_WAITING:
+                waiting.popleft().result()
+            waiting.append(writer.submit(part.add, results))
+
+        try:
+            yield take
+        finally:
+            try:
+                for future in waiting:
+                    future.result()
+            finally:
+                part.close()
+
+
+def part_files(folder: Path, start: int, rank: int) -> tuple[Path, Path]:
+    """The journal and the rows of the part that a process of that rank writes after that start."""
+    name = f"part-{start:06}-{rank:06}"
+    return folder / f"{name}.csv", folder / f"{name}.rows"
+
+
+def find_parts(folder: Path) -> list[tuple[int, int]]:
+    """(start, rank) of each part there is, oldest first."""
+    matches = (_PART.fullmatch(path.name) for path in folder.glob("part-*.csv"))
+    return sorted((int(match[1]), int(match[2])) for match in matches if match)
+
+
+def read_part(folder: Path, start: int, rank: int, num_values: int) -> Generator[Done, None, None]:
+    """What a part holds, in sorted order."""
+    journal, rows = part_files(folder, start, rank)
+    with closing(PlainRows(rows, num_values)) as source:
+        num_rows = 0
+        for record in _journal_records(journal):
+            if record.status == WRITTEN:
+                num_rows += 1
+            yield Done(record, num_rows - 1, source)
+
+
+def _journal_records(journal: Path) -> Iterator[Record]:
+    """The records of the whole lines of a journal."""
+    with journal.open("rb") as stream, suppress(csv.Error, ValueError):
+        for image, status, size, modified, checksum, reason in csv.reader(_whole_lines(stream), strict=True):
+            yield Record(image, status, FileState(int(size), int(modified)), checksum, reason)
+
+
+def _whole_lines(stream: io.BufferedReader) -> Iterator[str]:
+    return (name_from_bytes(line) for line in stream if line.endswith(b"\n"))
+
+
+class PlainRows:
+    """Rows of float32 one behind the other in a file, after a header of some bytes."""
+
+    def __init__(self, path: Path, num_values: int, header_bytes: int = 0) -> None:
+        self._row_bytes, self._header_bytes = 4 * num_values, header_bytes
+        self._stream = path.open("rb")
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def row(self, number: int, image: str) -> Row | None:
+        self._stream.seek(self._header_bytes + number * self._row_bytes)
+        data = self._stream.read(self._row_bytes)
+        return np.frombuffer(data, dtype="<f4") if len(data) == self._row_bytes else None
+
+
+def newest(runs: Sequence[Iterable[Done]]) -> Iterator[tuple[bytes, Done]]:
+    """(name as bytes, what is done) of each image in sorted order: what the last of the runs says that has it.
+
+    The runs are sorted; nothing but their heads is in memory. Raises ExtractionError where one is not sorted.
+    """
+    before = None
+    for name, _, done in heapq.merge(*(_with_keys(run, -age) for age, run in enumerate(runs))):
+        if name != before:
+            yield name, done
+        before = name
+
+
+def _with_keys(run: Iterable[Done], age: int) -> Iterator[tuple[bytes, int, Done]]:
+    before = b""
+    for done in run:
+        name = name_to_bytes(done.record.image)
+        if name > before:
+            yield name, age, done
+        elif done.record.lasts:  # else a name that is not UTF-8 and stands spelled out in images.csv: looked at anew
+            raise ExtractionError(f"the list of images is damaged at {done.record.image}: extract under another name")
+        before = max(before, name)

@@ -1,0 +1,581 @@
+"""Extraction: every row right, every image accounted for, nothing computed lost."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars
+import pytest
+import torch
+from conftest import write_images
+from PIL import Image
+
+from fext.compute import engines
+from fext.data.images import load_image
+from fext.errors import ExtractionError, FextError
+from fext.jobs import forecast
+from fext.jobs.extract import ExtractionResult, extract
+from fext.jobs.pretrain import pretrain
+from fext.reporting import SilentReporter, StopRequested
+from fext.settings import Settings
+from fext.store import extractions, parts
+from fext.store.checkpoints import load_checkpoint
+from fext.store.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("small_model")
+QUIET = SilentReporter()
+Tiny = Callable[..., Settings]
+EVERY_FORMAT = ("csv", "npy", "parquet")
+TABLE = ("features.csv", "features.npy", "features.parquet", "features_names.csv", "images.csv", "rejected.csv")
+
+
+class Remembering(SilentReporter):
+    """Keeps what a job says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+    warning = message
+
+
+class Stopping(SilentReporter):
+    """Asks to stop once a number of images is done, as Ctrl-C does."""
+
+    def __init__(self, num_images: int, title: str = "extracting") -> None:
+        self._left, self._title = num_images, title
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator["Stopping | _Silent"]:
+        yield self if title == self._title else _Silent()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self._left -= count
+        if self._left <= 0:
+            raise StopRequested
+
+
+class _Silent:
+    def advance(self, count: int = 1, note: str = "") -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, small_model: None) -> Workspace:
+    """A workspace with a checkpoint 'model'; tests must not change it."""
+    space = Workspace(tmp_path_factory.mktemp("trained"))
+    write_images(space.images, 12)
+    pretrain(space, tiny(), space.images, "model", QUIET)
+    return space
+
+
+@pytest.fixture
+def copy(trained: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the trained workspace for a test to change."""
+    shutil.copytree(trained.root, tmp_path / "copy")
+    return Workspace(tmp_path / "copy")
+
+
+def run(
+    space: Workspace, settings: Settings, name: str | None = "table", reporter: SilentReporter = QUIET
+) -> ExtractionResult:
+    """Extract data/images with the model."""
+    result = extract(space, settings, space.checkpoints / "model", space.images, name, reporter)
+    assert result is not None
+    assert result.num_found == result.num_written + result.num_rejected
+    return result
+
+
+def table_of(folder: Path) -> dict[str, bytes]:
+    """The files of a table that do not tell of times."""
+    return {name: (folder / name).read_bytes() for name in TABLE if (folder / name).exists()}
+
+
+def count_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list to which the number of images of every batch that is encoded is added."""
+    counts: list[int] = []
+    start = engines.TorchEngine.start
+
+    def counted(engine: engines.TorchEngine, images: torch.Tensor) -> Callable[[], engines.Rows]:
+        counts.append(len(images))
+        return start(engine, images)
+
+    monkeypatch.setattr(engines.TorchEngine, "start", counted)
+    return counts
+
+
+# ---------------------------------------------------------------- every row is right
+
+
+def test_a_row_is_what_the_encoder_makes_of_that_image_bit_for_bit(copy: Workspace, tiny: Tiny) -> None:
+    result = run(copy, tiny(use_mixed_precision=False))
+    frame = pd.read_csv(result.folder / "features.csv", dtype={f"feature_{k}": np.float32 for k in range(2048)})
+    assert list(frame["image"]) == sorted(path.name for path in copy.images.iterdir())
+    checkpoint = load_checkpoint(copy.checkpoints / "model")
+    encoder = checkpoint.model.encoder.to(memory_format=torch.channels_last)
+    batch = torch.zeros(4, 3, 64, 64).to(memory_format=torch.channels_last)  # the manifest's batch shape
+    for _, row in frame.iterrows():
+        batch[0] = torch.from_numpy(load_image(copy.images / row["image"], checkpoint.preprocessing)).permute(2, 0, 1)
+        with torch.inference_mode():
+            latent = encoder(batch)[0]
+        expected = latent.permute(1, 2, 0).flatten().numpy()  # height, width, channel
+        assert np.array_equal(row.iloc[1:].to_numpy(dtype=np.float32).view(np.uint32), expected.view(np.uint32))
+
+
+def test_every_format_holds_the_same_numbers_for_pandas_polars_and_numpy(copy: Workspace, tiny: Tiny) -> None:
+    folder = run(copy, tiny(feature_formats=EVERY_FORMAT, reconstruction_error=True)).folder
+    by_pandas = pd.read_csv(folder / "features.csv", index_col="image")
+    errors = by_pandas.pop("reconstruction_error").to_numpy(dtype=np.float32)
+    features = by_pandas.to_numpy(dtype=np.float32)
+    assert features.shape == (12, 2048)
+    assert np.array_equal(np.load(folder / "features.npy", mmap_mode="r"), features)
+    assert np.array_equal(np.load(folder / "reconstruction_error.npy"), errors)
+    parquet = pd.read_parquet(folder / "features.parquet")
+    assert np.array_equal(np.stack(parquet["features"].to_list()), features)
+    assert np.array_equal(parquet["reconstruction_error"].to_numpy(), errors)
+    with_polars = polars.read_parquet(folder / "features.parquet")
+    assert with_polars.schema["features"] == polars.Array(polars.Float32, 2048)
+    assert np.array_equal(with_polars["features"].to_numpy(), features)
+    csv_with_polars = polars.read_csv(folder / "features.csv").drop("image", "reconstruction_error")
+    assert np.array_equal(csv_with_polars.to_numpy().astype(np.float32), features)
+    names = list(by_pandas.index)
+    assert list(parquet["image"]) == with_polars["image"].to_list() == names
+    assert list(pd.read_csv(folder / "features_names.csv")["image"]) == names
+
+
+def test_the_error_in_a_row_is_that_of_the_images_reconstruction(copy: Workspace, tiny: Tiny) -> None:
+    folder = run(copy, tiny(reconstruction_error=True)).folder
+    errors = pd.read_csv(folder / "features.csv", index_col="image")["reconstruction_error"]
+    checkpoint = load_checkpoint(copy.checkpoints / "model")
+    for name, error in errors.items():
+        image = load_image(copy.images / str(name), checkpoint.preprocessing)
+        with torch.inference_mode():
+            made = checkpoint.model(torch.from_numpy(image).permute(2, 0, 1)[None])[0].permute(1, 2, 0).clamp(0, 1)
+        assert error == pytest.approx(float(((made.numpy() - image) ** 2).mean()), rel=1e-4)
+
+
+def test_extraction_preprocesses_as_the_model_was_trained_whatever_the_settings_say_today(
+    copy: Workspace, tiny: Tiny
+) -> None:
+    one = run(copy, tiny(), "one").folder
+    two = run(copy, tiny(picture_shape=(128, 128, 1), resize_mode="pad"), "two").folder
+    assert table_of(one) == table_of(two)
+
+
+def test_a_smaller_grid_is_the_average_of_the_latent(copy: Workspace, tiny: Tiny) -> None:
+    whole = pd.read_csv(run(copy, tiny(), "whole").folder / "features.csv", index_col="image")
+    averaged = pd.read_csv(run(copy, tiny(feature_grid=1), "averaged").folder / "features.csv", index_col="image")
+    expected = whole.to_numpy().reshape(12, 2, 2, 512).mean(axis=(1, 2))
+    np.testing.assert_allclose(averaged.to_numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_grid_that_the_latent_cannot_give_is_refused(trained: Workspace, tiny: Tiny) -> None:
+    with pytest.raises(ExtractionError, match="feature_grid = 8 does not fit the 2x2 latent of model"):
+        run(trained, tiny(feature_grid=8))
+
+
+# ---------------------------------------------------------------- every image is accounted for
+
+
+def test_every_image_found_is_written_or_rejected_with_a_reason(copy: Workspace, tiny: Tiny) -> None:
+    (copy.images / "image_003b.jpg").write_bytes(b"")
+    (copy.images / "zzz.png").write_bytes((copy.images / "image_000.png").read_bytes()[:200])
+    (copy.images / "notes.txt").write_text("not an image")
+    result = run(copy, tiny())
+    assert (result.num_found, result.num_written, result.num_rejected, result.num_not_images) == (14, 12, 2, 1)
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    assert manifest["counts"] == {"found": 14, "written": 12, "rejected": 2, "not_images": 1}
+    images = pd.read_csv(result.folder / "images.csv")
+    assert list(images["image"]) == sorted(images["image"])
+    assert images["status"].value_counts().to_dict() == {"written": 12, "rejected": 2}
+    rejected = pd.read_csv(result.folder / "rejected.csv")
+    assert list(rejected["image"]) == ["image_003b.jpg", "zzz.png"]
+    assert rejected["reason"][0] == "the file is empty"
+    assert "damaged" in rejected["reason"][1]
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, in_each_batch: int) -> None:
+    """Let the model give features that are not finite for the first images of each batch."""
+    rows_of = engines.feature_rows
+
+    def spoiled(*arguments: object) -> torch.Tensor:
+        rows = rows_of(*arguments).clone()  # type: ignore[arg-type]
+        rows[:in_each_batch, 5] = float("nan")
+        return rows
+
+    monkeypatch.setattr(engines, "feature_rows", spoiled)
+
+
+def test_features_that_are_not_finite_are_a_reason_to_reject(
+    copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, in_each_batch=1)
+    result = run(copy, tiny())
+    assert (result.num_written, result.num_rejected) == (9, 3)
+    assert set(pd.read_csv(result.folder / "rejected.csv")["reason"]) == {"its features are not finite"}
+
+
+def test_a_model_whose_features_are_mostly_not_finite_is_given_up(
+    copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, in_each_batch=3)
+    with pytest.raises(ExtractionError, match="the features of 9 of 12 images are not finite"):
+        run(copy, tiny())
+    assert not (copy.inference / "table" / "features.csv").exists()
+
+
+def test_the_manifest_says_how_the_table_was_made(copy: Workspace, tiny: Tiny) -> None:
+    result = run(copy, tiny())
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    checkpoint = load_checkpoint(copy.checkpoints / "model")
+    assert manifest["checkpoint"]["sha256"] == checkpoint.sha256
+    assert manifest["source"] == str(copy.images.resolve())
+    assert manifest["flatten_order"] == "row, column, channel"
+    assert manifest["preprocessing"]["height"] == 64
+    assert manifest["computed_by"] == {
+        "device": manifest["computed_by"]["device"],
+        "precision": "float32",
+        "engine": "torch",
+        "engine_version": torch.__version__,
+        "batch_shape": [4, 3, 64, 64],
+    }
+    assert manifest["settings"] == json.loads(tiny().to_json())
+    images = pd.read_csv(result.folder / "images.csv")
+    row = pd.read_csv(result.folder / "features.csv", index_col=0).iloc[3].to_numpy(dtype="<f4")
+    assert images["row_sha256"][3] == hashlib.sha256(row.tobytes()).hexdigest()
+
+
+def test_a_list_of_paths_is_a_source_and_its_paths_are_the_names(copy: Workspace, tiny: Tiny) -> None:
+    listing = copy.root / "list.csv"
+    with listing.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["image", "label"], ["data/images/image_002.png", "b"], ["missing.png", "c"]])
+    for _ in range(2):  # again: what is missing is looked for again
+        result = extract(copy, tiny(), copy.checkpoints / "model", listing, "table", QUIET)
+        assert result is not None
+        assert (result.num_written, result.num_rejected) == (1, 1)
+        assert list(pd.read_csv(result.folder / "features.csv")["image"]) == ["data/images/image_002.png"]
+
+
+# ---------------------------------------------------------------- going on
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 8, 12])
+def test_a_stopped_extraction_goes_on_and_ends_as_one_left_alone(
+    copy: Workspace, tiny: Tiny, stop_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy.images / "image_004b.jpg").write_bytes(b"not an image")
+    settings = tiny(feature_formats=EVERY_FORMAT)
+    alone = table_of(run(copy, settings, "alone").folder)
+    with pytest.raises(StopRequested):
+        run(copy, settings, "stopped", Stopping(stop_after))
+    assert not (copy.inference / "stopped" / "features.csv").exists()
+    encoded = count_encoded(monkeypatch)
+    result = run(copy, settings, "stopped")
+    assert table_of(result.folder) == alone
+    assert result.num_kept == 13 - result.num_new
+    assert result.num_kept >= stop_after
+    assert sum(encoded) <= 12 - stop_after + 1
+    assert {path.name for path in result.folder.iterdir()} == {*TABLE, "manifest.json"}
+
+
+def test_a_stop_while_the_table_is_put_together_loses_no_encoding(
+    copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = table_of(run(copy, tiny(), "alone").folder)
+    with pytest.raises(StopRequested):
+        run(copy, tiny(), "stopped", Stopping(3, "writing the table"))
+    encoded = count_encoded(monkeypatch)
+    assert table_of(run(copy, tiny(), "stopped").folder) == alone
+    assert encoded == []
+
+
+def test_a_kill_while_the_files_are_put_in_place_is_made_good(
+    copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny(feature_formats=EVERY_FORMAT)
+    alone = table_of(run(copy, settings, "alone").folder)
+    replace = extractions.files.replace
+    for number in range(7):  # killed before each of the files in turn
+        moved: list[Path] = []
+
+        def killed(path: Path, target: Path, number: int = number, moved: list[Path] = moved) -> None:
+            if path.parent.name == "ready":
+                if len(moved) == number:
+                    raise KeyboardInterrupt
+                moved.append(path)
+            replace(path, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(extractions.files, "replace", killed)
+            with pytest.raises(KeyboardInterrupt):
+                run(copy, settings, f"killed {number}")
+        with monkeypatch.context() as patch:
+            encoded = count_encoded(patch)
+            assert table_of(run(copy, settings, f"killed {number}").folder) == alone
+            assert encoded == []
+
+
+def test_a_journal_cut_off_anywhere_costs_no_more_than_what_was_cut(copy: Workspace, tiny: Tiny) -> None:
+    (copy.images / 'comma, "quote"\nline.png').write_bytes((copy.images / "image_000.png").read_bytes())
+    (copy.images / "image_004b.jpg").write_bytes(b"not an image")
+    settings = tiny(feature_grid=1)
+    alone = table_of(run(copy, settings, "alone").folder)
+    with pytest.raises(StopRequested):
+        run(copy, settings, "stopped", Stopping(8))
+    stopped = copy.inference / "stopped"
+    journal, rows = parts.part_files(stopped / "unfinished", 1, 0)
+    whole, all_rows = journal.read_bytes(), rows.read_bytes()
+    shutil.copytree(stopped, copy.root / "kept")
+    for length in range(0, len(whole), 13):
+        shutil.rmtree(stopped)
+        shutil.copytree(copy.root / "kept", stopped)
+        journal.write_bytes(whole[:length])
+        rows.write_bytes(all_rows + b"half a row")
+        assert table_of(run(copy, settings, "stopped").folder) == alone, length
+
+
+def test_rows_that_did_not_survive_are_encoded_again(copy: Workspace, tiny: Tiny) -> None:
+    alone = table_of(run(copy, tiny(), "alone").folder)
+    for spoiled in (lambda data: data[: len(data) // 2], lambda data: b"\0" + data[1:]):
+        with pytest.raises(StopRequested):
+            run(copy, tiny(), "stopped", Stopping(8))
+        rows = parts.part_files(copy.inference / "stopped" / "unfinished", 1, 0)[1]
+        rows.write_bytes(spoiled(rows.read_bytes()))
+        reporter = Remembering()
+        assert table_of(run(copy, tiny(), "stopped", reporter).folder) == alone
+        assert any("written before" in line and line.endswith("damaged: encoded again") for line in reporter.lines)
+        shutil.rmtree(copy.inference / "stopped")
+
+
+# ---------------------------------------------------------------- only what is new
+
+
+def change_the_folder(images: Path) -> None:
+    """Five images more, three changed, two deleted."""
+    for number in (0, 3, 5, 7, 11):
+        shutil.copy(images / f"image_{number:03}.png", images / f"image_{number:03}_more.png")
+    for number in (1, 2, 9):
+        with Image.open(images / f"image_{number:03}.png") as picture:
+            picture.transpose(Image.Transpose.ROTATE_180).save(images / f"image_{number:03}.png")
+    for number in (4, 10):
+        (images / f"image_{number:03}.png").unlink()
+
+
+@pytest.mark.parametrize("file_format", EVERY_FORMAT)
+def test_only_new_and_changed_images_are_encoded_and_deleted_ones_leave(
+    copy: Workspace, tiny: Tiny, file_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny(feature_formats=(file_format,), reconstruction_error=True)
+    run(copy, settings)
+    change_the_folder(copy.images)
+    encoded, reporter = count_encoded(monkeypatch), Remembering()
+    result = run(copy, settings, reporter=reporter)
+    assert sum(encoded) == 8
+    assert (result.num_kept, result.num_new, result.num_changed, result.num_removed) == (7, 5, 3, 2)
+    assert "going on with inference/table: 7 done, 5 new, 3 changed, 2 removed" in reporter.lines
+    assert table_of(result.folder) == table_of(run(copy, settings, "fresh").folder)
+
+
+def test_where_nothing_is_new_nothing_is_written(copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy.images / "image_004b.jpg").write_bytes(b"not an image")
+    folder = run(copy, tiny()).folder
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    encoded, reporter = count_encoded(monkeypatch), Remembering()
+    result = run(copy, tiny(), reporter=reporter)
+    assert encoded == []
+    assert (result.num_kept, result.num_rejected) == (13, 1)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert "nothing is new: the table is as it was" in reporter.lines
+
+
+def test_a_stopped_update_leaves_the_old_table_whole_and_goes_on(copy: Workspace, tiny: Tiny) -> None:
+    folder = run(copy, tiny()).folder
+    before = table_of(folder)
+    change_the_folder(copy.images)
+    with pytest.raises(StopRequested):
+        run(copy, tiny(), reporter=Stopping(4))
+    assert table_of(folder) == before
+    assert run(copy, tiny()).num_kept > 7
+    assert table_of(folder) == table_of(run(copy, tiny(), "fresh").folder)
+
+
+def test_a_format_asked_for_later_needs_no_encoding_and_one_that_is_there_is_kept_up_to_date(
+    copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(copy, tiny()).folder
+    encoded = count_encoded(monkeypatch)
+    assert run(copy, tiny(feature_formats=("npy", "parquet"))).files == (
+        "features.csv", "features.npy", "features.parquet"
+    )  # fmt: skip
+    assert encoded == []
+    change_the_folder(copy.images)
+    run(copy, tiny(feature_formats="parquet"))
+    assert table_of(folder) == table_of(run(copy, tiny(feature_formats=EVERY_FORMAT), "fresh").folder)
+
+
+def test_a_damaged_row_of_the_old_table_is_not_taken_over(copy: Workspace, tiny: Tiny) -> None:
+    folder = run(copy, tiny()).folder
+    whole = table_of(folder)
+    table = (folder / "features.csv").read_text()
+    (folder / "features.csv").write_text(table.replace("0.", "1.", 1))
+    (copy.images / "zzz.png").write_bytes((copy.images / "image_000.png").read_bytes())
+    reporter = Remembering()
+    run(copy, tiny(), reporter=reporter)
+    assert "1 row written before is damaged: encoded again" in reporter.lines
+    (copy.images / "zzz.png").unlink()
+    run(copy, tiny())
+    assert table_of(folder) == whole
+
+
+def test_a_table_whose_file_is_gone_is_made_again(copy: Workspace, tiny: Tiny) -> None:
+    folder = run(copy, tiny()).folder
+    whole = table_of(folder)
+    (folder / "features.csv").unlink()
+    run(copy, tiny())
+    assert table_of(folder) == whole
+
+
+# ---------------------------------------------------------------- which extraction it is
+
+
+def test_the_same_checkpoint_source_and_settings_are_the_same_extraction(copy: Workspace, tiny: Tiny) -> None:
+    assert run(copy, tiny(), None).name == "model_images"
+    assert run(copy, tiny(), None).name == "model_images"
+    assert run(copy, tiny(feature_grid=1), None).name == "model_images_2"
+    assert run(copy, tiny(reconstruction_error=True), None).name == "model_images_3"
+    assert run(copy, tiny(use_mixed_precision=True), None).name == "model_images_4"
+    assert run(copy, tiny(), None).name == "model_images"
+
+
+def test_a_name_that_another_extraction_has_is_refused_and_nothing_is_overwritten(copy: Workspace, tiny: Tiny) -> None:
+    folder = run(copy, tiny()).folder
+    before = table_of(folder)
+    with pytest.raises(ExtractionError, match="inference/table is another extraction"):
+        run(copy, tiny(feature_grid=1))
+    (copy.inference / "mine").mkdir()
+    (copy.inference / "mine" / "notes.txt").write_text("my own")
+    with pytest.raises(ExtractionError, match="inference/mine is another extraction"):
+        run(copy, tiny(), "mine")
+    assert table_of(folder) == before
+
+
+def test_another_checkpoint_is_another_extraction(copy: Workspace, tiny: Tiny) -> None:
+    run(copy, tiny(), None)
+    pretrain(copy, tiny(seed=7), copy.images, "other", QUIET)
+    shutil.rmtree(copy.checkpoints / "model")
+    (copy.checkpoints / "other").rename(copy.checkpoints / "model")
+    assert run(copy, tiny(), None).name == "model_images_2"
+
+
+def test_a_table_goes_on_in_the_way_it_was_begun(copy: Workspace, tiny: Tiny) -> None:
+    folder = run(copy, tiny()).folder
+    change_the_folder(copy.images)
+    run(copy, tiny(inference_batch_size=3, use_mixed_precision="auto", inference_engine="auto"))
+    manifest = json.loads((folder / "manifest.json").read_text())["computed_by"]
+    assert (manifest["batch_shape"][0], manifest["precision"], manifest["engine"]) == (4, "float32", "torch")
+    assert table_of(folder) == table_of(run(copy, tiny(), "fresh").folder)
+
+
+@pytest.mark.parametrize(("key", "value"), [("engine_version", "1.0"), ("device", "GPU (of another machine)")])
+def test_where_it_cannot_go_on_in_that_way_it_says_so_and_stops(
+    copy: Workspace, tiny: Tiny, key: str, value: str
+) -> None:
+    folder = run(copy, tiny()).folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["computed_by"][key] = value
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    change_the_folder(copy.images)
+    words = f"its {key.replace('_', ' ')} is {value}"
+    with pytest.raises(ExtractionError, match="cannot go on in the way in which it was begun") as caught:
+        run(copy, tiny(training_device="auto"))
+    assert words.split("(")[0] in str(caught.value)
+    assert "--name" in str(caught.value)
+
+
+def test_two_processes_do_not_work_on_one_extraction(copy: Workspace, tiny: Tiny) -> None:
+    class Again(Stopping):
+        def advance(self, count: int = 1, note: str = "") -> None:
+            with pytest.raises(ExtractionError, match="inference/table is being worked on by another process"):
+                run(copy, tiny())
+            raise StopRequested
+
+    with pytest.raises(StopRequested):
+        run(copy, tiny(), reporter=Again(1))
+
+
+# ---------------------------------------------------------------- space
+
+
+def test_it_tells_how_long_it_will_take_and_how_much_space(copy: Workspace, tiny: Tiny) -> None:
+    write_images(copy.images, 30)
+    reporter = Remembering()
+    run(copy, tiny(), reporter=reporter)
+    assert reporter.lines[0].startswith("extracting 30 images x 2,048 features with model, CPU")
+    assert "images/s; the table will take 1 MB, and" in reporter.lines[1]
+
+
+def test_a_disk_that_is_too_small_stops_it_before_it_starts_and_what_would_fit_is_named(
+    copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = count_encoded(monkeypatch)
+    monkeypatch.setattr(forecast, "free_bytes", lambda _: 100_000)
+    with pytest.raises(ExtractionError, match="make space, or set") as caught:
+        run(copy, tiny())
+    assert "feature_formats = 'parquet'" in str(caught.value)
+    assert "feature_grid = 1" in str(caught.value)
+    assert encoded == []
+
+
+def test_a_disk_that_the_measured_rows_do_not_fit_stops_it_early(
+    copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(copy.images, 60)
+    encoded = count_encoded(monkeypatch)
+    monkeypatch.setattr(forecast, "free_bytes", lambda _: 60 * 2048 * 9)  # enough for zeros, not for features
+    with pytest.raises(ExtractionError, match="make space"):
+        run(copy, tiny())
+    assert 0 < sum(encoded) <= 24
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_a_name_that_is_not_utf8_is_rejected_each_time_and_disturbs_nothing(copy: Workspace, tiny: Tiny) -> None:
+    odd = os.fsencode(copy.images) + b"/image_00\xff.png"
+    try:
+        with open(odd, "wb") as stream:
+            stream.write(b"x")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(StopRequested):
+        run(copy, tiny(), reporter=Stopping(8))
+    first = run(copy, tiny())
+    assert (first.num_written, first.num_rejected) == (12, 1)
+    whole = table_of(first.folder)
+    again = run(copy, tiny())
+    assert (again.num_kept, again.num_removed, again.num_rejected) == (12, 0, 1)
+    assert table_of(again.folder) == whole
+
+
+def test_an_error_in_the_thread_that_writes_is_not_lost(
+    copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = table_of(run(copy, tiny(), "alone").folder)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "_to_disk", full)
+        with pytest.raises(FextError, match=r"No space left on device.*start again"):
+            run(copy, tiny())
+    assert table_of(run(copy, tiny()).folder) == alone
