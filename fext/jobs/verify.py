@@ -70,12 +70,15 @@ def verify(
     findings = _Findings()
     if extractions.is_stopped(folder):
         findings.notes.append("an extraction into it was stopped: start it again to bring the table up to date")
-    _check_list(folder, manifest, findings)
-    for name in manifest["formats"]:
-        _check_table(folder, name, columns, manifest["counts"]["written"], findings, reporter)
     chosen = _Chosen(None if everything else _sample(manifest["counts"]["written"], settings.seed))
-    _check_files(folder, manifest, chosen, findings)
-    _recompute(workspace, settings, folder, manifest, chosen, findings, reporter)
+    try:
+        _check_list(folder, manifest, findings)
+        for name in manifest["formats"]:
+            _check_table(folder, name, columns, manifest["counts"]["written"], findings, reporter)
+        _check_files(folder, manifest, chosen, findings)
+        _recompute(workspace, settings, folder, manifest, chosen, findings, reporter)
+    except ExtractionError as error:
+        findings.problem(str(error))
     return Verification(
         name=folder.name,
         formats=tuple(manifest["formats"]),
@@ -181,7 +184,9 @@ def _check_files(folder: Path, manifest: Description, chosen: "_Chosen", finding
             chosen.add(number, record)
         number += record.status == WRITTEN
     if len(source) > num_known:
-        findings.notes.append(f"{len(source) - num_known} images are new since: extract again to add them")
+        count = len(source) - num_known
+        new = "1 image is new since: extract again to add it"
+        findings.notes.append(new if count == 1 else f"{count} images are new since: extract again to add them")
 
 
 def _sample(num_rows: int, seed: int) -> set[int]:

@@ -248,8 +248,12 @@ class NpyRows:
     """Reads features.npy, and the errors beside it, row by row."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
-        self._features = _plain_rows(path, (columns.num_features,))
-        self._errors = _plain_rows(path.with_name(ERRORS_NPY), ()) if columns.has_error else None
+        self._features, num_rows = _plain_rows(path, (columns.num_features,))
+        self._errors = None
+        self.numbers_of_rows = {num_rows}
+        if columns.has_error:
+            self._errors, num_errors = _plain_rows(path.with_name(ERRORS_NPY), ())
+            self.numbers_of_rows.add(num_errors)
 
     def close(self) -> None:
         self._features.close()
@@ -272,11 +276,11 @@ def _read_npy(folder: Path, columns: Columns) -> Iterator[tuple[str, Row | None]
         number = -1
         for number, cells in enumerate(csv.DictReader(names)):
             yield cells["image"], table.row(number, cells["image"])
-        if table.row(number + 1, "") is not None:
-            raise ValueError(f"{FEATURES_NPY} has more rows than {NAMES_FILE}")
+        if {number + 1} != table.numbers_of_rows:
+            raise ValueError(f"{NAMES_FILE} has {number + 1} images, and the arrays have another number of rows")
 
 
-def _plain_rows(path: Path, row_shape: tuple[int, ...]) -> PlainRows:
+def _plain_rows(path: Path, row_shape: tuple[int, ...]) -> tuple[PlainRows, int]:
     with path.open("rb") as stream:
         if np.lib.format.read_magic(stream) != (1, 0):
             raise ValueError(f"{path} has another header")
@@ -284,7 +288,7 @@ def _plain_rows(path: Path, row_shape: tuple[int, ...]) -> PlainRows:
         header_bytes = stream.tell()
     if shape[1:] != row_shape or in_fortran_order or dtype != np.dtype("<f4"):
         raise ValueError(f"{path} has another shape")
-    return PlainRows(path, math.prod(row_shape), header_bytes)
+    return PlainRows(path, math.prod(row_shape), header_bytes), shape[0]
 
 
 class ParquetWriter:

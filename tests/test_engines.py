@@ -1,0 +1,182 @@
+"""Engines: what runs a model gives the same rows whatever stands beside an image, and the right ones."""
+
+import importlib.util
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_plan
+
+from fext.compute.device import prepare_computation
+from fext.compute.engines import (
+    EngineName,
+    Rows,
+    RowShape,
+    choose_engine,
+    encode_all,
+    feature_rows,
+    fold_normalization,
+    make_engine,
+)
+from fext.data.dataset import Batch, FileRead
+from fext.data.images import NO_FILE
+from fext.errors import DeviceError
+from fext.model.autoencoder import Autoencoder, build_autoencoder
+from fext.settings import Settings
+
+Tiny = Callable[..., Settings]
+has_openvino = importlib.util.find_spec("openvino") is not None
+ENGINES = [
+    "torch",
+    pytest.param("openvino", marks=pytest.mark.skipif(not has_openvino, reason="OpenVINO is an extra")),
+]
+WHOLE = RowShape(None, 2048, False)
+
+
+def make_model(architecture: str = "redux") -> Autoencoder:
+    """A model with statistics as after training, so that normalization does something."""
+    model = build_autoencoder(small_plan(architecture, (64, 64, 3)), seed=1)
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.rand(8, 3, 64, 64))
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+    return model.eval()
+
+
+def batch_of(images: torch.Tensor) -> Batch:
+    return Batch(images, [FileRead(number, NO_FILE) for number in range(len(images))], [])
+
+
+def rows_of(
+    images: list[torch.Tensor], settings: Settings, name: EngineName, *, batch_size: int = 4, shape: RowShape = WHOLE
+) -> Rows:
+    """The rows of batches of images, with a model of its own."""
+    torch.manual_seed(0)
+    engine = make_engine(name, make_model(), prepare_computation(settings), batch_size, shape)
+    return np.concatenate([rows for _, rows in encode_all(engine, map(batch_of, images))])
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_row_has_the_same_bits_whatever_stands_beside_it_in_the_batch(
+    tiny: Tiny, images: torch.Tensor, name: EngineName, mixed: bool
+) -> None:
+    settings = tiny(use_mixed_precision=mixed)
+    together = rows_of(list(images.split(4)), settings, name)
+    alone = rows_of(list(images.split(1)), settings, name)
+    shuffled = rows_of(list(images.flip(0).split(3)), settings, name)[::-1]
+    assert together.tobytes() == alone.tobytes() == shuffled.tobytes()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_row_has_the_same_bits_whatever_the_number_of_threads(
+    tiny: Tiny, images: torch.Tensor, name: EngineName, mixed: bool
+) -> None:
+    before = torch.get_num_threads()
+    try:
+        one, three = (
+            rows_of([images[:4]], tiny(num_threads=count, use_mixed_precision=mixed), name) for count in (1, 3)
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert one.tobytes() == three.tobytes()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_rows_of_an_engine_are_those_of_the_encoder(
+    tiny: Tiny, images: torch.Tensor, name: EngineName, mixed: bool
+) -> None:
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        latent = make_model().encoder(images)
+    expected = latent.permute(0, 2, 3, 1).flatten(1).double()
+    rows = torch.from_numpy(rows_of(list(images.split(4)), tiny(use_mixed_precision=mixed), name)).double()
+    assert torch.nn.functional.cosine_similarity(rows, expected).min() > (0.999 if mixed else 0.9999999)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_gives_the_error_of_the_reconstruction_behind_the_features(
+    tiny: Tiny, images: torch.Tensor, name: EngineName
+) -> None:
+    shape = RowShape(1, 512, True)
+    rows = rows_of([images[:3]], tiny(), name, shape=shape)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        made = make_model()(images[:3]).clamp(0, 1)
+    expected = ((made - images[:3]) ** 2).mean(dim=(1, 2, 3))
+    assert rows.shape == (3, 513)
+    np.testing.assert_allclose(rows[:, -1], expected, rtol=1e-4)
+
+
+def test_results_come_in_order_however_many_batches_are_under_way(tiny: Tiny, images: torch.Tensor) -> None:
+    class Slow:
+        num_at_a_time = 3
+
+        def __init__(self) -> None:
+            self.started: list[float] = []
+
+        def start(self, images: torch.Tensor) -> Callable[[], Rows]:
+            value = float(images[0, 0, 0, 0])
+            self.started.append(value)
+            return lambda: np.full((len(images), 1), value, dtype=np.float32)
+
+    engine = Slow()
+    rejected = Batch(torch.empty(0), [], [FileRead(7, NO_FILE, reason="no")])
+    batches = [*map(batch_of, images.split(1)), rejected]
+    results = list(encode_all(engine, batches))
+    assert [batch for batch, _ in results] == batches
+    assert [float(rows[0, 0]) for _, rows in results[:-1]] == engine.started
+    assert len(results[-1][1]) == 0
+
+
+def test_features_are_flattened_in_row_column_channel_order() -> None:
+    latent = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
+    flat = feature_rows(RowShape(None, 60, False), latent, torch.empty(0), None)
+    for image, row, column, channel in [(0, 0, 0, 0), (1, 3, 4, 2), (0, 2, 1, 1)]:
+        assert flat[image, (row * 5 + column) * 3 + channel] == latent[image, channel, row, column]
+
+
+def test_a_grid_of_features_is_the_average_of_the_latent() -> None:
+    latent = torch.rand(2, 3, 4, 4)
+    flat = feature_rows(RowShape(2, 12, False), latent, torch.empty(0), None)
+    expected = latent.reshape(2, 3, 2, 2, 2, 2).mean(dim=(3, 5)).permute(0, 2, 3, 1).flatten(1)
+    torch.testing.assert_close(flat, expected)
+
+
+@pytest.mark.parametrize("architecture", ["redux", "vgg16_bn"])
+def test_folding_normalization_changes_nothing_but_rounding(architecture: str, images: torch.Tensor) -> None:
+    model = make_model(architecture)
+    with torch.inference_mode():
+        before = model.encoder(images[:2])
+        fold_normalization(model.encoder)
+        after = model.encoder(images[:2])
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+    follows = [isinstance(layer, torch.nn.BatchNorm2d) for layer in model.encoder]
+    assert not any(follows)
+
+
+def test_auto_takes_what_is_installed_and_what_is_missing_is_refused(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    assert choose_engine(tiny(inference_engine="torch"), cpu) == "torch"
+    monkeypatch.setattr("fext.compute.engines.importlib.util.find_spec", lambda _: None)
+    assert choose_engine(tiny(inference_engine="auto"), cpu) == "torch"
+    with pytest.raises(DeviceError, match=r"requirements-openvino\.txt"):
+        choose_engine(tiny(inference_engine="openvino"), cpu)
+    monkeypatch.setattr("fext.compute.engines.importlib.util.find_spec", lambda _: object())
+    assert choose_engine(tiny(inference_engine="auto"), cpu) == "openvino"
+    assert choose_engine(tiny(inference_engine="auto"), torch.device("cuda:0")) == "torch"
+    with pytest.raises(DeviceError, match="runs on the CPU here, not on cuda"):
+        choose_engine(tiny(inference_engine="openvino"), torch.device("cuda:0"))

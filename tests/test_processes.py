@@ -1,0 +1,97 @@
+"""Several processes, as torchrun starts them, and processes that are killed: whole programs, as a user runs them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import environment, run, write_configurations, write_images
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
+WORDS = ("--set", "feature_grid=1", "--set", "feature_formats=('csv', 'npy')")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user has it, with a checkpoint 'model' and 400 images; each test extracts under its own name."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "featext.py").write_bytes((Path(__file__).parents[1] / "featext.py").read_bytes())
+    write_configurations(home, inference_batch_size=4)
+    write_images(home / "data" / "images", 400)
+    result = run(home, "pretrain", "--name", "model")
+    assert result.returncode == 0, result.stdout + result.stderr
+    alone = run(home, "extract", "--name", "alone", *WORDS)
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    return home
+
+
+def same_table(home: Path, name: str) -> bool:
+    one, other = (home / "inference" / folder for folder in ("alone", name))
+    return all((one / file).read_bytes() == (other / file).read_bytes() for file in ("features.csv", "features.npy"))
+
+
+def start(home: Path, *words: str, torchrun: bool = False) -> "subprocess.Popen[str]":
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if torchrun else []
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(home / "featext.py"), "extract", *words, *WORDS],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_rows(folder: Path, count: int) -> None:
+    """Wait until some parts hold rows."""
+    deadline = time.monotonic() + 120
+    while sum(path.stat().st_size > 0 for path in folder.glob("unfinished/part-*.rows")) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_killed_twice_it_goes_on_and_ends_as_one_left_alone(trained: Path) -> None:
+    for _ in range(2):
+        process = start(trained, "--name", "killed")
+        folder = trained / "inference" / "killed"
+        before = len(list(folder.glob("unfinished/part-*.rows")))
+        wait_for_rows(folder, before + 1)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    result = run(trained, "extract", "--name", "killed", *WORDS)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "going on with inference/killed" in result.stdout
+    assert same_table(trained, "killed")
+
+
+def test_two_processes_make_the_same_file(trained: Path) -> None:
+    process = start(trained, "--name", "two", torchrun=True)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+    assert output.count("Extraction two") == 1
+    assert same_table(trained, "two")
+
+
+def test_one_of_two_processes_killed_the_other_says_so_and_the_next_start_completes_it(trained: Path) -> None:
+    process = start(trained, "--name", "one_killed", torchrun=True)
+    wait_for_rows(trained / "inference" / "one_killed", 2)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    victim = next(int(pid) for pid in children.stdout.split() if rank_of(int(pid)) == "1")
+    os.kill(victim, signal.SIGKILL)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode != 0
+    assert "Stopped. Whatever was finished before is kept." in output
+    assert not (trained / "inference" / "one_killed" / "features.csv").exists()
+    result = run(trained, "extract", "--name", "one_killed", *WORDS)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "going on with inference/one_killed" in result.stdout
+    assert same_table(trained, "one_killed")
+
+
+def rank_of(pid: int) -> str:
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next((value[5:].decode() for value in variables if value.startswith(b"RANK=")), "")
