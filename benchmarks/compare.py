@@ -26,7 +26,6 @@ MIN_IMAGES = 2
 
 # What the naive scripts do; everything else is as configurations.py says.
 SAME_WORK = (
-    "architecture=vgg16_bn",
     "picture_shape=(256, 256, 3)",
     "resize_mode=stretch",
     "epochs=1",
@@ -53,7 +52,13 @@ class Trial:
     images: Path
     num_images: int
     folder: Path
+    architecture: str
     overrides: list[str]
+
+    @property
+    def untrained(self) -> Path:
+        """The checkpoint that lies beside the folders of the runs."""
+        return self.folder.parent / "untrained" / "training" / "checkpoints" / "benchmark"
 
 
 @dataclass(frozen=True)
@@ -105,18 +110,29 @@ def train_naively(trial: Trial) -> Run:
 
 
 def extract_with_fext(trial: Trial) -> Run:
-    """FeXT extracts with the checkpoint that lies beside the folders of the runs."""
-    checkpoint = trial.folder.parent / "untrained" / "training" / "checkpoints" / "benchmark"
-    command = ["extract", str(checkpoint), "--images", str(trial.images), "--name", "benchmark"]
+    """FeXT extracts with an untrained checkpoint; the start of its engine is told and not counted."""
+    command = ["extract", str(trial.untrained), "--images", str(trial.images), "--name", "benchmark"]
     peak = _run_fext(command, trial, [])
     manifest_file = trial.folder / "inference" / "benchmark" / "manifest.json"
     manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
     _check_count("extracted", manifest["counts"]["written"], trial.num_images)
-    return Run(trial.num_images / manifest["seconds"], peak)
+    made, run = manifest["computed_by"], manifest["last_run"]
+    started = run["engine_start_seconds"]
+    print(
+        f"{made['engine']} {made['engine_version']}, {made['precision']}, started in {started:.1f} s", file=sys.stderr
+    )
+    return Run(trial.num_images / (run["seconds"] - started), peak)
 
 
 def extract_naively(trial: Trial) -> Run:
-    return _run_naive("naive_extract.py", [str(trial.images), str(trial.folder / "features.csv")], trial)
+    words = [str(trial.images), str(trial.folder / "features.csv"), "--architecture", trial.architecture]
+    return _run_naive("naive_extract.py", words, trial)
+
+
+def encode_barely(trial: Trial) -> Run:
+    shutil.copyfile(REPOSITORY / "configurations.py", trial.folder / "configurations.py")
+    overrides = [word for setting in (*SAME_WORK, *trial.overrides) for word in ("--set", setting)]
+    return _run_naive("bare_encoder.py", [str(trial.untrained), str(trial.images), *overrides], trial)
 
 
 def make_untrained_checkpoint(trial: Trial) -> None:
@@ -133,7 +149,7 @@ def pretrain(trial: Trial, settings: list[str]) -> tuple[Path, float | None]:
 def _run_fext(command: list[str], trial: Trial, settings: list[str]) -> float | None:
     for name in ("featext.py", "configurations.py"):
         shutil.copyfile(REPOSITORY / name, trial.folder / name)
-    for setting in (*SAME_WORK, *settings, *trial.overrides):
+    for setting in (f"architecture={trial.architecture}", *SAME_WORK, *settings, *trial.overrides):
         command = [*command, "--set", setting]
     _, peak = _run_python([str(trial.folder / "featext.py"), *command], trial.folder)
     return peak
@@ -193,11 +209,13 @@ def _check_count(did: str, count: int, expected: int) -> None:
 
 CONTESTANTS = {
     "train": {"FeXT": train_with_fext, "naive": train_naively},
-    "extract": {"FeXT": extract_with_fext, "naive": extract_naively},
+    "extract": {"FeXT": extract_with_fext, "naive": extract_naively, "bare": encode_barely},
 }
 
 
-def compare(task: str, source: Path, num_images: int, *, repeats: int, overrides: list[str]) -> dict[str, list[Run]]:
+def compare(
+    task: str, source: Path, num_images: int, *, architecture: str, repeats: int, overrides: list[str]
+) -> dict[str, list[Run]]:
     """The runs of each contestant, taken in turn on the same num_images images."""
     num_for_test = 1 if task == "train" else 0
     runs: dict[str, list[Run]] = {name: [] for name in CONTESTANTS[task]}
@@ -206,16 +224,17 @@ def compare(task: str, source: Path, num_images: int, *, repeats: int, overrides
         num_images = link_images(source, root / "images", num_images + num_for_test) - num_for_test
         if num_images < MIN_IMAGES:
             raise BenchmarkError(f"{source} holds too few images ({', '.join(sorted(IMAGE_EXTENSIONS))})")
-        print(f"{task}, {num_images} images, {_machine()}", flush=True)
+        print(f"{task}, {architecture}, {num_images} images, {_machine()}", flush=True)
         if task == "extract":
             (root / "untrained").mkdir()
-            make_untrained_checkpoint(Trial(root / "images", num_images, root / "untrained", overrides))
+            make_untrained_checkpoint(Trial(root / "images", num_images, root / "untrained", architecture, overrides))
         for repeat in range(repeats):
             for name, take_run in CONTESTANTS[task].items():
                 print(f"run {repeat + 1} of {repeats}: {name}", file=sys.stderr, flush=True)
                 folder = root / "run"
                 folder.mkdir()
-                runs[name].append(take_run(Trial(root / "images", num_images, folder, overrides)))
+                trial = Trial(root / "images", num_images, folder, architecture, overrides)
+                runs[name].append(take_run(trial))
                 shutil.rmtree(folder)
     return runs
 
@@ -232,7 +251,8 @@ def print_table(runs: dict[str, list[Run]]) -> None:
     for number, taken in enumerate(zip(*runs.values(), strict=True), start=1):
         print(_row(f"run {number}", [f"{run.images_per_second:.2f}" for run in taken]))
     print(_row("median", [f"{median:.2f}" for median in medians.values()]))
-    print(_row("FeXT / naive", [f"{medians['FeXT'] / medians['naive']:.2f}"]))
+    for other in list(medians)[1:]:
+        print(_row(f"FeXT / {other}", [f"{medians['FeXT'] / medians[other]:.2f}"]))
     print(_row("peak memory, MB", [_largest_memory(taken) for taken in runs.values()]))
 
 
@@ -250,6 +270,7 @@ def main() -> None:
     parser.add_argument("task", choices=list(CONTESTANTS))
     parser.add_argument("images_folder", type=Path, help="folder of images, searched with its subfolders")
     parser.add_argument("--num-images", type=int, default=64, help="images per run (default: %(default)s)")
+    parser.add_argument("--architecture", choices=("vgg16_bn", "vgg16", "redux"), default="vgg16_bn")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each (default: %(default)s)")
     parser.add_argument(
         "--set",
@@ -262,11 +283,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.num_images < MIN_IMAGES or arguments.repeats < 1:
         parser.error(f"--num-images must be at least {MIN_IMAGES}, --repeats at least 1")
+    if arguments.task == "train" and arguments.architecture != "vgg16_bn":
+        parser.error("the naive training script knows vgg16_bn only")
     try:
         runs = compare(
             arguments.task,
             arguments.images_folder,
             arguments.num_images,
+            architecture=arguments.architecture,
             repeats=arguments.repeats,
             overrides=arguments.overrides,
         )

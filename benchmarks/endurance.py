@@ -103,6 +103,96 @@ def history(checkpoint: Path) -> list[dict[str, str]]:
     return [{name: row[name] for name in row if name not in ("seconds", "images_per_second")} for row in rows]
 
 
+def extraction_kills(folder: Path, images: Path, num_images: int, num_kills: int, architecture: str, seed: int) -> bool:
+    """Kill an extraction at random moments, start it again each time; compare it with one left alone."""
+    link_images(images, folder / "images", num_images)
+    settings = (f"architecture={architecture}", "feature_formats=('csv','npy','parquet')", "use_tensorboard=False")
+    words = ("--images", str(folder / "images"))
+    few = ("num_train_samples=8", "num_test_samples=4", "epochs=1", "generate_model_graph=False")
+    run(folder, "pretrain", *words, "--name", "model", settings=(*settings, *few))
+    began = time.perf_counter()
+    run(folder, "extract", *words, "--name", "alone", settings=settings)
+    print(f"left alone: {time.perf_counter() - began:.0f} s", flush=True)
+    chance = random.Random(seed)
+    tables, most_lost = ["killed_1"], 0.0
+    for kill in range(1, num_kills + 1):
+        wait = chance.uniform(3, 12)  # it begins to encode after some four seconds
+        process = start(folder, "extract", *words, "--name", tables[-1], settings=settings)
+        began_at = time.time()
+        try:
+            process.wait(wait)
+            tables.append(f"killed_{len(tables) + 1}")
+            print(f"kill {kill} came too late, after its end", flush=True)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            journals = list((folder / "inference" / tables[-1] / "unfinished").glob("part-*.csv"))
+            done = sum(path.read_bytes().count(b"\n") for path in journals)
+            saved_at = max([began_at, *(path.stat().st_mtime for path in journals)])
+            most_lost = max(most_lost, time.time() - saved_at)
+            print(f"kill {kill} after {wait:.1f} s: {done} of {num_images} images done", flush=True)
+    run(folder, "extract", *words, "--name", tables[-1], settings=settings)
+    one = folder / "inference" / "alone"
+    files = [path.name for path in one.iterdir() if path.name != "manifest.json"]
+    same = all(
+        (one / file).read_bytes() == (one.with_name(table) / file).read_bytes() for table in tables for file in files
+    )
+    print(f"{num_kills} kills, {len(tables)} tables, equal bytes of {', '.join(sorted(files))}: {same}")
+    print(f"at most {most_lost:.1f} s between what was last made safe, or the start, and a kill")
+    return same and most_lost <= 15
+
+
+def start_many(folder: Path, count: int) -> bool:
+    """The time from the start of the command to the first encoded batch, with many images, and the peak memory."""
+    images = folder / "images"
+    make_copies(images, count)
+    make_copies(folder / "few", 1000)
+    settings = (*SMALL, "feature_formats='npy'", "inference_batch_size=32")
+    run(folder, "pretrain", "--images", str(folder / "few"), "--name", "model", settings=(*settings, "epochs=1"))
+    peaks = [
+        run(folder, "extract", "model", "--images", str(folder / "few"), "--name", "few", settings=settings),
+    ]
+    words = ("extract", "model", "--images", str(images), "--name", "many")
+    seconds = []
+    for _ in range(3):
+        seconds.append(time_to_first_rows(folder, words, settings))
+        print(f"first batch written after {seconds[-1]:.1f} s", flush=True)
+    peaks.append(run(folder, *words, settings=settings))
+    manifest = json.loads((folder / "inference" / "many" / "manifest.json").read_text(encoding="utf-8"))
+    print(f"{manifest['counts']}, {manifest['last_run']['seconds']:.0f} s for the rest")
+    began = time.perf_counter()
+    peaks.append(run(folder, *words, settings=settings))
+    print(f"again, nothing new: {time.perf_counter() - began:.1f} s; peaks {', '.join(f'{p:.0f}' for p in peaks)} MB")
+    return seconds[0] <= 25 and max(seconds[1:]) <= 5 and max(peaks[1:]) <= 1.05 * peaks[0]
+
+
+def time_to_first_rows(folder: Path, words: tuple[str, ...], settings: tuple[str, ...]) -> float:
+    """Start an extraction, wait until it has told of its first batches, and kill it."""
+    (folder / "output.txt").unlink(missing_ok=True)
+    began = time.perf_counter()
+    process = start(folder, *words, settings=settings)
+    while b"images/s; the table" not in (folder / "output.txt").read_bytes():
+        if process.poll() is not None:
+            sys.exit((folder / "output.txt").read_text(encoding="utf-8")[-2000:])
+        time.sleep(0.01)
+    seconds = time.perf_counter() - began
+    time.sleep(8)  # so that some rows are safe, and the next start has something to go on from
+    process.kill()
+    process.wait()
+    return seconds
+
+
+def make_copies(folder: Path, count: int) -> None:
+    """Tiny images in folders of a thousand; made from fifty pictures."""
+    chance = np.random.default_rng(0)
+    make_images(folder.with_name("originals"), 50, chance)
+    data = [path.read_bytes() for path in sorted(folder.with_name("originals").iterdir())]
+    for number in range(count):
+        path = folder / f"{number // 1000:04}" / f"{number:06}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data[number % len(data)])
+
+
 def make_images(folder: Path, count: int, chance: np.random.Generator) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -163,9 +253,10 @@ def damaged(folder: Path, images: Path, count: int, seed: int) -> bool:
 
 
 def memory(folder: Path, counts: tuple[int, int], processors: int) -> bool:
-    """Peak memory of training and extraction with few and with many images."""
+    """Peak memory of training and of extraction in each format with few and with many images."""
     chance = np.random.default_rng(0)
-    peaks: dict[str, list[float]] = {"pretrain": [], "extract": []}
+    formats = ("csv", "npy", "parquet")
+    peaks: dict[str, list[float]] = {"pretrain": [], **{name: [] for name in formats}}
     for count in counts:
         images = folder / str(count)
         make_images(images, count, chance)
@@ -173,9 +264,10 @@ def memory(folder: Path, counts: tuple[int, int], processors: int) -> bool:
         settings += (f"num_processors={processors}", "inference_batch_size=32", "batch_size=32")
         name = f"of_{count}"
         peaks["pretrain"].append(run(folder, "pretrain", "--images", str(images), "--name", name, settings=settings))
-        peaks["extract"].append(
-            run(folder, "extract", name, "--images", str(images), "--name", name, settings=settings)
-        )
+        for file_format in formats:
+            words = ("extract", name, "--images", str(images), "--name", f"{name}_{file_format}")
+            chosen = (*settings, f"feature_formats={file_format}")
+            peaks[file_format].append(run(folder, *words, settings=chosen))
     for job, (few, many) in peaks.items():
         print(f"{job}: {few:.0f} MB with {counts[0]:,} images, {many:.0f} MB with {counts[1]:,}: {many / few - 1:+.1%}")
     return all(many <= 1.05 * few for few, many in peaks.values())
@@ -195,7 +287,14 @@ def main() -> int:
     remembering = commands.add_parser("memory", help=memory.__doc__)
     remembering.add_argument("--counts", type=int, nargs=2, default=(1000, 20000))
     remembering.add_argument("--processors", type=int, default=1)
-    for command in (killing, damaging):
+    extracting = commands.add_parser("extraction-kills", help=extraction_kills.__doc__)
+    extracting.add_argument("images", type=Path)
+    extracting.add_argument("--num-images", type=int, default=500)
+    extracting.add_argument("--kills", type=int, default=20)
+    extracting.add_argument("--architecture", default="vgg16")
+    starting = commands.add_parser("start", help=start_many.__doc__)
+    starting.add_argument("--count", type=int, default=200_000)
+    for command in (killing, damaging, extracting):
         command.add_argument("--seed", type=int, default=1)
     words = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fext-endurance-") as name:
@@ -204,6 +303,10 @@ def main() -> int:
             kept = kills(folder, words.images, words.num_images, words.epochs, words.kills, words.seed)
         elif words.command == "damaged":
             kept = damaged(folder, words.images, words.count, words.seed)
+        elif words.command == "extraction-kills":
+            kept = extraction_kills(folder, words.images, words.num_images, words.kills, words.architecture, words.seed)
+        elif words.command == "start":
+            kept = start_many(folder, words.count)
         else:
             kept = memory(folder, tuple(words.counts), words.processors)
     print("kept" if kept else "NOT KEPT")

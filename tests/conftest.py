@@ -122,6 +122,7 @@ def same_tensors(left: Path, right: Path) -> bool:
 
 SMALL = {
     "num_threads": 1,
+    "inference_engine": "torch",
     "architecture": "redux",
     "picture_shape": (64, 64, 3),
     "epochs": 1,

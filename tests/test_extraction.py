@@ -436,6 +436,23 @@ def test_a_damaged_row_of_the_old_table_is_not_taken_over(copy: Workspace, tiny:
     assert table_of(folder) == whole
 
 
+@pytest.mark.parametrize("file_format", ["npy", "parquet"])
+def test_a_table_cut_off_or_overwritten_in_the_middle_is_mended(copy: Workspace, tiny: Tiny, file_format: str) -> None:
+    settings = tiny(feature_formats=file_format)
+    folder = run(copy, settings).folder
+    whole = table_of(folder)
+    path = folder / f"features.{file_format}"
+    data = path.read_bytes()
+    middle = len(data) // 2
+    for damaged in (data[:middle], data[:middle] + bytes(1000) + data[middle + 1000 :]):
+        path.write_bytes(damaged)
+        shutil.copy(copy.images / "image_000.png", copy.images / "zzz.png")
+        run(copy, settings)
+        (copy.images / "zzz.png").unlink()
+        run(copy, settings)
+        assert table_of(folder) == whole
+
+
 def test_a_table_whose_file_is_gone_is_made_again(copy: Workspace, tiny: Tiny) -> None:
     folder = run(copy, tiny()).folder
     whole = table_of(folder)

@@ -87,7 +87,7 @@ def test_a_journey_through_the_menu(home: Path, terminal: Terminal) -> None:
     terminal.child.expect_exact(__import__("pexpect").EOF)
     terminal.child.close()
     assert terminal.child.exitstatus == 0
-    assert sorted(path.name for path in (home / "inference").iterdir()) == ["first_images", "first_images_2"]
+    assert sorted(path.name for path in (home / "inference").glob("[!.]*")) == ["first_images", "first_images_2"]
 
 
 def test_leaving_a_question_leads_back_to_the_menu(terminal: Terminal) -> None:

@@ -1,5 +1,6 @@
 """Encoding a list of images into a part: read, compute and write, each while the others are at it."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -26,8 +27,8 @@ def encode(
     part: tuple[int, int],
     reporter: Reporter,
     after_batch: Callable[[Results], None],
-) -> None:
-    """Encode images of the source, in order, into the part of that (start, rank).
+) -> float:
+    """Encode images of the source, in order, into the part of that (start, rank); returns seconds to start the engine.
 
     What is raised on the way, a stop among it, loses no batch that after_batch has seen. Raises ExtractionError where
     most features are not finite, SourceError where the folder is gone.
@@ -40,6 +41,7 @@ def encode(
         num_processors=extraction.computation.num_processors,
         pin_memory=extraction.computation.device.type == "cuda",
     )
+    began = time.perf_counter()
     engine = make_engine(
         extraction.engine,
         extraction.checkpoint.model,
@@ -47,6 +49,7 @@ def encode(
         extraction.batch_size,
         extraction.shape,
     )
+    start_seconds = time.perf_counter() - began
     num_written = num_not_finite = 0
     with writing_part(parts_folder(extraction.folder), *part) as write:
         for batch, rows in encode_all(engine, stream.epoch()):
@@ -61,6 +64,7 @@ def encode(
             if num_written + num_not_finite >= min(_ENOUGH_TO_JUDGE, len(names)):
                 _refuse_mostly_not_finite(extraction, num_written, num_not_finite)
             after_batch(results)
+    return start_seconds
 
 
 def _results(names: Names, batch: Batch, rows: Rows) -> Results:

@@ -6,7 +6,6 @@ encode what is not, merge. Under torchrun each process encodes a block of it, an
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +105,7 @@ class _Run:
     processes: Processes
     reporter: Reporter
     started: float
+    engine_start_seconds: float = 0.0
 
     def go(self) -> ExtractionResult:
         extraction = self.extraction
@@ -145,14 +145,17 @@ class _Run:
             self._tell_others(start, 0)
             return
         extraction = self.extraction
-        names = extraction.source.names.select(plan.todo)
+        names = extraction.source.names
+        if len(plan.todo) < len(names):
+            names = names.select(plan.todo)
         asked = extraction.settings.feature_grid
         work = Work(
             extraction.folder, extraction.columns, formats, len(extraction.source), len(names), self.processes.count,
             tuple(grid for grid in _GRIDS if grid <= asked),
         )  # fmt: skip
         forecast = Forecast(work, self.reporter)
-        extractions.write_blocks(extraction.folder, start, names, self.processes.count)
+        own, *others = _blocks(names, self.processes.count)
+        extractions.write_blocks(extraction.folder, start, others)
         self._tell_others(start, len(names))
         with self.reporter.progress("extracting", len(names)) as progress:
             counter = _Counter(self.processes, progress)
@@ -161,7 +164,7 @@ class _Run:
                 forecast.see(results)
                 counter.add(results)
 
-            _encode_block(extraction, start, self.processes.rank, self.reporter, after_batch)
+            self.engine_start_seconds = encode(extraction, own, (start, 0), self.reporter, after_batch)
             for rank in range(1, self.processes.count):
                 self.processes.hear(f"done {rank}", lambda: counter.add([]))
 
@@ -220,6 +223,7 @@ class _Run:
                 "encoded": len(plan.todo),
                 "processes": self.processes.count,
                 "seconds": round(seconds, 3),
+                "engine_start_seconds": round(self.engine_start_seconds, 3),
                 "images_per_second": round(len(plan.todo) / seconds, 3),
                 "fext": fext.__version__,
                 "torch": torch.__version__,
@@ -274,7 +278,9 @@ def _help(checkpoint: Checkpoint, processes: Processes, reporter: Reporter) -> N
         if words["num_todo"]:
             extraction = _same_here(words, checkpoint)
             counter = _Counter(processes, progress)
-            _encode_block(extraction, words["start"], processes.rank, reporter, counter.add)
+            start, rank = words["start"], processes.rank
+            names = extractions.read_block(extraction.folder, start, rank)
+            encode(extraction, names, (start, rank), reporter, counter.add)
         processes.tell(f"done {processes.rank}", "")
 
 
@@ -286,9 +292,8 @@ def _same_here(words: dict[str, Any], checkpoint: Checkpoint) -> Extraction:
     return join_extraction(Path(words["folder"]), settings, checkpoint, source, description)
 
 
-def _encode_block(
-    extraction: Extraction, start: int, rank: int, reporter: Reporter, after_batch: Callable[[Results], None]
-) -> None:
-    names = extractions.read_block(extraction.folder, start, rank)
-    if names:
-        encode(extraction, names, (start, rank), reporter, after_batch)
+def _blocks(names: Names, count: int) -> list[Names]:
+    """Names divided into contiguous blocks of about the same length, one for each process."""
+    if count == 1:
+        return [names]
+    return [names[len(names) * rank // count : len(names) * (rank + 1) // count] for rank in range(count)]

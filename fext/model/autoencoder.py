@@ -14,7 +14,7 @@ from fext.model.plans import Plan
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder of a plan, initialized from torch's random state."""
+    """Encoder and decoder of a plan, for weights to be loaded into; build_autoencoder makes one to train."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -22,7 +22,6 @@ class Autoencoder(nn.Module):
         build_encoder, build_decoder = _BUILDERS[plan.block]
         self.encoder = nn.Sequential(*build_encoder(plan))
         self.decoder = nn.Sequential(*build_decoder(plan))
-        _initialize(self.modules())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Reconstruct images: (N, C, H, W) in [0, 1] to the same shape and range."""
@@ -35,7 +34,9 @@ def build_autoencoder(plan: Plan, seed: int) -> Autoencoder:
     """Build the model of a plan with weights drawn from `seed`, leaving torch's global random state as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return Autoencoder(plan)
+        model = Autoencoder(plan)
+        _initialize(model.modules())
+    return model
 
 
 def _plain_encoder(plan: Plan) -> list[nn.Module]:

@@ -250,8 +250,8 @@ def _load_model(plan: Plan, weights: bytes) -> Autoencoder:
         raise CheckpointError("its weights do not fit its plan")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         raise CheckpointError("it has weights that are not finite")
-    model.to_empty(device="cpu")
-    model.load_state_dict(tensors)
+    # Copied out of the file's bytes, where they lie at any address, to one that suits the processor.
+    model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     return model.eval()
 
 

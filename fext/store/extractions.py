@@ -336,15 +336,14 @@ def _open_rows(folder: Path, columns: Columns) -> RowSource:
     return _NoRows()
 
 
-def write_blocks(folder: Path, start: int, names: Names, count: int) -> None:
-    """Divide names into contiguous blocks, one for each process."""
-    for rank in range(count):
-        block = names[len(names) * rank // count : len(names) * (rank + 1) // count]
+def write_blocks(folder: Path, start: int, blocks: Sequence[Names]) -> None:
+    """Leave the names that each process but the first is to encode."""
+    for rank, block in enumerate(blocks, start=1):
         files.write_bytes(_block_file(folder, start, rank), b"\0".join(block.iter_bytes()))
 
 
 def read_block(folder: Path, start: int, rank: int) -> Names:
-    """The names of one block."""
+    """The names that a process is to encode."""
     data = _block_file(folder, start, rank).read_bytes()
     return Names(data.split(b"\0") if data else [])
 

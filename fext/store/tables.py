@@ -380,9 +380,17 @@ class ParquetRows:
 
     def row(self, number: int, image: str) -> Row | None:
         while self._number < number:
-            self._current = next(self.rows, None)
+            self._current = self._next()
             self._number += 1
         return self._current[1] if self._current is not None and self._current[0] == image else None
+
+    def _next(self) -> tuple[str, Row] | None:
+        """The row that follows; none from a group on that is damaged."""
+        try:
+            return next(self.rows, None)
+        except (OSError, ValueError):
+            self.rows = iter(())
+            return None
 
     def _read(self) -> Iterator[tuple[str, Row]]:
         for batch in self._file.iter_batches(batch_size=max(1, _ROW_GROUP_BYTES // (16 * self._columns.num_values))):
