@@ -39,8 +39,8 @@ _GRIDS = (8, 4, 2, 1)
 class ExtractionResult:
     """What an extraction came to; num_found = num_written + num_rejected.
 
-    Of the images found, num_kept stood as they were; num_removed is how many have left the source since. The rate is
-    of the images that were looked at.
+    Of the images found, num_kept stood as they were, and num_tried_again had been rejected for what may have passed;
+    num_removed is how many have left the source since. The rate is of the images that were looked at.
     """
 
     name: str
@@ -53,6 +53,7 @@ class ExtractionResult:
     num_kept: int
     num_new: int
     num_changed: int
+    num_tried_again: int
     num_removed: int
     num_features: int
     seconds: float
@@ -246,6 +247,7 @@ class _Run:
             num_kept=plan.num_kept,
             num_new=plan.num_new,
             num_changed=plan.num_changed,
+            num_tried_again=plan.num_tried_again,
             num_removed=plan.num_removed,
             num_features=extraction.shape.num_features,
             seconds=seconds,

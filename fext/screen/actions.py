@@ -86,13 +86,9 @@ def run_extract(screen: Screen, settings: "Settings", folder: Path, images: Path
         ("other files", f"{result.num_not_images} that are not images"),
     ]
     if result.num_kept or result.num_removed:
-        facts.append(
-            (
-                "since before",
-                f"{result.num_kept} kept, {result.num_new} new, {result.num_changed} changed, "
-                f"{result.num_removed} removed",
-            )
-        )
+        again = f", {result.num_tried_again} tried again" if result.num_tried_again else ""
+        changes = f"{result.num_new} new, {result.num_changed} changed{again}, {result.num_removed} removed"
+        facts.append(("since before", f"{result.num_kept} kept, {changes}"))
     rate = f", {looked_at} images at {result.images_per_second:.1f} images/s" if looked_at else ""
     facts.append(("time", f"{_duration(result.seconds)}{rate}"))
     show_facts(screen.console, f"Extraction {result.name}", facts)

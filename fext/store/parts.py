@@ -1,4 +1,4 @@
-"""Parts of an extraction: what one process has done since one start, safe on the disk every few seconds.
+"""Parts of an extraction: what one process has done since one start, safe on the disk every second.
 
 A part is two files: the rows as plain little-endian float32, and a journal, a CSV with a line for each image in sorted
 order. A line is written after the row that it speaks of is on the disk, so what the journal says is done, is done; of
@@ -30,7 +30,7 @@ from fext.store import files
 Row = NDArray[np.float32]
 
 WRITTEN, REJECTED = "written", "rejected"
-_SECONDS_BETWEEN_COMMITS = 5.0
+_SECONDS_BETWEEN_COMMITS = 1.0
 _BATCHES_WAITING = 4
 _PART = re.compile(r"part-(\d{6})-(\d{6})\.csv")
 
@@ -78,7 +78,7 @@ def row_checksum(row: Row) -> str:
 
 
 class PartWriter:
-    """Writes one part; every few seconds what came since is made safe."""
+    """Writes one part; what came since is made safe every second."""
 
     def __init__(self, folder: Path, start: int, rank: int) -> None:
         journal, rows = part_files(folder, start, rank)
