@@ -19,7 +19,7 @@ def test_the_table_of_settings_is_the_one_made_from_the_settings() -> None:
 
 def test_every_command_in_the_readme_is_understood() -> None:
     commands = re.findall(r"`python featext\.py ([^`]*)`", README)
-    assert len(commands) == 10
+    assert len(commands) == 11
     for command in commands:
         words = command.replace("[", "").replace("]", "").replace(" N", " 3").split()
         assert make_parser().parse_args(words).command == words[0]
@@ -28,7 +28,14 @@ def test_every_command_in_the_readme_is_understood() -> None:
 def test_every_picture_and_file_that_the_readme_names_is_there() -> None:
     for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
         assert (REPOSITORY / path).is_file()
-    for path in ("configurations.py", "requirements.txt", "requirements-openvino.txt", "requirements-development.txt", "Makefile", "LICENSE"):
+    for path in (
+        "configurations.py",
+        "requirements.txt",
+        "requirements-openvino.txt",
+        "requirements-development.txt",
+        "Makefile",
+        "LICENSE",
+    ):
         assert (REPOSITORY / path).is_file()
 
 

@@ -220,3 +220,10 @@ def test_a_link_to_a_folder_does_not_rename_the_images_in_it(tmp_path: Path) -> 
 def test_images_that_pillow_does_not_open_are_found_and_not_passed_over(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     assert find_images(tmp_path).names == (name,)
+
+
+@pytest.mark.parametrize("line", ["a\0b.png", "x" * 40_000])
+def test_a_list_that_no_system_could_have_made_is_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"one.png\n{line}\n")
+    with pytest.raises(SourceError, match="is not a list of images"):
+        find_images(tmp_path / "list.txt")

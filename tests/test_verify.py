@@ -126,6 +126,32 @@ def test_a_changed_byte_of_another_format_is_found(copy: Workspace, tiny: Tiny, 
     assert check(copy, tiny(), False).num_problems >= 1
 
 
+def test_a_stray_quote_does_not_swallow_the_table(copy: Workspace, tiny: Tiny) -> None:
+    lines = lines_of(copy)
+    number = number_of(lines, "image_005.png")
+    lines[number] = lines[number][:-3] + b'"' + lines[number][-2:]
+    write_lines(copy, lines)
+    assert check(copy, tiny(), False).problems == ("csv: the row of image_005.png is not what was written",)
+
+
+@pytest.mark.parametrize("name", ["features.npy", "features_names.csv", "reconstruction_error.npy", "images.csv"])
+def test_any_damage_to_the_beginning_of_a_file_is_named(copy: Workspace, tiny: Tiny, name: str) -> None:
+    path = copy.inference / "table" / name
+    whole = path.read_bytes()
+    for place in range(0, 120, 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << (place % 7)
+        path.write_bytes(damaged)
+        result = check(copy, tiny(), False)
+        assert result.num_problems >= 1 or name.endswith(".npy")  # some bytes of that header mean nothing
+
+
+def test_more_lines_in_rejected_csv_are_found(copy: Workspace, tiny: Tiny) -> None:
+    with (copy.inference / "table" / "rejected.csv").open("a") as stream:
+        stream.write("another.png,no reason\n")
+    assert "rejected.csv has more images" in check(copy, tiny(), False).problems[0]
+
+
 def test_a_row_more_or_less_in_npy_is_found(copy: Workspace, tiny: Tiny) -> None:
     path = copy.inference / "table" / "features.npy"
     table = np.load(path)

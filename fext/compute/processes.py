@@ -68,7 +68,8 @@ def join_processes() -> Processes:
 def _lost_contact() -> Iterator[None]:
     try:
         yield
-    except distributed.DistError as error:
+    except (distributed.DistError, ValueError) as error:
         raise ProcessGroupError(
-            "another process of this run has ended: what was finished is kept; start the same command again to go on"
+            "another process of this run has ended, or torchrun did not start this one: what was finished is kept; "
+            "start the same command again to go on"
         ) from error

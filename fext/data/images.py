@@ -19,7 +19,6 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-import fext
 from fext.errors import ImageRejected, TooLittleMemory
 
 # Pillow's own limit against decompression bombs, made ours so that it does not depend on Pillow's version.
@@ -31,7 +30,7 @@ _JPEG = {"JPEG", "MPO"}
 MAX_BYTES = 2**31
 
 # What decides whether a file can be decoded.
-DECODERS = f"Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}, FeXT {fext.__version__}"
+DECODERS = f"Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}"
 
 # A JPEG decoded at a reduced scale keeps at least this many times the pixels asked for, so that the resampling
 # that follows has the last word: the difference from full decoding stays below what JPEG itself loses.

@@ -26,6 +26,7 @@ _OTHER_IMAGES = {
     f".{name}" for name in ("heic", "heif", "jxl", "svg", "wmf", "emf", "cr2", "cr3", "nef", "arw", "raf", "orf", "rw2")
 }
 _LIST_EXTENSIONS = {".txt", ".csv"}
+_MAX_LISTED = 32_768  # characters; no system has longer paths
 _LIST_COLUMNS = ("image", "path", "file", "filename")
 
 
@@ -195,6 +196,8 @@ def _from_list(file: Path) -> ImageSource:
             rows = list(csv.reader(stream)) if file.suffix.lower() == ".csv" else [[line] for line in stream]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{file} cannot be read as a list of images: {error}") from error
+    if any("\0" in cell or len(cell) > _MAX_LISTED for row in rows for cell in row):
+        raise SourceError(f"{file} is not a list of images: a line is too long, or not text in UTF-8")
     column = 0
     if file.suffix.lower() == ".csv" and rows:
         header = [cell.strip().lower() for cell in rows[0]]

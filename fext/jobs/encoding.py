@@ -13,9 +13,8 @@ from fext.jobs.choosing import refuse_vanished
 from fext.jobs.extraction import Extraction
 from fext.reporting import Reporter
 from fext.store.extractions import parts_folder
-from fext.store.parts import REJECTED, WRITTEN, Record, Row, row_checksum, writing_part
+from fext.store.parts import NOT_FINITE, REJECTED, WRITTEN, Record, Row, row_checksum, writing_part
 
-NOT_FINITE = "its features are not finite"
 _ENOUGH_TO_JUDGE = 32  # images after which a model that gives mostly features that are not finite is given up
 
 Results = list[tuple[Record, Row | None]]
@@ -61,8 +60,8 @@ def encode(
                 num_not_finite += record.reason == NOT_FINITE
                 if record.status == REJECTED:
                     reporter.warning(f"rejected: {record.image} ({record.reason})")
-            if num_written + num_not_finite >= min(_ENOUGH_TO_JUDGE, len(names)):
-                _refuse_mostly_not_finite(extraction, num_written, num_not_finite)
+            if num_written + num_not_finite >= _ENOUGH_TO_JUDGE:
+                refuse_mostly_not_finite(extraction, num_written, num_not_finite)
             after_batch(results)
     return start_seconds
 
@@ -82,7 +81,8 @@ def _results(names: Names, batch: Batch, rows: Rows) -> Results:
     return [(record, row) for _, record, row in sorted(found, key=lambda item: item[0])]
 
 
-def _refuse_mostly_not_finite(extraction: Extraction, num_written: int, num_not_finite: int) -> None:
+def refuse_mostly_not_finite(extraction: Extraction, num_written: int, num_not_finite: int) -> None:
+    """Raise ExtractionError where most features are not finite: the model is of no use."""
     if num_not_finite > num_written:
         raise ExtractionError(
             f"the features of {num_not_finite} of {num_written + num_not_finite} images are not finite: the model "

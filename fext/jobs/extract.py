@@ -14,12 +14,11 @@ import torch
 
 import fext
 from fext.compute.processes import Processes, join_processes
-from fext.data.images import DECODERS
 from fext.data.names import Names
 from fext.data.source import ImageSource, find_images
 from fext.errors import ExtractionError, SourceError
 from fext.jobs.choosing import WHERE_TO_GET_IMAGES
-from fext.jobs.encoding import Results, encode
+from fext.jobs.encoding import Results, encode, refuse_mostly_not_finite
 from fext.jobs.extraction import Extraction, choose_extraction, join_extraction
 from fext.jobs.forecast import Forecast, Work
 from fext.reporting import Progress, Reporter
@@ -115,7 +114,9 @@ class _Run:
         plan = extractions.plan_work(extraction.folder, extraction.source, extraction.columns)
         self._say(plan, goes_on)
         formats = extractions.all_formats(extraction.folder, extraction.columns, extraction.settings.feature_formats)
-        if plan.changes_nothing and extractions.is_whole(extraction.folder, extraction.columns, formats):
+        if plan.changes_nothing and extractions.is_whole(
+            extraction.folder, extraction.columns, formats, len(extraction.source)
+        ):
             self._tell_others(start, 0)
             extractions.leave(extraction.folder)
             self.reporter.message("nothing is new: the table is as it was")
@@ -211,6 +212,7 @@ class _Run:
         raise ExtractionError(f"{extraction.folder} does not keep what is written to it: the disk may be damaged")
 
     def _manifest(self, counts: Counts, plan: Plan, formats: tuple[str, ...]) -> dict[str, Any]:
+        refuse_mostly_not_finite(self.extraction, counts.written, counts.not_finite)
         seconds = time.perf_counter() - self.started
         return self.extraction.description() | {
             "formats": formats,
@@ -228,7 +230,6 @@ class _Run:
                 "images_per_second": round(len(plan.todo) / seconds, 3),
                 "fext": fext.__version__,
                 "torch": torch.__version__,
-                "decoders": DECODERS,
             },
         }
 

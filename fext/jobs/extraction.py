@@ -10,16 +10,17 @@ from typing import Any
 
 from fext.compute.device import Computation, prepare_computation
 from fext.compute.engines import EngineName, RowShape, choose_engine, engine_version
+from fext.data.images import DECODERS
 from fext.data.source import ImageSource
 from fext.errors import DeviceError, ExtractionError
 from fext.settings import Settings, change_settings
 from fext.store import extractions
 from fext.store.checkpoints import Checkpoint
 from fext.store.extractions import Description
+from fext.store.files import readable
 from fext.store.tables import Columns
 from fext.store.workspace import Workspace
 
-FORMAT_VERSION = 2
 FLATTEN_ORDER = "row, column, channel"
 
 
@@ -51,11 +52,11 @@ class Extraction:
         """What is written of it: with the counts, its manifest."""
         checkpoint = self.checkpoint
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": extractions.FORMAT_VERSION,
             "checkpoint": {
                 "name": checkpoint.name,
                 "sha256": checkpoint.sha256,
-                "folder": str(checkpoint.folder.resolve()),
+                "folder": readable(str(checkpoint.folder.resolve())),
             },
             "source": full_path(self.source),
             "preprocessing": asdict(checkpoint.preprocessing),
@@ -74,6 +75,7 @@ class Extraction:
             "precision": self.computation.precision,
             "engine": self.engine,
             "engine_version": engine_version(self.engine),
+            "decoders": f"{DECODERS}, preprocessing {self.checkpoint.preprocessing.version}",
             "batch_shape": [self.batch_size, channels, height, width],
         }
 
@@ -158,7 +160,6 @@ def _is_same(description: Description | None, settings: Settings, checkpoint: Ch
     try:
         return (
             description is not None
-            and description["format_version"] == FORMAT_VERSION
             and description["checkpoint"]["sha256"] == checkpoint.sha256
             and description["source"] == full_path(source)
             and description["feature_grid"] == settings.feature_grid

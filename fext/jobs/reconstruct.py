@@ -61,8 +61,12 @@ def reconstruct(
                     checkpoint.model, batch.images, computation, batch_size=settings.inference_batch_size
                 )
                 for file, picture in zip(batch.files, pictures, strict=True):
-                    path = output / _relative(f"{source.names[file.position]}.png")
-                    files.write_picture(path, as_picture(picture.permute(1, 2, 0).numpy()))
+                    name = source.names[file.position]
+                    path = output / _relative(f"{name}.png")
+                    if path.exists():
+                        rejected.append((name, "another image of the list was written to the same place"))
+                    else:
+                        files.write_picture(path, as_picture(picture.permute(1, 2, 0).numpy()))
             rejected += [(source.names[file.position], file.reason) for file in batch.rejected]
             progress.advance(batch.num_files)
     files.write_csv(output / "rejected.csv", ("image", "reason"), rejected)

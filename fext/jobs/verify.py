@@ -1,8 +1,10 @@
 """Verification: is a table whole, and does it belong to its checkpoint and its images? What is wrong is named."""
 
 import random
+import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from fext.data.images import NO_FILE, file_state
 from fext.data.names import Names, name_to_bytes
 from fext.data.source import ImageSource, find_images
 from fext.errors import CheckpointError, ExtractionError, FextError, SourceError
-from fext.jobs.extraction import FORMAT_VERSION, Extraction, join_extraction
+from fext.jobs.extraction import Extraction, join_extraction
 from fext.reporting import Reporter
 from fext.settings import Settings, change_settings
 from fext.store import extractions
@@ -28,6 +30,7 @@ from fext.store.workspace import Workspace
 NUM_SAMPLED = 32
 _MAX_NAMED = 20
 _LEAST_SIMILARITY = 0.999
+_CHECKSUM = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,7 @@ def verify(
 def _manifest(folder: Path) -> Description:
     if not extractions.is_finished(folder):
         raise ExtractionError(f"{folder.name} is not finished: start its extraction again to go on")
-    manifest = extractions.read_manifest(folder)
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise ExtractionError(f"{folder.name} was made by another version of FeXT, which this one cannot verify")
-    needed = {"checkpoint", "source", "computed_by", "counts", "formats", "num_features", "reconstruction_error"}
-    if needed - manifest.keys():
-        raise ExtractionError(f"{folder.name}/manifest.json is damaged: {', '.join(sorted(needed - manifest.keys()))}")
-    return manifest
+    return extractions.read_manifest(folder)
 
 
 def _check_list(folder: Path, manifest: Description, findings: _Findings) -> None:
@@ -180,8 +177,10 @@ def _check_files(folder: Path, manifest: Description, chosen: "_Chosen", finding
         if record.lasts and state != record.state:
             what = "gone" if state == NO_FILE else "not the file any more that was encoded"
             findings.problem(f"image {record.image} is {what}")
-        elif record.status == WRITTEN:
+        elif record.status == WRITTEN and _CHECKSUM.fullmatch(record.row_sha256):
             chosen.add(number, record)
+        elif record.status == WRITTEN:
+            findings.problem(f"images.csv: the checksum of {record.image} is none")
         number += record.status == WRITTEN
     if len(source) > num_known:
         count = len(source) - num_known
@@ -233,7 +232,7 @@ def _recompute(
         findings.problem(f"rows cannot be computed again: {error}")
         return
     names = chosen.names
-    stored = {} if exactly else _stored_rows(folder, manifest, set(names))
+    stored = _Stored(folder, manifest)
     with reporter.progress("computing rows again", len(names)) as progress:
         for place, row in _rows_again(extraction, names):
             image = names[place]
@@ -241,7 +240,7 @@ def _recompute(
                 findings.problem(f"image {image} cannot be encoded again")
             elif exactly and row_checksum(row) != chosen.checksum(place):
                 findings.problem(f"the row of {image} is not what {extraction.checkpoint.name} makes of it")
-            elif not exactly and _similarity(row, stored.get(image)) < _LEAST_SIMILARITY:
+            elif not exactly and not _similarity(row, stored.row(image)) >= _LEAST_SIMILARITY:  # nor where it is NaN
                 findings.problem(f"the row of {image} is not near what {extraction.checkpoint.name} makes of it")
             progress.advance(1)
 
@@ -302,14 +301,24 @@ def _rows_again(extraction: Extraction, names: Names) -> Iterator[tuple[int, Row
         extraction.shape,
     )
     for batch, rows in encode_all(engine, stream.epoch()):
-        yield from ((file.position, row) for file, row in zip(batch.files, rows, strict=True))
-        yield from ((file.position, None) for file in batch.rejected)
+        found = {file.position: row for file, row in zip(batch.files, rows, strict=True)}
+        for position in sorted([*found, *(file.position for file in batch.rejected)]):
+            yield position, found.get(position)
 
 
-def _stored_rows(folder: Path, manifest: Description, wanted: set[str]) -> dict[str, Row]:
-    columns = Columns(manifest["num_features"], manifest["reconstruction_error"])
-    rows = read_rows(manifest["formats"][0], folder, columns)
-    return {image: row for image, row in rows if image in wanted and row is not None}
+class _Stored:
+    """The rows of a table, asked for in the order of its images; one at a time in memory."""
+
+    def __init__(self, folder: Path, manifest: Description) -> None:
+        columns = Columns(manifest["num_features"], manifest["reconstruction_error"])
+        self._rows = read_rows(manifest["formats"][0], folder, columns)
+        self._current: tuple[str, Row | None] = ("", None)
+
+    def row(self, image: str) -> Row | None:
+        with suppress(OSError, ValueError):  # what is wrong with the table was named before
+            while name_to_bytes(self._current[0]) < name_to_bytes(image):
+                self._current = next(self._rows, (image, None))
+        return self._current[1] if self._current[0] == image else None
 
 
 def _similarity(one: Row, other: Row | None) -> float:

@@ -13,14 +13,27 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fext.data.images import FileState, file_state
 from fext.data.names import Names
 from fext.data.source import ImageSource
 from fext.errors import ExtractionError, FextError
 from fext.store import files
-from fext.store.parts import REJECTED, WRITTEN, Done, Record, RowSource, find_parts, newest, read_part
+from fext.store.parts import (
+    NOT_FINITE,
+    REJECTED,
+    WRITTEN,
+    Done,
+    Record,
+    RowSource,
+    find_parts,
+    newest,
+    next_start,
+    read_part,
+)
 from fext.store.tables import FORMATS, Columns, TableWriter, make_writer, open_table, table_files
 
 MANIFEST = "manifest.json"
@@ -28,7 +41,53 @@ IMAGES_FILE, REJECTED_FILE = "images.csv", "rejected.csv"
 IMAGES_COLUMNS = ("image", "status", "size", "modified", "row_sha256")
 _UNFINISHED, _DESCRIPTION, _DRAFT, _READY = "unfinished", "extraction.json", "draft", "ready"
 
+FORMAT_VERSION = 2
+
 Description = dict[str, Any]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Checkpoint(_Part):
+    name: str
+    sha256: str
+    folder: str
+
+
+class _ComputedBy(_Part):
+    device: str
+    precision: Literal["float32", "bfloat16"]
+    engine: Literal["torch", "openvino"]
+    engine_version: str
+    decoders: str
+    batch_shape: Annotated[list[Positive], Field(min_length=4, max_length=4)]
+
+
+class _Described(_Part):
+    """What a description must hold to be relied on; somebody may have edited it."""
+
+    format_version: Literal[2]
+    checkpoint: _Checkpoint
+    source: str
+    feature_grid: Literal[8, 4, 2, 1]
+    num_features: Positive
+    reconstruction_error: bool
+    computed_by: _ComputedBy
+
+
+class _Counts(_Part):
+    found: Count
+    written: Count
+    rejected: Count
+
+
+class _Manifest(_Described):
+    formats: Annotated[list[Literal["csv", "npy", "parquet"]], Field(min_length=1)]
+    counts: _Counts
 
 
 @dataclass(frozen=True)
@@ -49,11 +108,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a table holds: found = written + rejected."""
+    """What a table holds: found = written + rejected; of these, not_finite for their features."""
 
     found: int
     written: int
     rejected: int
+    not_finite: int
 
 
 @dataclass
@@ -62,24 +122,30 @@ class Merged:
 
     num_written: int = 0
     num_rejected: int = 0
+    num_not_finite: int = 0
     damaged: list[str] = field(default_factory=list)
 
 
 def describe(folder: Path) -> Description | None:
     """What a folder below inference/ is an extraction of; None where it is none, or cannot be read."""
     for path in (folder / _UNFINISHED / _DESCRIPTION, folder / MANIFEST):
-        with suppress(FextError):
+        with suppress(FextError, ValidationError):
             description = files.read_json(path)
-            if isinstance(description, dict):
-                return description
+            _Described.model_validate(description)
+            return cast(Description, description)
     return None
 
 
 def read_manifest(folder: Path) -> Description:
-    """What is written of a finished extraction; raises ExtractionError where it is none."""
+    """What is written of a finished extraction; raises ExtractionError where that cannot be relied on."""
     manifest = files.read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict):
-        raise ExtractionError(f"{folder / MANIFEST} is damaged")
+    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+        raise ExtractionError(f"{folder.name} was made by another version of FeXT, which this one cannot read")
+    try:
+        _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ExtractionError(f"{folder.name}/{MANIFEST} is damaged at {where}: extract under another name") from error
     return manifest
 
 
@@ -106,10 +172,9 @@ def begin(folder: Path, description: Description) -> int:
                 files.write_json(draft / _UNFINISHED / _DESCRIPTION, description)
         elif not (folder / _UNFINISHED / _DESCRIPTION).is_file():
             files.write_json(folder / _UNFINISHED / _DESCRIPTION, description)
+        return next_start(folder / _UNFINISHED)
     except OSError as error:
         raise ExtractionError(f"{folder} cannot be written: {error.strerror or error}") from error
-    parts = find_parts(folder / _UNFINISHED)
-    return parts[-1][0] + 1 if parts else 1
 
 
 def parts_folder(folder: Path) -> Path:
@@ -138,11 +203,13 @@ def plan_work(folder: Path, source: ImageSource, columns: Columns) -> Plan:
     return Plan(todo, kept, new, changed, tried_again, removed)
 
 
-def is_whole(folder: Path, columns: Columns, formats: Iterable[str]) -> bool:
-    """Whether there is a finished table in each of the formats, and nothing begun."""
+def is_whole(folder: Path, columns: Columns, formats: Iterable[str], num_found: int) -> bool:
+    """Whether there is a finished table of so many images in each of the formats, and nothing begun."""
+    if not is_finished(folder) or read_manifest(folder)["counts"]["found"] != num_found:
+        return False
     wanted = {file for name in formats for file in table_files(name, columns)}
     nothing_begun = not find_parts(folder / _UNFINISHED)
-    return is_finished(folder) and nothing_begun and all((folder / file).is_file() for file in wanted)
+    return nothing_begun and all((folder / file).is_file() for file in wanted)
 
 
 def all_formats(folder: Path, columns: Columns, asked: Iterable[str]) -> tuple[str, ...]:
@@ -152,8 +219,11 @@ def all_formats(folder: Path, columns: Columns, asked: Iterable[str]) -> tuple[s
 
 
 def leave(folder: Path) -> None:
-    """Remove what `begin` made where there was nothing to do."""
-    files.remove_folder(folder / _UNFINISHED)
+    """Remove what is of no more use; under another name first, so that a kill does not leave a half of it."""
+    old = folder / f".{_UNFINISHED}.partial"
+    files.remove_folder(old)
+    files.replace(folder / _UNFINISHED, old)
+    files.remove_folder(old)
 
 
 def merge(
@@ -176,9 +246,9 @@ def merge(
         merged = _write_draft(draft, folder, names, columns, formats, advance)
         if merged.damaged:
             return merged
-        counts = Counts(len(names), merged.num_written, merged.num_rejected)
+        counts = Counts(len(names), merged.num_written, merged.num_rejected, merged.num_not_finite)
         files.write_json(draft / MANIFEST, manifest(counts))
-        draft.replace(draft.with_name(_READY))
+        files.replace(draft, draft.with_name(_READY))
         _put_in_place(folder)
     except OSError as error:
         raise ExtractionError(
@@ -206,11 +276,13 @@ def _write_draft(
         for position, done in _matched(names, folder, columns):
             if position is None:
                 continue
-            assert done is not None, f"{names[position]} has no result"
+            if done is None:
+                raise ExtractionError(f"{names[position]} was not encoded: start again to go on")
             record = done.record
             images((record.image, record.status, *record.state, record.row_sha256))
             if record.status == REJECTED:
                 merged.num_rejected += 1
+                merged.num_not_finite += record.reason == NOT_FINITE
                 rejected((record.image, record.reason))
             elif (row := done.row()) is None:
                 merged.damaged.append(record.image)
@@ -251,7 +323,7 @@ def _put_in_place(folder: Path) -> None:
     for path in sorted(ready.iterdir()):
         files.replace(path, folder / path.name)
     files.sync_folder(folder)
-    files.remove_folder(folder / _UNFINISHED)
+    leave(folder)
 
 
 def _matched(names: Names, folder: Path, columns: Columns) -> Iterator[tuple[int | None, Done | None]]:
@@ -307,6 +379,8 @@ def read_records(folder: Path) -> Iterator[Record]:
                 elif row["status"] != WRITTEN:
                     raise ValueError(f"an image is written or rejected, not {row['status']!r}")
                 yield Record(row["image"], row["status"], state, row["row_sha256"], reason)
+            if next(reasons, None) is not None:
+                raise ValueError(f"{REJECTED_FILE} has more images")
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise ExtractionError(
             f"{folder / IMAGES_FILE} or {REJECTED_FILE} is damaged ({error}): extract under another name"
@@ -344,7 +418,10 @@ def write_blocks(folder: Path, start: int, blocks: Sequence[Names]) -> None:
 
 def read_block(folder: Path, start: int, rank: int) -> Names:
     """The names that a process is to encode."""
-    data = _block_file(folder, start, rank).read_bytes()
+    try:
+        data = _block_file(folder, start, rank).read_bytes()
+    except OSError as error:
+        raise ExtractionError(f"{folder} is not the same folder for every process: it has to be shared") from error
     return Names(data.split(b"\0") if data else [])
 
 

@@ -91,6 +91,8 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what a killed process left of files and of the folder itself under temporary names."""
     remove_folder(folder.with_name(f".{folder.name}{_PARTIAL}"))
     for path in folder.glob(f".*{_PARTIAL}"):
+        if path.is_dir():
+            remove_folder(path)
         with suppress(OSError):
             path.unlink()
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import fext
 from fext.data.images import DECODERS, NO_FILE, FileState, file_state
 
 _TABLE = """
@@ -89,4 +90,4 @@ def _key(path: Path) -> bytes:
 
 def _described(state: FileState) -> str:
     """The state of a file, and what looked at it: another decoder may think otherwise."""
-    return f"{state.size} {state.modified} {DECODERS}"
+    return f"{state.size} {state.modified} {DECODERS}, FeXT {fext.__version__}"

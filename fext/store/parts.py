@@ -30,9 +30,10 @@ from fext.store import files
 Row = NDArray[np.float32]
 
 WRITTEN, REJECTED = "written", "rejected"
+NOT_FINITE = "its features are not finite"
 _SECONDS_BETWEEN_COMMITS = 1.0
 _BATCHES_WAITING = 4
-_PART = re.compile(r"part-(\d{6})-(\d{6})\.csv")
+_PART = re.compile(r"part-(\d{6})-(\d{6})\.(?:csv|rows)")
 
 
 class Record(NamedTuple):
@@ -78,19 +79,25 @@ def row_checksum(row: Row) -> str:
 
 
 class PartWriter:
-    """Writes one part; what came since is made safe every second."""
+    """Writes one part; what came since is made safe every second.
+
+    Once something could not be written, nothing more is: rows and journal would not belong together.
+    """
 
     def __init__(self, folder: Path, start: int, rank: int) -> None:
         journal, rows = part_files(folder, start, rank)
         self._path = journal
         self._unsaved: list[Record] = []
+        self._is_broken = False
         with _full_disk(self._path):
             self._rows, self._journal = rows.open("xb"), journal.open("xb")
         self._saved_at = time.monotonic()
 
     def add(self, results: Iterable[tuple[Record, Row | None]]) -> None:
         """Take the results of a batch, in sorted order of images."""
-        with _full_disk(self._path):
+        if self._is_broken:
+            return
+        with self._whole_or_broken():
             for record, row in results:
                 if row is not None:
                     self._rows.write(row.astype("<f4", copy=False).tobytes())
@@ -101,20 +108,29 @@ class PartWriter:
     def close(self) -> None:
         """Make safe what is not yet; where the disk is full, what is safe stays so."""
         try:
-            with _full_disk(self._path):
-                self._save()
+            if not self._is_broken:
+                with self._whole_or_broken():
+                    self._save()
         finally:
-            for stream in (self._rows, self._journal):
-                with suppress(OSError):
-                    stream.close()
+            files.let_go(self._rows)
+            files.let_go(self._journal)
 
     def _save(self) -> None:
         if self._unsaved:
+            lines, self._unsaved = "".join(map(_journal_line, self._unsaved)), []
             _to_disk(self._rows)
-            self._journal.write(name_to_bytes("".join(map(_journal_line, self._unsaved))))
+            self._journal.write(name_to_bytes(lines))
             _to_disk(self._journal)
-            self._unsaved.clear()
         self._saved_at = time.monotonic()
+
+    @contextmanager
+    def _whole_or_broken(self) -> Iterator[None]:
+        try:
+            with _full_disk(self._path):
+                yield
+        except BaseException:
+            self._is_broken = True
+            raise
 
 
 def _to_disk(stream: io.BufferedWriter) -> None:
@@ -145,6 +161,7 @@ def writing_part(folder: Path, start: int, rank: int) -> Iterator[Callable[[list
     """
     part = PartWriter(folder, start, rank)
     waiting: deque[Future[None]] = deque()
+    # Whatever happens here, the executor ends with everything done that it was given: closing comes last.
     with ThreadPoolExecutor(max_workers=1) as writer:
 
         def take(results: list[tuple[Record, Row | None]]) -> None:
@@ -155,11 +172,9 @@ def writing_part(folder: Path, start: int, rank: int) -> Iterator[Callable[[list
         try:
             yield take
         finally:
-            try:
-                for future in waiting:
-                    future.result()
-            finally:
-                part.close()
+            waiting.append(writer.submit(part.close))
+            for future in waiting:
+                future.result()
 
 
 def part_files(folder: Path, start: int, rank: int) -> tuple[Path, Path]:
@@ -170,16 +185,34 @@ def part_files(folder: Path, start: int, rank: int) -> tuple[Path, Path]:
 
 def find_parts(folder: Path) -> list[tuple[int, int]]:
     """(start, rank) of each part there is, oldest first."""
-    matches = (_PART.fullmatch(path.name) for path in folder.glob("part-*.csv"))
-    return sorted((int(match[1]), int(match[2])) for match in matches if match)
+    return [part for part in _named_parts(folder) if all(path.is_file() for path in part_files(folder, *part))]
+
+
+def next_start(folder: Path) -> int:
+    """The number of a new start, after all there have been; parts in which nothing is are removed."""
+    parts = _named_parts(folder)
+    for part in parts:
+        journal, rows = part_files(folder, *part)
+        if not (journal.is_file() and journal.stat().st_size):
+            journal.unlink(missing_ok=True)
+            rows.unlink(missing_ok=True)
+    return parts[-1][0] + 1 if parts else 1
+
+
+def _named_parts(folder: Path) -> list[tuple[int, int]]:
+    matches = (_PART.fullmatch(path.name) for path in folder.glob("part-*"))
+    return sorted({(int(match[1]), int(match[2])) for match in matches if match})
 
 
 def read_part(folder: Path, start: int, rank: int, num_values: int) -> Generator[Done, None, None]:
     """What a part holds, in sorted order."""
     journal, rows = part_files(folder, start, rank)
     with closing(PlainRows(rows, num_values)) as source:
-        num_rows = 0
+        num_rows, before = 0, b""
         for record in _journal_records(journal):
+            if name_to_bytes(record.image) <= before:
+                return  # what follows is not what was written there
+            before = name_to_bytes(record.image)
             if record.status == WRITTEN:
                 num_rows += 1
             yield Done(record, num_rows - 1, source)
@@ -201,12 +234,16 @@ class PlainRows:
 
     def __init__(self, path: Path, num_values: int, header_bytes: int = 0) -> None:
         self._row_bytes, self._header_bytes = 4 * num_values, header_bytes
-        self._stream = path.open("rb")
+        self._path = path
+        self._stream: io.BufferedReader | None = None
 
     def close(self) -> None:
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()
 
     def row(self, number: int, image: str) -> Row | None:
+        if self._stream is None:
+            self._stream = self._path.open("rb")
         self._stream.seek(self._header_bytes + number * self._row_bytes)
         data = self._stream.read(self._row_bytes)
         return np.frombuffer(data, dtype="<f4") if len(data) == self._row_bytes else None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import orjson
 
-from fext.data.names import name_from_bytes
+from fext.data.names import name_from_bytes, name_to_bytes
 from fext.store import files
 from fext.store.parts import PlainRows, Row, RowSource
 
@@ -29,6 +29,7 @@ NAMES_FILE, ERRORS_NPY = "features_names.csv", "reconstruction_error.npy"
 FORMATS = ("npy", "parquet", "csv")  # the quickest to read first
 ERROR_COLUMN = "reconstruction_error"
 _ROW_GROUP_BYTES = 32 * 2**20
+_MAX_NAME_BYTES = 2**18  # no name is longer, quoted and with line ends; a stray quote does not swallow a table
 _CSV_NAME = re.compile(rb'(?:"((?:[^"]|"")*)"|([^",\r\n]*)),')
 
 
@@ -134,26 +135,38 @@ class CsvRows:
             self._stream.close()
             raise ValueError(f"{path} has another header")
         self.lines = csv_lines(self._stream)
-        self._number = -1
+        self._line = b""
+        self._name: bytes | None = b""
 
     def close(self) -> None:
         self._stream.close()
 
     def row(self, number: int, image: str) -> Row | None:
-        while self._number < number:
-            line = next(self.lines, b"")
-            self._number += 1
-        prefix = files.csv_line([image]).encode()[:-1] + b","
-        return parse_csv_values(line.removeprefix(prefix), self._columns) if line.startswith(prefix) else None
+        """The row of an image; rows before it are passed over by their names, so that a lost one costs no other."""
+        wanted = name_to_bytes(image)
+        while self._name is not None and self._name < wanted:
+            self._line = next(self.lines, b"")
+            match = _CSV_NAME.match(self._line)
+            self._name = csv_name(match) if match else (wanted if self._line else None)
+        if self._name != wanted or (match := _CSV_NAME.match(self._line)) is None:
+            return None
+        return parse_csv_values(self._line[match.end() :], self._columns)
 
 
 def csv_lines(stream: io.BufferedReader) -> Iterator[bytes]:
     """The rows of a CSV as they stand: lines, and more than one where a quoted name holds a line end."""
     for line in stream:
-        row = line
-        while row.count(b'"') % 2 and (following := stream.readline()):
+        row, goes_on = line, line.startswith(b'"') and line.count(b'"') % 2
+        while goes_on and len(row) < _MAX_NAME_BYTES and (following := stream.readline()):
             row += following
+            goes_on = following.count(b'"') % 2 == 0
         yield row
+
+
+def csv_name(match: re.Match[bytes]) -> bytes:
+    """The name that a row begins with."""
+    quoted, plain = match.groups()
+    return bytes(plain if quoted is None else quoted.replace(b'""', b'"'))
 
 
 def _read_csv(folder: Path, columns: Columns) -> Iterator[tuple[str, Row | None]]:
@@ -162,8 +175,7 @@ def _read_csv(folder: Path, columns: Columns) -> Iterator[tuple[str, Row | None]
             match = _CSV_NAME.match(line)
             if match is None:
                 raise ValueError("a row has no name")
-            quoted, plain = match.groups()
-            image = name_from_bytes(plain if quoted is None else quoted.replace(b'""', b'"'))
+            image = name_from_bytes(csv_name(match))
             row = parse_csv_values(line[match.end() :], columns)
             # Another digit may stand for the same float32: what counts is the text.
             yield image, row if row is not None and csv_row(image, row) == line else None
@@ -274,17 +286,29 @@ def _read_npy(folder: Path, columns: Columns) -> Iterator[tuple[str, Row | None]
         (folder / NAMES_FILE).open(encoding="utf-8", newline="") as names,
     ):
         number = -1
-        for number, cells in enumerate(csv.DictReader(names)):
-            yield cells["image"], table.row(number, cells["image"])
+        for number, image in enumerate(_named(csv.DictReader(names, strict=True))):
+            yield image, table.row(number, image)
         if {number + 1} != table.numbers_of_rows:
             raise ValueError(f"{NAMES_FILE} has {number + 1} images, and the arrays have another number of rows")
 
 
+def _named(rows: Iterator[dict[str, str]]) -> Iterator[str]:
+    try:
+        for row in rows:
+            yield row["image"]
+    except (csv.Error, KeyError, TypeError) as error:
+        raise ValueError(f"{NAMES_FILE} is damaged ({error})") from error
+
+
 def _plain_rows(path: Path, row_shape: tuple[int, ...]) -> tuple[PlainRows, int]:
     with path.open("rb") as stream:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError(f"{path} has another header")
-        shape, in_fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+        try:
+            np.lib.format.read_magic(stream)
+            shape, in_fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+        except OSError:
+            raise
+        except Exception as error:  # NumPy parses the header as Python, and raises many kinds on a damaged one
+            raise ValueError(f"{path} has another header") from error
         header_bytes = stream.tell()
     if shape[1:] != row_shape or in_fortran_order or dtype != np.dtype("<f4"):
         raise ValueError(f"{path} has another shape")
@@ -372,16 +396,15 @@ class ParquetRows:
             self._file.close()
             raise ValueError(f"{path} has other columns")
         self.rows = self._read()
-        self._number = -1
-        self._current: tuple[str, Row] | None = None
+        self._current: tuple[str, Row] | None = ("", np.empty(0, dtype=np.float32))
 
     def close(self) -> None:
         self._file.close()
 
     def row(self, number: int, image: str) -> Row | None:
-        while self._number < number:
+        wanted = name_to_bytes(image)
+        while self._current is not None and name_to_bytes(self._current[0]) < wanted:
             self._current = self._next()
-            self._number += 1
         return self._current[1] if self._current is not None and self._current[0] == image else None
 
     def _next(self) -> tuple[str, Row] | None:

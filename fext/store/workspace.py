@@ -10,6 +10,9 @@ from fext.errors import CheckpointError, ExtractionError, FextError, UsageError
 _NAME = re.compile(r"[^\W_][\w .+-]{0,99}", re.UNICODE)
 
 
+_MAX_NAME_BYTES = 200  # a folder's name has 255 at most, and some are added to it for a while
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The folders below the one that holds featext.py."""
@@ -103,7 +106,7 @@ class Workspace:
     def free_extraction_name(self, checkpoint: str, source: Path) -> str:
         """A name made of checkpoint and source that no extraction has yet."""
         plain_source = re.sub(r"[^\w.+-]", "_", source.stem) or "images"
-        base = f"{checkpoint}_{plain_source}"
+        base = f"{checkpoint}_{plain_source}".encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
         name, number = base, 1
         while (self.inference / name).exists():
             number += 1
