@@ -28,7 +28,7 @@ FEATURES_CSV, FEATURES_PARQUET, FEATURES_NPY = "features.csv", "features.parquet
 NAMES_FILE, ERRORS_NPY = "features_names.csv", "reconstruction_error.npy"
 FORMATS = ("npy", "parquet", "csv")  # the quickest to read first
 ERROR_COLUMN = "reconstruction_error"
-_ROW_GROUP_BYTES = 32 * 2**20
+_ROW_GROUP_BYTES = 8 * 2**20
 _MAX_NAME_BYTES = 2**18  # no name is longer, quoted and with line ends; a stray quote does not swallow a table
 _CSV_NAME = re.compile(rb'(?:"((?:[^"]|"")*)"|([^",\r\n]*)),')
 
