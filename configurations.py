@@ -130,7 +130,7 @@ feature_grid = 8
 # The files that hold the table. 'csv' opens everywhere, 'parquet' and 'npy' take a third of the space and
 # load many times faster. A format that an extraction has is kept up to date.
 # Allowed: one or more of 'csv', 'npy' and 'parquet', such as ('csv', 'npy').
-feature_formats = ('csv',)
+feature_formats = ("csv",)
 
 # Put the mean squared error of each image's reconstruction into its row too; takes the decoder's time.
 # Allowed: True or False.
