@@ -24,7 +24,17 @@ TIMES = ("seconds", "images_per_second")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-LONGEST_FIRST = ("test_menu.py", "test_withstands.py", "test_screen.py", "test_jobs.py", "test_each_setting.py")
+LONGEST_FIRST = (
+    "test_menu.py",
+    "test_withstands.py",
+    "test_processes.py",
+    "test_screen.py",
+    "test_extraction.py",
+    "test_jobs.py",
+    "test_verify.py",
+    "test_engines.py",
+    "test_each_setting.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

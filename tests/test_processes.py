@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,11 @@ WORDS = ("--set", "feature_grid=1", "--set", "feature_formats=('csv', 'npy')")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a user has it, with a checkpoint 'model' and 400 images; each test extracts under its own name."""
+    """A folder as a user has it, with a checkpoint 'model' and 600 images; each test extracts under its own name."""
     home = tmp_path_factory.mktemp("home")
     (home / "featext.py").write_bytes((Path(__file__).parents[1] / "featext.py").read_bytes())
     write_configurations(home, inference_batch_size=4)
-    write_images(home / "data" / "images", 400)
+    write_images(home / "data" / "images", 600)
     result = run(home, "pretrain", "--name", "model")
     assert result.returncode == 0, result.stdout + result.stderr
     alone = run(home, "extract", "--name", "alone", *WORDS)
@@ -46,20 +47,25 @@ def start(home: Path, *words: str, torchrun: bool = False) -> "subprocess.Popen[
     )
 
 
-def wait_for_rows(folder: Path, count: int) -> None:
-    """Wait until some parts hold rows."""
-    deadline = time.monotonic() + 120
-    while sum(path.stat().st_size > 0 for path in folder.glob("unfinished/part-*.rows")) < count:
+def parts_with_rows(folder: Path) -> set[str]:
+    """The journals in which something is safe."""
+    return {path.name for path in folder.glob("unfinished/part-*.csv") if path.exists() and path.stat().st_size > 0}
+
+
+def wait_for_rows(folder: Path, count: int, before: Collection[str] = ()) -> None:
+    """Wait until some parts more hold what is safe on the disk."""
+    deadline = time.monotonic() + 60
+    while len(parts_with_rows(folder).difference(before)) < count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def test_killed_twice_it_goes_on_and_ends_as_one_left_alone(trained: Path) -> None:
     for _ in range(2):
-        process = start(trained, "--name", "killed")
         folder = trained / "inference" / "killed"
-        before = len(list(folder.glob("unfinished/part-*.rows")))
-        wait_for_rows(folder, before + 1)
+        before = parts_with_rows(folder)
+        process = start(trained, "--name", "killed")
+        wait_for_rows(folder, 1, before)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     result = run(trained, "extract", "--name", "killed", *WORDS)
