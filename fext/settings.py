@@ -60,7 +60,9 @@ def _whole_number(value: object) -> object:
 def _formats(value: object) -> object:
     """Accept one format by its name, and any order; the same formats are always the same setting."""
     names = (value,) if isinstance(value, str) else _list_as_tuple(value)
-    return tuple(sorted(set(names), key=str)) if isinstance(names, tuple) else names
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        return names
+    return tuple(sorted(set(names)))
 
 
 def _device_name(value: object) -> object:

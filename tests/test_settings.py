@@ -51,7 +51,7 @@ REFUSED: dict[str, list[object]] = {
     "early_stopping_patience": [-1, 1.5, "10", True, None],
     "early_stopping_delta": [-0.1, "0", True, float("nan"), float("inf"), None],
     "feature_grid": [0, -1, 3, 16, 8.5, "8", True, None],
-    "feature_formats": [(), [], "excel", ("csv", "excel"), ("csv", 1), 1, None],
+    "feature_formats": [(), [], [[]], "excel", ("csv", "excel"), ("csv", 1), 1, None],
     "reconstruction_error": ["yes", 1, 0, None],
     "inference_engine": ["onnx", "", 1, True, None],
     "inference_batch_size": [0, -1, 4097, 8.0, "8", True, None],
