@@ -1,7 +1,7 @@
 """Encoding a list of images into a part: read, compute and write, each while the others are at it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -32,26 +32,12 @@ def encode(
     What is raised on the way, a stop among it, loses no batch that after_batch has seen. Raises ExtractionError where
     most features are not finite, SourceError where the folder is gone.
     """
-    stream = ImageStream(
-        extraction.source.root,
-        names,
-        extraction.checkpoint.preprocessing,
-        batch_size=extraction.batch_size,
-        num_processors=extraction.computation.num_processors,
-        pin_memory=extraction.computation.device.type == "cuda",
-    )
     began = time.perf_counter()
-    engine = make_engine(
-        extraction.engine,
-        extraction.checkpoint.model,
-        extraction.computation,
-        extraction.batch_size,
-        extraction.shape,
-    )
+    batches = encoded_batches(extraction, names)
     start_seconds = time.perf_counter() - began
     num_written = num_not_finite = 0
     with writing_part(parts_folder(extraction.folder), *part) as write:
-        for batch, rows in encode_all(engine, stream.epoch()):
+        for batch, rows in batches:
             refuse_vanished(extraction.source, names, batch)
             results = _results(names, batch, rows)
             write(results)
@@ -64,6 +50,26 @@ def encode(
                 refuse_mostly_not_finite(extraction, num_written, num_not_finite)
             after_batch(results)
     return start_seconds
+
+
+def encoded_batches(extraction: Extraction, names: Names) -> Iterator[tuple[Batch, Rows]]:
+    """Start the engine; gives each batch of the named images, in order, with the rows of those that could be read."""
+    stream = ImageStream(
+        extraction.source.root,
+        names,
+        extraction.checkpoint.preprocessing,
+        batch_size=extraction.batch_size,
+        num_processors=extraction.computation.num_processors,
+        pin_memory=extraction.computation.device.type == "cuda",
+    )
+    engine = make_engine(
+        extraction.engine,
+        extraction.checkpoint.model,
+        extraction.computation,
+        extraction.batch_size,
+        extraction.shape,
+    )
+    return encode_all(engine, stream.epoch())
 
 
 def _results(names: Names, batch: Batch, rows: Rows) -> Results:

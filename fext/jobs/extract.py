@@ -25,7 +25,7 @@ from fext.reporting import Progress, Reporter
 from fext.settings import Settings, settings_from_json
 from fext.store import extractions
 from fext.store.checkpoints import Checkpoint, load_checkpoint
-from fext.store.extractions import Counts, Plan
+from fext.store.extractions import Merged, Plan
 from fext.store.locks import locked
 from fext.store.tables import table_files
 from fext.store.workspace import Workspace
@@ -193,7 +193,7 @@ class _Run:
                     extraction.columns,
                     formats,
                     progress.advance,
-                    lambda counts: self._manifest(counts, plan, formats),
+                    lambda merged: self._manifest(merged, plan, formats),
                 )
             if not merged.damaged:
                 return
@@ -211,15 +211,15 @@ class _Run:
                 )
         raise ExtractionError(f"{extraction.folder} does not keep what is written to it: the disk may be damaged")
 
-    def _manifest(self, counts: Counts, plan: Plan, formats: tuple[str, ...]) -> dict[str, Any]:
-        refuse_mostly_not_finite(self.extraction, counts.written, counts.not_finite)
+    def _manifest(self, merged: Merged, plan: Plan, formats: tuple[str, ...]) -> dict[str, Any]:
+        refuse_mostly_not_finite(self.extraction, merged.num_written, merged.num_not_finite)
         seconds = time.perf_counter() - self.started
         return self.extraction.description() | {
             "formats": formats,
             "counts": {
-                "found": counts.found,
-                "written": counts.written,
-                "rejected": counts.rejected,
+                "found": len(self.extraction.source),
+                "written": merged.num_written,
+                "rejected": merged.num_rejected,
                 "not_images": self.extraction.source.num_not_images,
             },
             "last_run": {

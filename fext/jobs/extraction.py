@@ -106,19 +106,15 @@ def choose_extraction(
 
     Raises ExtractionError where the name is another extraction's, or where this machine cannot go on with it.
     """
-    shape = row_shape(settings, checkpoint)
+    row_shape(settings, checkpoint)  # a grid that does not fit is no other extraction, but a wrong setting
     folder = _folder(workspace, settings, checkpoint, source, name)
     before = extractions.describe(folder)
-    adopted = settings if before is None else _as_before(settings, before["computed_by"])
+    if before is None:
+        return join_extraction(folder, settings, checkpoint, source, None)
     try:
-        computation = prepare_computation(adopted)
-        engine = choose_engine(adopted, computation.device)
+        return join_extraction(folder, _as_before(settings, before["computed_by"]), checkpoint, source, before)
     except DeviceError as error:
-        raise error if before is None else _cannot_go_on(folder, str(error)) from error
-    extraction = Extraction(folder, checkpoint, source, adopted, computation, engine, shape)
-    if before is not None:
-        _refuse_other_ways(folder, before["computed_by"], extraction.description()["computed_by"])
-    return extraction
+        raise _cannot_go_on(folder, str(error)) from error
 
 
 def join_extraction(
@@ -157,17 +153,14 @@ def _folder(
 
 def _is_same(description: Description | None, settings: Settings, checkpoint: Checkpoint, source: ImageSource) -> bool:
     """Whether a folder is the extraction that is asked for; a setting that says 'auto' takes what it has."""
-    try:
-        return (
-            description is not None
-            and description["checkpoint"]["sha256"] == checkpoint.sha256
-            and description["source"] == full_path(source)
-            and description["feature_grid"] == settings.feature_grid
-            and description["reconstruction_error"] == settings.reconstruction_error
-            and _may_compute_so(settings, description["computed_by"])
-        )
-    except (KeyError, TypeError):
-        return False
+    return (
+        description is not None
+        and description["checkpoint"]["sha256"] == checkpoint.sha256
+        and description["source"] == full_path(source)
+        and description["feature_grid"] == settings.feature_grid
+        and description["reconstruction_error"] == settings.reconstruction_error
+        and _may_compute_so(settings, description["computed_by"])
+    )
 
 
 def _may_compute_so(settings: Settings, computed_by: dict[str, Any]) -> bool:

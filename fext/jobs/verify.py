@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from fext.compute.engines import encode_all, make_engine
-from fext.data.dataset import ImageStream
 from fext.data.images import NO_FILE, file_state
 from fext.data.names import Names, name_to_bytes
 from fext.data.source import ImageSource, find_images
 from fext.errors import CheckpointError, ExtractionError, FextError, SourceError
+from fext.jobs.encoding import encoded_batches
 from fext.jobs.extraction import Extraction, join_extraction
 from fext.reporting import Reporter
 from fext.settings import Settings, change_settings
@@ -286,21 +285,7 @@ def _checkpoint_folder(workspace: Workspace, checkpoint: dict[str, Any]) -> Path
 
 def _rows_again(extraction: Extraction, names: Names) -> Iterator[tuple[int, Row | None]]:
     """(place, row) of each image, encoded again; no row where it cannot be read or has none."""
-    stream = ImageStream(
-        extraction.source.root,
-        names,
-        extraction.checkpoint.preprocessing,
-        batch_size=extraction.batch_size,
-        num_processors=1,
-    )
-    engine = make_engine(
-        extraction.engine,
-        extraction.checkpoint.model,
-        extraction.computation,
-        extraction.batch_size,
-        extraction.shape,
-    )
-    for batch, rows in encode_all(engine, stream.epoch()):
+    for batch, rows in encoded_batches(extraction, names):
         found = {file.position: row for file, row in zip(batch.files, rows, strict=True)}
         for position in sorted([*found, *(file.position for file in batch.rejected)]):
             yield position, found.get(position)

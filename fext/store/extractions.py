@@ -106,19 +106,12 @@ class Plan:
         return not self.todo and not self.num_removed
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What a table holds: found = written + rejected; of these, not_finite for their features."""
-
-    found: int
-    written: int
-    rejected: int
-    not_finite: int
-
-
 @dataclass
 class Merged:
-    """What came of merging the runs: counts, or the images whose rows turned out to be damaged."""
+    """What came of merging the runs: counts, or the images whose rows turned out to be damaged.
+
+    Of the rejected, num_not_finite are so for their features.
+    """
 
     num_written: int = 0
     num_rejected: int = 0
@@ -232,7 +225,7 @@ def merge(
     columns: Columns,
     formats: Sequence[str],
     advance: Callable[[int], None],
-    manifest: Callable[[Counts], Mapping[str, Any]],
+    manifest: Callable[[Merged], Mapping[str, Any]],
 ) -> Merged:
     """Put the table together from everything that is done, and put it in place.
 
@@ -246,8 +239,7 @@ def merge(
         merged = _write_draft(draft, folder, names, columns, formats, advance)
         if merged.damaged:
             return merged
-        counts = Counts(len(names), merged.num_written, merged.num_rejected, merged.num_not_finite)
-        files.write_json(draft / MANIFEST, manifest(counts))
+        files.write_json(draft / MANIFEST, manifest(merged))
         files.replace(draft, draft.with_name(_READY))
         _put_in_place(folder)
     except OSError as error:
