@@ -1,12 +1,13 @@
 """The compute room: device, precision, schedule, and passes that do not depend on their neighbours."""
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
-from fext.compute.device import check_jit_backend, choose_device, find_machine, prepare_computation
+from fext.compute.device import check_jit_backend, choose_device, find_machine, keep_freed_memory, prepare_computation
 from fext.compute.inference import reconstruct
 from fext.compute.training import learning_rate_at
 from fext.errors import DeviceError, SettingsError
@@ -67,3 +68,16 @@ def test_reconstructions_stay_in_range(tiny: Callable[..., Settings]) -> None:
     made = reconstruct(model, torch.rand(3, 3, 64, 64), computation, batch_size=4)
     assert made.shape == (3, 3, 64, 64)
     assert 0 <= made.min() <= made.max() <= 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the C library of Linux")
+def test_memory_that_a_tensor_has_left_serves_the_next_one() -> None:
+    import resource
+
+    keep_freed_memory()
+    torch.ones(16_000_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(16_000_000)
+    pages_of_one = 64_000_000 // resource.getpagesize()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < pages_of_one

@@ -14,6 +14,7 @@ from torch import nn
 
 from fext.errors import ModelError
 from fext.model.autoencoder import Autoencoder, build_autoencoder
+from fext.model.blocks import UpsampledConvolution
 from fext.model.linear_map import LinearMap
 from fext.model.plans import Plan, make_plan
 from fext.model.scores import (
@@ -168,6 +169,22 @@ def test_a_vgg16_has_thirteen_convolutions_and_a_decoder_that_mirrors_them(archi
     encoding, decoding = convolutions(model.encoder), convolutions(model.decoder)
     assert len(encoding) == 13
     assert decoding == [(outputs, inputs) for inputs, outputs in reversed(encoding)]
+
+
+def test_an_upsampled_convolution_is_the_convolution_of_the_upsampled_image_and_so_are_its_gradients() -> None:
+    layer = UpsampledConvolution(5, 4).double()
+    small = pictures(2, 5, 6, 7).double().requires_grad_()
+    shown = torch.nn.functional.interpolate(small, scale_factor=2, mode="nearest")
+    expected = torch.nn.functional.conv2d(shown, layer.weight, layer.bias, padding=1)
+    direction = pictures(*expected.shape, seed=1).double()
+    inputs = (small, layer.weight, layer.bias)
+    torch.testing.assert_close(layer(small), expected)
+    for gradient, wanted in zip(
+        torch.autograd.grad(layer(small), inputs, direction),
+        torch.autograd.grad(expected, inputs, direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(gradient, wanted)
 
 
 @pytest.mark.parametrize("architecture", ["vgg16", "redux"])

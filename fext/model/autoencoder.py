@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from fext.model.blocks import Downsample, Residual, Upsample
+from fext.model.blocks import Downsample, Residual, Upsample, UpsampledConvolution
 from fext.model.plans import Plan
 
 
@@ -55,13 +55,13 @@ def _plain_encoder(plan: Plan) -> list[nn.Module]:
 
 
 def _plain_decoder(plan: Plan) -> list[nn.Module]:
-    """The encoder read backwards: each pooling an upsampling, each convolution its mirror image."""
+    """The encoder read backwards: each pooling becomes an upsampling, each convolution its mirror image."""
     layers: list[nn.Module] = []
     first_inputs = [plan.picture_shape[2]] + [stage[-1] for stage in plan.stages[:-1]]
     for stage, image_side in zip(reversed(plan.stages), reversed(first_inputs), strict=True):
-        layers.append(nn.Upsample(scale_factor=2, mode="nearest"))
-        widths = [*reversed(stage), image_side]
-        for channels, out_channels in pairwise(widths):
+        upsampled, *others = pairwise([*reversed(stage), image_side])
+        layers += _normalized(UpsampledConvolution(*upsampled), plan.normalization)
+        for channels, out_channels in others:
             layers += _convolution(channels, out_channels, plan.normalization)
     while not isinstance(layers[-1], nn.Conv2d):  # the last convolution makes the picture: no rectifier after it
         layers.pop()
@@ -69,8 +69,11 @@ def _plain_decoder(plan: Plan) -> list[nn.Module]:
 
 
 def _convolution(channels: int, out_channels: int, normalization: bool) -> list[nn.Module]:
-    convolution = nn.Conv2d(channels, out_channels, kernel_size=3, padding=1)
-    norm = [nn.BatchNorm2d(out_channels)] if normalization else []
+    return _normalized(nn.Conv2d(channels, out_channels, kernel_size=3, padding=1), normalization)
+
+
+def _normalized(convolution: nn.Conv2d, normalization: bool) -> list[nn.Module]:
+    norm = [nn.BatchNorm2d(convolution.out_channels)] if normalization else []
     return [convolution, *norm, nn.ReLU(inplace=True)]
 
 

@@ -1,6 +1,6 @@
-"""The blocks of residual plans: each adds a normalized, rectified convolution to a shortcut.
+"""The blocks that plans are made of, beside torch's own layers.
 
-The shortcuts around down- and upsampling move pixels between space and channels without weights, after Chen et al.,
+Those of residual plans add a normalized, rectified convolution to a shortcut. The shortcuts around down- and upsampling move pixels between space and channels without weights, after Chen et al.,
 'Deep compression autoencoder for efficient high-resolution diffusion models', 2025 (residual autoencoding). Blocks
 normalize before they convolve, after He et al., 'Identity mappings in deep residual networks', 2016.
 """
@@ -69,3 +69,35 @@ class Upsample(nn.Module):
         if self.copies:
             changed = changed + images.repeat_interleave(self.copies, dim=1)
         return functional.pixel_shuffle(changed, 2)
+
+
+class UpsampledConvolution(nn.Conv2d):
+    """Doubles height and width by nearest neighbour, then convolves 3x3: (N, channels, H, W) to (N, width, 2H, 2W).
+
+    Taps that fall on copies of the same pixel are added up beforehand. For each of the four places within a pixel that
+    leaves a 2x2 convolution of the small image: 4/9 of the multiplications, with the same weights and result. See Shi
+    et al., 'Is the deconvolution layer the same as a convolutional layer?', 2016.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(channels, width, kernel_size=3, padding=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert self.bias is not None
+        kernels = [kernel for rows in _halves(self.weight, 2) for kernel in _halves(rows, 3)]
+        made = functional.conv2d(images, torch.cat(kernels), self.bias.repeat(4), padding=1)  # (N, 4 * width, H+1, W+1)
+        upper_left, upper_right, lower_left, lower_right = made.permute(0, 2, 3, 1).unflatten(3, (4, -1)).unbind(3)
+        places = (
+            upper_left[:, :-1, :-1],
+            upper_right[:, :-1, 1:],
+            lower_left[:, 1:, :-1],
+            lower_right[:, 1:, 1:],
+        )
+        pixels = torch.stack(places, dim=3).unflatten(3, (2, 2)).transpose(2, 3)  # (N, H, 2, W, 2, width)
+        return pixels.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def _halves(weights: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is left of three taps in one direction for the first and for the second place within a pixel: two each."""
+    before, middle, after = weights.split(1, dim)
+    return torch.cat([before, middle + after], dim), torch.cat([before + middle, after], dim)
