@@ -1,8 +1,9 @@
 """The blocks that plans are made of, beside torch's own layers.
 
-Those of residual plans add a normalized, rectified convolution to a shortcut. The shortcuts around down- and upsampling move pixels between space and channels without weights, after Chen et al.,
-'Deep compression autoencoder for efficient high-resolution diffusion models', 2025 (residual autoencoding). Blocks
-normalize before they convolve, after He et al., 'Identity mappings in deep residual networks', 2016.
+Those of residual plans add a normalized, rectified convolution to a shortcut. The shortcuts around down- and
+upsampling move pixels between space and channels without weights, after Chen et al., 'Deep compression autoencoder for
+efficient high-resolution diffusion models', 2025 (residual autoencoding). Blocks normalize before they convolve, after
+He et al., 'Identity mappings in deep residual networks', 2016.
 """
 
 import torch
@@ -86,18 +87,15 @@ class UpsampledConvolution(nn.Conv2d):
         assert self.bias is not None
         kernels = [kernel for rows in _halves(self.weight, 2) for kernel in _halves(rows, 3)]
         made = functional.conv2d(images, torch.cat(kernels), self.bias.repeat(4), padding=1)  # (N, 4 * width, H+1, W+1)
-        upper_left, upper_right, lower_left, lower_right = made.permute(0, 2, 3, 1).unflatten(3, (4, -1)).unbind(3)
-        places = (
-            upper_left[:, :-1, :-1],
-            upper_right[:, :-1, 1:],
-            lower_left[:, 1:, :-1],
-            lower_right[:, 1:, 1:],
-        )
-        pixels = torch.stack(places, dim=3).unflatten(3, (2, 2)).transpose(2, 3)  # (N, H, 2, W, 2, width)
-        return pixels.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+        upper_left, upper_right, lower_left, lower_right = made.permute(0, 2, 3, 1).chunk(4, dim=3)
+        upper = torch.stack([upper_left[:, :-1, :-1], upper_right[:, :-1, 1:]], dim=3).flatten(
+            2, 3
+        )  # (N, H, 2W, width)
+        lower = torch.stack([lower_left[:, 1:, :-1], lower_right[:, 1:, 1:]], dim=3).flatten(2, 3)
+        return torch.stack([upper, lower], dim=2).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def _halves(weights: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What is left of three taps in one direction for the first and for the second place within a pixel: two each."""
-    before, middle, after = weights.split(1, dim)
+    before, middle, after = torch.split(weights, 1, dim)
     return torch.cat([before, middle + after], dim), torch.cat([before + middle, after], dim)

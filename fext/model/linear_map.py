@@ -6,6 +6,7 @@ is the covariance of a block, whatever the number of images.
 """
 
 import torch
+from scipy import linalg
 
 _CHUNK = 256  # blocks multiplied at a time: few enough that float32 keeps its digits
 
@@ -41,9 +42,10 @@ class LinearMap:
         """Compute the components; call once, after the last batch."""
         mean = self._sum / self.num_blocks
         covariance = self._products / self.num_blocks - torch.outer(mean, mean)
-        _, vectors = torch.linalg.eigh(covariance)  # ascending eigenvalues
+        largest = (len(mean) - self.num_components, len(mean) - 1)
+        _, vectors = linalg.eigh(covariance.numpy(), subset_by_index=largest)
         self._mean = mean.float()
-        self._components = vectors[:, -self.num_components :].float()  # (block values, components)
+        self._components = torch.from_numpy(vectors).float()  # (block values, components)
 
     def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
         """Project a batch (N, C, H, W) on the components and back, clipped to [0, 1]."""

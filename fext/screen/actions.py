@@ -159,10 +159,10 @@ def run_settings(screen: Screen, settings: "Settings") -> None:
 
 
 def _machine_facts(settings: "Settings") -> list[tuple[str, str]]:
+    import importlib.metadata
     import platform
 
     import torch
-    import torchvision
 
     import fext
     from fext.compute.device import find_machine, prepare_computation
@@ -185,7 +185,7 @@ def _machine_facts(settings: "Settings") -> list[tuple[str, str]]:
             "fast on this processor" if machine.fast_bfloat16 else "not faster than float32 on this processor",
         ),
         ("versions", f"FeXT {fext.__version__}, Python {platform.python_version()}, torch {torch.__version__}"),
-        ("", f"torchvision {torchvision.__version__}"),
+        ("", f"torchvision {importlib.metadata.version('torchvision')}"),
     ]
 
 
