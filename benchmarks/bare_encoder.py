@@ -27,15 +27,13 @@ def main() -> None:
     settings = load_settings(Path("configurations.py"), words.overrides)
     checkpoint = load_checkpoint(words.checkpoint)
     computation = prepare_computation(settings)
-    rows, columns, channels = checkpoint.plan.latent_shape
     batch_size = settings.inference_batch_size
     source = find_images(words.images_folder)
     names = source.names[: words.num_images]
     stream = ImageStream(source.root, names, checkpoint.preprocessing, batch_size=batch_size, num_processors=1)
     batches = list(stream.epoch())
     engine_name = choose_engine(settings, computation.device)
-    shape = RowShape(None, rows * columns * channels, False)
-    engine = make_engine(engine_name, checkpoint.model, computation, batch_size, shape)
+    engine = make_engine(engine_name, checkpoint.model, computation, batch_size, RowShape(None, False))
     list(encode_all(engine, batches[:1]))
     began = time.perf_counter()
     count = sum(len(rows) for _, rows in encode_all(engine, batches))

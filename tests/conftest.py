@@ -154,12 +154,17 @@ def write_configurations(folder: Path, **changes: object) -> None:
     (folder / "configurations.py").write_text(text, encoding="utf-8")
 
 
+def make_home(folder: Path, num_images: int = 12, **changes: object) -> None:
+    """featext.py and configurations.py, as a user has them, and images."""
+    shutil.copy(REPOSITORY / "featext.py", folder)
+    write_configurations(folder, **changes)
+    write_images(folder / "data" / "images", num_images)
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A folder with featext.py and configurations.py, as a user has them, and a dozen images."""
-    shutil.copy(REPOSITORY / "featext.py", tmp_path)
-    write_configurations(tmp_path)
-    write_images(tmp_path / "data" / "images", 12)
+    """A folder as a user has it, with a dozen images."""
+    make_home(tmp_path)
     return tmp_path
 
 

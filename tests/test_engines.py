@@ -31,7 +31,7 @@ ENGINES = [
     "torch",
     pytest.param("openvino", marks=pytest.mark.skipif(not has_openvino, reason="OpenVINO is an extra")),
 ]
-WHOLE = RowShape(None, 2048, False)
+WHOLE = RowShape(None, False)
 
 
 def make_model(architecture: str = "redux") -> Autoencoder:
@@ -109,7 +109,7 @@ def test_the_rows_of_an_engine_are_those_of_the_encoder(
 def test_an_engine_gives_the_error_of_the_reconstruction_behind_the_features(
     tiny: Tiny, images: torch.Tensor, name: EngineName
 ) -> None:
-    shape = RowShape(1, 512, True)
+    shape = RowShape(1, True)
     rows = rows_of([images[:3]], tiny(), name, shape=shape)
     torch.manual_seed(0)
     with torch.inference_mode():
@@ -142,14 +142,14 @@ def test_results_come_in_order_however_many_batches_are_under_way(tiny: Tiny, im
 
 def test_features_are_flattened_in_row_column_channel_order() -> None:
     latent = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
-    flat = feature_rows(RowShape(None, 60, False), latent, torch.empty(0), None)
+    flat = feature_rows(RowShape(None, False), latent, torch.empty(0), None)
     for image, row, column, channel in [(0, 0, 0, 0), (1, 3, 4, 2), (0, 2, 1, 1)]:
         assert flat[image, (row * 5 + column) * 3 + channel] == latent[image, channel, row, column]
 
 
 def test_a_grid_of_features_is_the_average_of_the_latent() -> None:
     latent = torch.rand(2, 3, 4, 4)
-    flat = feature_rows(RowShape(2, 12, False), latent, torch.empty(0), None)
+    flat = feature_rows(RowShape(2, False), latent, torch.empty(0), None)
     expected = latent.reshape(2, 3, 2, 2, 2, 2).mean(dim=(3, 5)).permute(0, 2, 3, 1).flatten(1)
     torch.testing.assert_close(flat, expected)
 

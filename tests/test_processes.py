@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pytest
-from conftest import environment, run, write_configurations, write_images
+from conftest import environment, make_home, run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 WORDS = ("--set", "feature_grid=1", "--set", "feature_formats=('csv', 'npy')")
@@ -19,9 +19,7 @@ WORDS = ("--set", "feature_grid=1", "--set", "feature_formats=('csv', 'npy')")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a user has it, with a checkpoint 'model' and 600 images; each test extracts under its own name."""
     home = tmp_path_factory.mktemp("home")
-    (home / "featext.py").write_bytes((Path(__file__).parents[1] / "featext.py").read_bytes())
-    write_configurations(home, inference_batch_size=4)
-    write_images(home / "data" / "images", 600)
+    make_home(home, 600, inference_batch_size=4)
     result = run(home, "pretrain", "--name", "model")
     assert result.returncode == 0, result.stdout + result.stderr
     alone = run(home, "extract", "--name", "alone", *WORDS)

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from conftest import environment, run
+from conftest import environment, make_home, run
 from rich.console import Console
 
 from fext.screen.actions import Screen
@@ -22,12 +23,32 @@ from fext.store.workspace import Workspace
 # --- commands
 
 
-def test_the_whole_way_by_commands(home: Path) -> None:
-    trained = run(home, "pretrain", "--name", "first")
-    assert trained.returncode == 0, trained.stdout + trained.stderr
-    assert "epoch 1/1: test" in trained.stdout
-    assert "training/checkpoints/first" in trained.stdout.replace("\\", "/")
-    assert "2 epochs" not in trained.stdout
+class Trained(NamedTuple):
+    """A user's folder after `pretrain --name first`, and what that printed."""
+
+    home: Path
+    result: "subprocess.CompletedProcess[str]"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    home = tmp_path_factory.mktemp("trained")
+    make_home(home)
+    return Trained(home, run(home, "pretrain", "--name", "first"))
+
+
+@pytest.fixture
+def trained_home(trained: Trained, tmp_path: Path) -> Path:
+    """A copy for a test to change."""
+    return Path(shutil.copytree(trained.home, tmp_path / "home"))
+
+
+def test_the_whole_way_by_commands(trained: Trained, trained_home: Path) -> None:
+    home, result = trained_home, trained.result
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "epoch 1/1: test" in result.stdout
+    assert "training/checkpoints/first" in result.stdout.replace("\\", "/")
+    assert "2 epochs" not in result.stdout
     longer = run(home, "resume", "--epochs", "2")
     assert longer.returncode == 0
     assert "epoch 2/2" in longer.stdout
@@ -114,20 +135,22 @@ def test_without_images_a_line_says_where_to_put_them_and_offers_the_samples(hom
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_odd_names_are_shown_in_every_encoding_and_as_no_command_to_the_terminal(home: Path, encoding: str) -> None:
+def test_odd_names_are_shown_in_every_encoding_and_as_no_command_to_the_terminal(
+    trained_home: Path, encoding: str
+) -> None:
     if sys.platform == "win32":
         pytest.skip("no such names there")
-    images = home / "data" / "images"
+    images = trained_home / "data" / "images"
     for name in ("日本.jpg", "\x1b[2Jclear.jpg", "two\nlines.jpg", os.fsdecode(b"caf\xe9.jpg")):
         (images / name).write_text("not an image")
-    result = run(home, "pretrain", "--set", "num_train_samples=12", PYTHONIOENCODING=encoding)
+    result = run(trained_home, "extract", PYTHONIOENCODING=encoding)
     assert result.returncode == 0, result.stdout + result.stderr
     shown = one_line(result)
     assert "\x1b" not in result.stdout
     assert r"\x1b[2Jclear.jpg" in shown
     assert r"two\nlines.jpg" in shown
     assert "日本.jpg" in shown or r"\u65e5\u672c.jpg" in shown
-    assert "4 rejected" in shown
+    assert "rejected 4 (see rejected.csv)" in shown
 
 
 def test_output_into_a_pipe_that_is_closed_is_no_traceback(home: Path) -> None:

@@ -90,8 +90,8 @@ def _cores_of_this_process() -> int:
 def cpu_has_fast_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 faster than float32, by the instructions it has.
 
-    So with matrix tiles (AMX), as benchmarks/ shows. Taken to be so with AVX-512 BF16 on AMD and with the BF16
-    extension of ARM, which have not been measured with FeXT. False for AVX-512 BF16 without AMX on Intel: convolutions
+    So with matrix tiles (AMX) and with AVX-512 BF16 on AMD, as benchmarks/ shows. Taken to be so with the BF16
+    extension of ARM, which has not been measured with FeXT. False for AVX-512 BF16 without AMX on Intel: convolutions
     in bfloat16 were measured there at 0.6 times the speed of float32.
     """
     facts = torch.cpu.get_capabilities()

@@ -36,16 +36,10 @@ EngineName = Literal["torch", "openvino"]
 
 @dataclass(frozen=True)
 class RowShape:
-    """What a row holds: the latent averaged to grid x grid (None: as it is), then the error of the reconstruction."""
+    """What a row is made of: the latent averaged to grid x grid (None: as it is), the error of the reconstruction."""
 
     grid: int | None
-    num_features: int
-    reconstruction_error: bool
-
-    @property
-    def num_values(self) -> int:
-        """Numbers in a row."""
-        return self.num_features + self.reconstruction_error
+    has_error: bool
 
 
 class Engine(Protocol):
@@ -54,7 +48,7 @@ class Engine(Protocol):
     num_at_a_time: int
 
     def start(self, images: torch.Tensor) -> Callable[[], Rows]:
-        """Begin with images (N, C, H, W) float32 in [0, 1]; the function gives (N, num_values) float32."""
+        """Begin with images (N, C, H, W) float32 in [0, 1]; the function gives (N, values) float32."""
 
 
 def choose_engine(settings: Settings, device: torch.device) -> EngineName:
@@ -129,7 +123,7 @@ class TorchEngine:
         placed = self._computation.to_device(filled_up(images, self._batch_size))
         with self._computation.autocast():
             latent = self._model.encoder(placed)
-            reconstructions = self._model.decoder(latent) if self._shape.reconstruction_error else None
+            reconstructions = self._model.decoder(latent) if self._shape.has_error else None
         rows = feature_rows(self._shape, latent, placed, reconstructions)
         if rows.device.type != "cuda":
             return lambda: rows[:count].cpu().numpy()
@@ -210,7 +204,7 @@ def _traced(model: Autoencoder, batch_size: int, shape: RowShape) -> "openvino.M
     example = torch.zeros(1, channels, factor, factor)
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        traceable = _Traceable(model, shape.reconstruction_error)
+        traceable = _Traceable(model, shape.has_error)
         script = torch.jit.trace(traceable, example, check_trace=False)  # type: ignore[no-untyped-call]
         graph = openvino.convert_model(script, example_input=example)
     graph.reshape([batch_size, channels, height, width])
@@ -223,7 +217,7 @@ def _traced(model: Autoencoder, batch_size: int, shape: RowShape) -> "openvino.M
 def feature_rows(
     shape: RowShape, latent: torch.Tensor, images: torch.Tensor, reconstructions: torch.Tensor | None
 ) -> torch.Tensor:
-    """The rows (N, num_values) float32 of a latent (N, channels, rows, columns), in row, column, channel order.
+    """The rows (N, values) float32 of a latent (N, channels, rows, columns), in row, column, channel order.
 
     The error of the reconstruction comes last: the mean squared difference of the clipped reconstruction in float32.
     """

@@ -128,7 +128,7 @@ class _Run:
     def _say(self, plan: Plan, goes_on: bool) -> None:
         extraction = self.extraction
         self.reporter.message(
-            f"extracting {len(extraction.source)} images x {extraction.shape.num_features:,} features with "
+            f"extracting {len(extraction.source)} images x {extraction.columns.num_features:,} features with "
             f"{extraction.checkpoint.name}, {extraction.describe()}"
         )
         if goes_on:
@@ -250,7 +250,7 @@ class _Run:
             num_changed=plan.num_changed,
             num_tried_again=plan.num_tried_again,
             num_removed=plan.num_removed,
-            num_features=extraction.shape.num_features,
+            num_features=extraction.columns.num_features,
             seconds=seconds,
             images_per_second=len(plan.todo) / seconds,
         )

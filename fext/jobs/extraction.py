@@ -38,7 +38,8 @@ class Extraction:
 
     @property
     def columns(self) -> Columns:
-        return Columns(self.shape.num_features, self.shape.reconstruction_error)
+        grid, channels = self.settings.feature_grid, self.checkpoint.plan.latent_shape[2]
+        return Columns(grid * grid * channels, self.shape.has_error)
 
     @property
     def batch_size(self) -> int:
@@ -62,8 +63,8 @@ class Extraction:
             "preprocessing": asdict(checkpoint.preprocessing),
             "feature_grid": self.settings.feature_grid,
             "flatten_order": FLATTEN_ORDER,
-            "num_features": self.shape.num_features,
-            "reconstruction_error": self.shape.reconstruction_error,
+            "num_features": self.columns.num_features,
+            "reconstruction_error": self.columns.has_error,
             "computed_by": self._computed_by(),
             "settings": self.settings.model_dump(mode="json"),
         }
@@ -86,17 +87,15 @@ def full_path(source: ImageSource) -> str:
 
 
 def row_shape(settings: Settings, checkpoint: Checkpoint) -> RowShape:
-    """What a row holds; raises ExtractionError where feature_grid does not divide the latent."""
-    rows, columns, channels = checkpoint.plan.latent_shape
+    """What a row is made of; raises ExtractionError where feature_grid does not divide the latent."""
+    rows, columns, _ = checkpoint.plan.latent_shape
     grid = settings.feature_grid
-    if rows == columns == grid:
-        return RowShape(None, rows * columns * channels, settings.reconstruction_error)
     if rows % grid or columns % grid:
         raise ExtractionError(
             f"feature_grid = {grid} does not fit the {rows}x{columns} latent of {checkpoint.name}: choose a grid that "
             f"divides both"
         )
-    return RowShape(grid, grid * grid * channels, settings.reconstruction_error)
+    return RowShape(None if rows == columns == grid else grid, settings.reconstruction_error)
 
 
 def choose_extraction(
