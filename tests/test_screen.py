@@ -17,6 +17,7 @@ from rich.console import Console
 from fext.screen.actions import Screen
 from fext.screen.console import ConsoleReporter
 from fext.screen.guard import FAILED, guarded
+from fext.screen.program import main
 from fext.settings import Settings
 from fext.store.workspace import Workspace
 
@@ -69,11 +70,10 @@ def test_the_whole_way_by_commands(trained: Trained, trained_home: Path) -> None
         (("pretrain", "--name", "a/b"), "cannot be a name"),
     ],
 )
-def test_what_a_user_gets_wrong_is_one_line_and_exit_code_1(home: Path, words: tuple[str, ...], message: str) -> None:
-    result = run(home, *words)
-    assert result.returncode == 1
-    assert message in " ".join(result.stdout.split())
-    assert "Traceback" not in result.stdout + result.stderr
+def test_what_a_user_gets_wrong_is_one_line_and_exit_code_1(
+    home: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in failed(capsys, home, *words)
 
 
 def test_wrong_words_are_exit_code_2_and_help_is_0(home: Path) -> None:
@@ -103,13 +103,18 @@ def test_settings_shows_every_setting_and_where_it_differs_from_its_default(home
     assert "torch" in shown.stdout
 
 
-def test_a_file_where_a_folder_should_be_is_one_line(home: Path) -> None:
+def test_a_file_where_a_folder_should_be_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "training").mkdir()
     (home / "training" / "checkpoints").write_text("a file")
-    result = run(home, "pretrain", "--name", "first")
-    assert result.returncode == 1
-    assert "cannot be written" in " ".join(result.stdout.split())
-    assert "Traceback" not in result.stdout + result.stderr
+    assert "cannot be written" in failed(capsys, home, "pretrain", "--name", "first")
+
+
+def failed(capsys: pytest.CaptureFixture[str], home: Path, *words: str) -> str:
+    """What a command printed that ended with exit code 1; in this process, for torch takes seconds to load."""
+    assert main(home, words) == FAILED
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.out + shown.err
+    return " ".join(shown.out.split())
 
 
 def one_line(result: subprocess.CompletedProcess[str]) -> str:
@@ -118,7 +123,9 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
     return " ".join(result.stdout.split())
 
 
-def test_without_images_a_line_says_where_to_put_them_and_offers_the_samples(home: Path) -> None:
+def test_without_images_a_line_says_where_to_put_them_and_offers_the_samples(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for state in ("empty", "texts", "missing"):
         images = home / "data" / "images"
         shutil.rmtree(images, ignore_errors=True)
@@ -126,9 +133,7 @@ def test_without_images_a_line_says_where_to_put_them_and_offers_the_samples(hom
             images.mkdir(parents=True)
         if state == "texts":
             (images / "notes.txt").write_text("no image")
-        result = run(home, "pretrain")
-        assert result.returncode == 1
-        shown = one_line(result)
+        shown = failed(capsys, home, "pretrain")
         assert "data/images" in shown.replace("\\", "/")
         assert "put pictures there, or make sample images with 'python featext.py samples'" in shown
         assert ("(1 other file)" in shown) == (state == "texts")
@@ -150,7 +155,7 @@ def test_odd_names_are_shown_in_every_encoding_and_as_no_command_to_the_terminal
     assert r"\x1b[2Jclear.jpg" in shown
     assert r"two\nlines.jpg" in shown
     assert "日本.jpg" in shown or r"\u65e5\u672c.jpg" in shown
-    assert "rejected 4 (see rejected.csv)" in shown
+    assert re.search(r"rejected\W+4 \(see rejected.csv\)", shown)
 
 
 def test_output_into_a_pipe_that_is_closed_is_no_traceback(home: Path) -> None:
