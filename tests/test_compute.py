@@ -2,12 +2,19 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fext.compute.device import check_jit_backend, choose_device, find_machine, keep_freed_memory, prepare_computation
+from fext.compute.device import (
+    check_jit_backend,
+    choose_device,
+    find_machine,
+    keeping_freed_memory,
+    prepare_computation,
+)
 from fext.compute.inference import reconstruct
 from fext.compute.training import learning_rate_at
 from fext.errors import DeviceError, SettingsError
@@ -71,13 +78,17 @@ def test_reconstructions_stay_in_range(tiny: Callable[..., Settings]) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the C library of Linux")
-def test_memory_that_a_tensor_has_left_serves_the_next_one() -> None:
+def test_memory_that_a_tensor_has_left_serves_the_next_one_and_is_given_back_in_the_end() -> None:
     import resource
 
-    keep_freed_memory()
-    torch.ones(16_000_000)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(4):
-        torch.ones(16_000_000)
-    pages_of_one = 64_000_000 // resource.getpagesize()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < pages_of_one
+    def memory_in_use() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    size = 64_000_000
+    with keeping_freed_memory():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            torch.ones(size // 4)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 3 * size // resource.getpagesize()
+        kept = memory_in_use()
+    assert memory_in_use() < kept - size // 2

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fext.compute.device import check_jit_backend, keep_freed_memory, prepare_computation
+from fext.compute.device import check_jit_backend, keeping_freed_memory, prepare_computation
 from fext.compute.training import UnreadableImageError, learning_rate_at, make_optimizer, test_epoch, train_epoch
 from fext.data.dataset import ImageStream
 from fext.data.images import Preprocessing
@@ -83,7 +83,7 @@ def pretrain(
     )
     state = State()
     remove_abandoned(workspace.checkpoints)
-    with locked(folder):
+    with locked(folder), keeping_freed_memory():
         _begin(run, state)
         return _train(run, state, chosen.num_rejected)
 
@@ -94,7 +94,7 @@ def resume(settings: Settings, folder: Path, epochs: int | None, reporter: Repor
     The checkpoint's own settings are used, but those of the machine (category 'advanced') are today's. Raises
     CheckpointError where there is nothing to go on with.
     """
-    with locked(folder):
+    with locked(folder), keeping_freed_memory():
         stored = checkpoints.load_resume(folder)
         run, state = restore(settings, folder, epochs, stored, reporter)
         checkpoints.save_settings(folder, run.settings)
@@ -127,7 +127,6 @@ def _made_up_name(workspace: Workspace, architecture: str) -> str:
 def _train(run: Run, state: State, num_rejected: int) -> PretrainResult:
     settings, computation = run.settings, run.computation
     started = time.perf_counter()
-    keep_freed_memory()
     run.reporter.message(f"training {settings.architecture} on {computation.describe()}")
     tracker = _make_tracker(run, len(state.history) + 1)
     forward: Any = torch.compile(run.model, backend=settings.jit_backend) if settings.jit_compile else run.model
