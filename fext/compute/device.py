@@ -137,7 +137,7 @@ def keeping_freed_memory() -> Iterator[None]:
     zeroed: 6 to 15 % of the time of training vgg16_bn on a CPU. What it costs is a peak that is up to a tenth higher.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(library, "mallopt"):
+    if library is None or not hasattr(library, "mallopt"):
         yield
         return
     _set_malloc(library, _KEEP)
