@@ -101,16 +101,21 @@ def _best_figure(layers: torch.nn.Module, picture_shape: tuple[int, int, int]) -
 
 
 def _overrides(layers: torch.nn.Module) -> dict[str, dict[str, Any]]:
-    """Draw the latent as a block, and look inside our own blocks.
+    """Draw the latent as a block, look inside our own blocks, and name our own layer as the library names torch's.
 
     The library knows layers by the name of their class: a block of ours that is called Upsample would pass
     for torch's, and what it does would not be drawn.
     """
+    from fext.model.blocks import UpsampledConvolution
+
     overrides: dict[str, dict[str, Any]] = {
         path: {"leaf": False}
         for path, module in layers.named_modules()
         if any(module.children()) and not type(module).__module__.startswith("torch.")
     }
+    for path, module in layers.named_modules():
+        if isinstance(module, UpsampledConvolution):
+            overrides[path] = {"label": "Upsample, Conv 3\N{MULTIPLICATION SIGN}3"}
     overrides["latent"] = {"leaf": True, "category": "tensor", "label": "latent"}
     return overrides
 
