@@ -88,9 +88,8 @@ class UpsampledConvolution(nn.Conv2d):
         kernels = [kernel for rows in _halves(self.weight, 2) for kernel in _halves(rows, 3)]
         made = functional.conv2d(images, torch.cat(kernels), self.bias.repeat(4), padding=1)  # (N, 4 * width, H+1, W+1)
         upper_left, upper_right, lower_left, lower_right = made.permute(0, 2, 3, 1).chunk(4, dim=3)
-        upper = torch.stack([upper_left[:, :-1, :-1], upper_right[:, :-1, 1:]], dim=3).flatten(
-            2, 3
-        )  # (N, H, 2W, width)
+        # Rows of (N, H, 2W, width), which then lie between each other.
+        upper = torch.stack([upper_left[:, :-1, :-1], upper_right[:, :-1, 1:]], dim=3).flatten(2, 3)
         lower = torch.stack([lower_left[:, 1:, :-1], lower_right[:, 1:, 1:]], dim=3).flatten(2, 3)
         return torch.stack([upper, lower], dim=2).flatten(1, 2).permute(0, 3, 1, 2)
 
