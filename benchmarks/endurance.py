@@ -115,14 +115,14 @@ def extraction_kills(folder: Path, images: Path, num_images: int, num_kills: int
     print(f"left alone: {time.perf_counter() - began:.0f} s", flush=True)
     chance = random.Random(seed)
     tables, most_lost = ["killed_1"], 0.0
-    for kill in range(1, num_kills + 1):
+    done_kills = 0
+    while done_kills < num_kills:
         wait = chance.uniform(3, 12)  # it begins to encode after some four seconds
         process = start(folder, "extract", *words, "--name", tables[-1], settings=settings)
         began_at = time.time()
         try:
             process.wait(wait)
-            tables.append(f"killed_{len(tables) + 1}")
-            print(f"kill {kill} came too late, after its end", flush=True)
+            tables.append(f"killed_{len(tables) + 1}")  # it came to its end: the next kills are for another one
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -130,7 +130,8 @@ def extraction_kills(folder: Path, images: Path, num_images: int, num_kills: int
             done = sum(path.read_bytes().count(b"\n") for path in journals)
             saved_at = max([began_at, *(path.stat().st_mtime for path in journals)])
             most_lost = max(most_lost, time.time() - saved_at)
-            print(f"kill {kill} after {wait:.1f} s: {done} of {num_images} images done", flush=True)
+            done_kills += 1
+            print(f"kill {done_kills} after {wait:.1f} s: {done} of {num_images} images done", flush=True)
     run(folder, "extract", *words, "--name", tables[-1], settings=settings)
     one = folder / "inference" / "alone"
     files = [path.name for path in one.iterdir() if path.name != "manifest.json"]
