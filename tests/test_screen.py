@@ -24,6 +24,12 @@ from fext.store.workspace import Workspace
 # --- commands
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed in this process is not broken in the middle of a path, however long that of the test's folder."""
+    monkeypatch.setenv("COLUMNS", "300")
+
+
 class Trained(NamedTuple):
     """A user's folder after `pretrain --name first`, and what that printed."""
 
