@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,9 @@ WORDS = ("--set", "feature_grid=1", "--set", "feature_formats=('csv', 'npy')")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a user has it, with a checkpoint 'model' and 600 images; each test extracts under its own name."""
+    """A folder as a user has it, with a checkpoint 'model' and 1,200 images; each test extracts under its own name."""
     home = tmp_path_factory.mktemp("home")
-    make_home(home, 600, inference_batch_size=4)
+    make_home(home, 1200, inference_batch_size=4)
     result = run(home, "pretrain", "--name", "model")
     assert result.returncode == 0, result.stdout + result.stderr
     alone = run(home, "extract", "--name", "alone", *WORDS)
@@ -52,8 +52,12 @@ def parts_with_rows(folder: Path) -> set[str]:
 
 def wait_for_rows(folder: Path, count: int, before: Collection[str] = ()) -> None:
     """Wait until some parts more hold what is safe on the disk."""
+    wait_until(lambda: len(parts_with_rows(folder).difference(before)) >= count)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while len(parts_with_rows(folder).difference(before)) < count:
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -82,7 +86,8 @@ def test_two_processes_make_the_same_file(trained: Path) -> None:
 
 def test_one_of_two_processes_killed_the_other_says_so_and_the_next_start_completes_it(trained: Path) -> None:
     process = start(trained, "--name", "one_killed", torchrun=True)
-    wait_for_rows(trained / "inference" / "one_killed", 2)
+    # As soon as both have begun: a process that has done its part may be killed, and nobody has to know.
+    wait_until(lambda: len([*(trained / "inference" / "one_killed").glob("unfinished/part-*.csv")]) == 2)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
     victim = next(int(pid) for pid in children.stdout.split() if rank_of(int(pid)) == "1")
     os.kill(victim, signal.SIGKILL)
