@@ -38,10 +38,9 @@ num_threads = "auto"
 
 # -------- Images and how they become tensors
 
-# Height, width and channels that every image is brought to. The latent is 32 times smaller in height and
-# width: 8x8 for 256x256.
-# Allowed: (height, width, channels): height and width multiples of 32 from 32 to 4096, channels 3 or 1
-# (grey).
+# Height, width and channels that every image is brought to. The latent is smaller in height and width: 32
+# times, 4 times with 'cifar', with 'custom' by its strides and poolings; both must be multiples of that.
+# Allowed: (height, width, channels): height and width from 16 to 4096, channels 3 or 1 (grey).
 picture_shape = (256, 256, 3)
 
 # How an image is brought to picture_shape: 'stretch' changes its proportions, 'crop' cuts the middle, 'pad'
@@ -70,14 +69,78 @@ augmentation = True
 
 # -------- The autoencoder
 
-# 'vgg16_bn' and 'vgg16': the convolutions of VGG16, with and without batch normalization. 'redux': a slim
-# residual model, many times faster, made for a CPU.
-# Allowed: 'vgg16_bn', 'vgg16' or 'redux'.
+# 'vgg16_bn' and 'vgg16': the convolutions of VGG16, with and without batch normalization. 'redux', 'medium'
+# and 'large': residual models in three sizes, 'redux' many times faster and made for a CPU. 'cifar': for
+# 32x32 pictures. 'custom': what the settings below say.
+# Allowed: 'vgg16_bn', 'vgg16', 'redux', 'medium', 'large', 'cifar' or 'custom'.
 architecture = "vgg16_bn"
+
+# Channels of the latent of every architecture but 'cifar', which has 128, and 'custom', whose settings tell.
+# Allowed: a whole number from 1 to 4096.
+latent_channels = 512
+
+# Build 'redux', 'medium' and 'large' around a linear map from squares of 32x32 pixels to the latent and back,
+# which starts at the principal components of the training images: far better reconstructions, sooner. False
+# builds them of convolutions from the pixels on.
+# Allowed: True or False.
+linear_shortcut = True
+
+# Share of the channels that are left out at random after each stage of the encoder while training (Tompson et
+# al., 2015). 'auto' is 0.2 with 'cifar', else 0.
+# Allowed: 'auto', or a number from 0, below 1.
+dropout_rate = "auto"
+
+# 'imagenet' starts the encoder of 'vgg16' or 'vgg16_bn' from torchvision's weights, which it downloads once.
+# Allowed: 'none' or 'imagenet'.
+encoder_weights = "none"
 
 # Draw the layers of the model as model_graph.png beside the checkpoint.
 # Allowed: True or False.
 generate_model_graph = True
+
+
+# -------- The autoencoder of architecture = "custom", stage by stage
+
+# Channels of each stage; how many there are is the number of stages. The latent has those of the last one.
+# Allowed: a list of 1 to 12 whole numbers from 1 to 4096.
+filters = (32, 64, 128, 256)
+
+# Convolutions of each stage. Here and below a short list goes on with its last value.
+# Allowed: a whole number from 1 to 64, or a list of such.
+layers_per_block = (2,)
+
+# Height and width of the kernels of each stage.
+# Allowed: an odd number from 1 to 31, or a list of such.
+kernel_size = (3,)
+
+# Step of the first convolution of each stage, which makes the picture that many times smaller.
+# Allowed: a whole number from 1 to 8, or a list of such.
+strides = (1,)
+
+# How each stage halves height and width at its end: the largest or the mean of 2x2 values, or not at all.
+# Allowed: 'max', 'avg' or 'no', or a list of such.
+pooling = ("max",)
+
+# What follows each convolution.
+# Allowed: 'relu', 'leaky_relu', 'elu', 'selu', 'gelu', 'silu', 'tanh' or 'sigmoid'.
+activation = "relu"
+
+# What makes the picture of the decoder's last convolution: 'sigmoid' keeps it within [0, 1].
+# Allowed: 'sigmoid' or 'linear'.
+last_activation = "sigmoid"
+
+# Normalize after each convolution (Ioffe and Szegedy, 2015).
+# Allowed: True or False.
+batch_normalization = True
+
+# Put fully connected layers of the sizes in dims between the last stage and the latent, which is then a
+# vector: extract it with feature_grid = 1.
+# Allowed: True or False.
+mlp_bottleneck = False
+
+# Sizes of the fully connected layers; the last one is that of the latent.
+# Allowed: a whole number from 1 to 4096, or a list of such.
+dims = (1000,)
 
 
 # -------- Pretraining
@@ -94,21 +157,78 @@ batch_size = 8
 # Allowed: a number above 0, up to 1.
 learning_rate = 0.001
 
-# 'constant' keeps learning_rate; 'cosine' lowers it along a half cosine to a hundredth at the last epoch.
-# Allowed: 'constant' or 'cosine'.
+# After the warm-up, 'constant' keeps learning_rate; 'linear' keeps it for half of the rest, then lowers it
+# along a line to a hundredth at the last epoch; 'cosine' does so along a half cosine at once; 'one_cycle'
+# rises from a 25th over warmup_epochs (over 30 % of the run where that is 0) and falls to next to nothing.
+# Allowed: 'constant', 'linear', 'cosine' or 'one_cycle'.
 lr_schedule = "constant"
 
-# 'adamw' keeps weight_decay apart from the gradient (Loshchilov and Hutter, 2019), 'adam' adds it to it.
-# Allowed: 'adamw' or 'adam'.
+# Epochs, or parts of one, over which the learning rate rises to learning_rate at the start.
+# Allowed: a number from 0.
+warmup_epochs = 0.0
+
+# 'adamw' keeps weight_decay apart from the gradient (Loshchilov and Hutter, 2019), 'adam' adds it to it
+# (Kingma and Ba, 2015); 'sgd' has a momentum of 0.9; 'adadelta' (Zeiler, 2012) wants a learning_rate of about
+# 1.
+# Allowed: 'adamw', 'adam', 'sgd' or 'adadelta'.
 optimizer = "adamw"
 
-# What training lowers: mean squared or mean absolute difference of original and reconstruction.
-# Allowed: 'mse' or 'mae'.
+# What training lowers, between original and reconstruction: 'mse' and 'mae', their mean squared and mean
+# absolute difference; 'bce', their cross-entropy; 'ssim', 1 - SSIM; or several, each with its weight.
+# Allowed: 'mse', 'mae', 'bce', 'ssim', or some of them with weights above 0, such as {'mse': 0.8, 'ssim':
+# 0.2}.
 loss = "mse"
 
 # Pull of the weights towards zero.
 # Allowed: a number from 0 to 1.
 weight_decay = 0.0001
+
+# Shorten a gradient that is longer than this to it (Pascanu et al., 2013); 0 leaves every gradient as it is.
+# history.csv has the mean length of each epoch.
+# Allowed: a number from 0.
+gradient_clip = 0.0
+
+# Parts that a batch is computed in, one after the other: less memory for the same batch_size. Batch
+# normalization then sees a part at a time.
+# Allowed: a whole number from 1.
+gradient_accumulation = 1
+
+# Test and keep a running average of the weights, which holds on to this share of itself at each step, such as
+# 0.999; 0 keeps the weights themselves.
+# Allowed: a number from 0, below 1.
+ema_decay = 0.0
+
+# Standard deviation of noise added to the training images, which are to be reconstructed without it (Vincent
+# et al., 2008).
+# Allowed: a number from 0.
+input_noise = 0.0
+
+# Share of the 16x16 patches of each training image that are hidden under its mean colour, and are to be
+# reconstructed (Pathak et al., 2016).
+# Allowed: a number from 0, below 1.
+input_masking = 0.0
+
+# Standard deviation of noise added to the latent while training (Poole et al., 2014).
+# Allowed: a number from 0.
+latent_noise = 0.0
+
+# Weight of the mean absolute latent value in the training loss: pulls the latent towards sparse values.
+# Allowed: a number from 0.
+activity_l1 = 0.0
+
+# Keep only the first so many channels of each image's latent while training, a number drawn anew each time
+# (Rippel et al., 2014): the first channels learn to carry most, and the last can be left away.
+# Allowed: True or False.
+ordered_latent = False
+
+# Keep the model of every so many epochs, too, as a checkpoint of its own in the folder epochs; 0 keeps the
+# best one only.
+# Allowed: a whole number from 0.
+checkpoint_every = 0
+
+# How many of those are kept; the oldest go first.
+# Allowed: a whole number from 1.
+checkpoints_kept = 3
 
 # Stop after this many epochs in which the test loss did not fall by early_stopping_delta; 0 never stops
 # early.

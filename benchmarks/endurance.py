@@ -23,6 +23,7 @@ from compare import REPOSITORY, link_images
 from PIL import Image
 
 SMALL = ("architecture=redux", "picture_shape=(64,64,3)", "feature_grid=1", "use_tensorboard=False")
+TIMES = ("seconds", "waiting_seconds", "images_per_second")
 FORMATS = ("jpg", "png", "gif", "bmp", "webp", "tif", "jp2", "ppm", "ico", "tga", "avif")
 
 
@@ -100,7 +101,7 @@ def progress(checkpoint: Path) -> str:
 def history(checkpoint: Path) -> list[dict[str, str]]:
     with (checkpoint / "history.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    return [{name: row[name] for name in row if name not in ("seconds", "images_per_second")} for row in rows]
+    return [{name: row[name] for name in row if name not in TIMES} for row in rows]
 
 
 def extraction_kills(folder: Path, images: Path, num_images: int, num_kills: int, architecture: str, seed: int) -> bool:

@@ -26,7 +26,8 @@ def build_encoder(architecture: str) -> nn.Module:
         from fext.model.autoencoder import build_autoencoder
         from fext.model.plans import make_plan
 
-        return build_autoencoder(make_plan("redux", (256, 256, 3)), seed=0).encoder
+        plan = make_plan("redux", (256, 256, 3), linear_shortcut=True)  # as configurations.py has it
+        return build_autoencoder(plan, seed=0).encoder
     return {"vgg16": vgg16, "vgg16_bn": vgg16_bn}[architecture](weights=None).features
 
 

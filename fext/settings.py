@@ -34,6 +34,7 @@ CATEGORIES = {
     "advanced": "Device, precision and speed",
     "data": "Images and how they become tensors",
     "model": "The autoencoder",
+    "custom": 'The autoencoder of architecture = "custom", stage by stage',
     "training": "Pretraining",
     "extraction": "Extraction of features",
     "general": "Seeds",
@@ -48,6 +49,17 @@ def _setting(category: str, default: object, description: str, allowed: str, **c
 
 def _list_as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _for_each_stage(value: object) -> object:
+    """Accept one value for all stages, and a list."""
+    return _list_as_tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _odd(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if any(size % 2 == 0 for size in sizes):
+        raise ValueError("not odd")
+    return sizes
 
 
 def _whole_number(value: object) -> object:
@@ -65,6 +77,13 @@ def _formats(value: object) -> object:
     return tuple(sorted(set(names)))
 
 
+def _loss(value: object) -> object:
+    """Refuse a mixture that names nothing; the weights of the others are checked by their types."""
+    if isinstance(value, dict) and not value:
+        raise ValueError("an empty mixture")
+    return value
+
+
 def _device_name(value: object) -> object:
     """Accept auto, CPU, GPU and MPS in any case, and cuda:N."""
     known = {"auto": "auto", "cpu": "CPU", "gpu": "GPU", "mps": "MPS"}
@@ -73,9 +92,13 @@ def _device_name(value: object) -> object:
 
 def _picture_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     height, width, channels = shape
-    if min(height, width) < 32 or max(height, width) > 4096 or height % 32 or width % 32 or channels not in (1, 3):
+    if min(height, width) < 16 or max(height, width) > 4096 or channels not in (1, 3):
         raise ValueError("not a picture shape")
     return shape
+
+
+CustomSize = Annotated[int, Field(ge=1, le=4096)]
+LossName = Literal["mse", "mae", "bce", "ssim"]
 
 
 class Settings(BaseModel):
@@ -135,9 +158,10 @@ class Settings(BaseModel):
         _setting(
             "data",
             (256, 256, 3),
-            "Height, width and channels that every image is brought to. The latent is 32 times smaller in height "
-            "and width: 8x8 for 256x256.",
-            "(height, width, channels): height and width multiples of 32 from 32 to 4096, channels 3 or 1 (grey)",
+            "Height, width and channels that every image is brought to. The latent is smaller in height and "
+            "width: 32 times, 4 times with 'cifar', with 'custom' by its strides and poolings; both must be multiples "
+            "of that.",
+            "(height, width, channels): height and width from 16 to 4096, channels 3 or 1 (grey)",
         )
     )
     resize_mode: Literal["stretch", "crop", "pad"] = _setting(
@@ -177,15 +201,120 @@ class Settings(BaseModel):
     )
 
     # --- model
-    architecture: Literal["vgg16_bn", "vgg16", "redux"] = _setting(
+    architecture: Literal["vgg16_bn", "vgg16", "redux", "medium", "large", "cifar", "custom"] = _setting(
         "model",
         "vgg16_bn",
-        "'vgg16_bn' and 'vgg16': the convolutions of VGG16, with and without batch normalization. 'redux': a "
-        "slim residual model, many times faster, made for a CPU.",
-        "'vgg16_bn', 'vgg16' or 'redux'",
+        "'vgg16_bn' and 'vgg16': the convolutions of VGG16, with and without batch normalization. 'redux', 'medium' "
+        "and 'large': residual models in three sizes, 'redux' many times faster and made for a CPU. 'cifar': for 32x32 "
+        "pictures. 'custom': what the settings below say.",
+        "'vgg16_bn', 'vgg16', 'redux', 'medium', 'large', 'cifar' or 'custom'",
+    )
+    latent_channels: int = _setting(
+        "model",
+        512,
+        "Channels of the latent of every architecture but 'cifar', which has 128, and 'custom', whose settings tell.",
+        "a whole number from 1 to 4096",
+        ge=1,
+        le=4096,
+    )
+    linear_shortcut: bool = _setting(
+        "model",
+        True,
+        "Build 'redux', 'medium' and 'large' around a linear map from squares of 32x32 pixels to the latent and back, "
+        "which starts at the principal components of the training images: far better reconstructions, sooner. False "
+        "builds them of convolutions from the pixels on.",
+        "True or False",
+    )
+    dropout_rate: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = _setting(
+        "model",
+        "auto",
+        "Share of the channels that are left out at random after each stage of the encoder while training (Tompson et "
+        "al., 2015). 'auto' is 0.2 with 'cifar', else 0.",
+        "'auto', or a number from 0, below 1",
+    )
+    encoder_weights: Literal["none", "imagenet"] = _setting(
+        "model",
+        "none",
+        "'imagenet' starts the encoder of 'vgg16' or 'vgg16_bn' from torchvision's weights, which it downloads once.",
+        "'none' or 'imagenet'",
     )
     generate_model_graph: bool = _setting(
         "model", True, "Draw the layers of the model as model_graph.png beside the checkpoint.", "True or False"
+    )
+
+    # --- custom
+    filters: Annotated[tuple[CustomSize, ...], BeforeValidator(_for_each_stage), Field(min_length=1, max_length=12)] = (
+        _setting(
+            "custom",
+            (32, 64, 128, 256),
+            "Channels of each stage; how many there are is the number of stages. The latent has those of the last one.",
+            "a list of 1 to 12 whole numbers from 1 to 4096",
+        )
+    )
+    layers_per_block: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=64)], ...], BeforeValidator(_for_each_stage), Field(min_length=1)
+    ] = _setting(
+        "custom",
+        (2,),
+        "Convolutions of each stage. Here and below a short list goes on with its last value.",
+        "a whole number from 1 to 64, or a list of such",
+    )
+    kernel_size: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=31)], ...],
+        BeforeValidator(_for_each_stage),
+        AfterValidator(_odd),
+        Field(min_length=1),
+    ] = _setting(
+        "custom",
+        (3,),
+        "Height and width of the kernels of each stage.",
+        "an odd number from 1 to 31, or a list of such",
+    )
+    strides: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=8)], ...], BeforeValidator(_for_each_stage), Field(min_length=1)
+    ] = _setting(
+        "custom",
+        (1,),
+        "Step of the first convolution of each stage, which makes the picture that many times smaller.",
+        "a whole number from 1 to 8, or a list of such",
+    )
+    pooling: Annotated[
+        tuple[Literal["max", "avg", "no"], ...], BeforeValidator(_for_each_stage), Field(min_length=1)
+    ] = _setting(
+        "custom",
+        ("max",),
+        "How each stage halves height and width at its end: the largest or the mean of 2x2 values, or not at all.",
+        "'max', 'avg' or 'no', or a list of such",
+    )
+    activation: Literal["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid"] = _setting(
+        "custom",
+        "relu",
+        "What follows each convolution.",
+        "'relu', 'leaky_relu', 'elu', 'selu', 'gelu', 'silu', 'tanh' or 'sigmoid'",
+    )
+    last_activation: Literal["sigmoid", "linear"] = _setting(
+        "custom",
+        "sigmoid",
+        "What makes the picture of the decoder's last convolution: 'sigmoid' keeps it within [0, 1].",
+        "'sigmoid' or 'linear'",
+    )
+    batch_normalization: bool = _setting(
+        "custom", True, "Normalize after each convolution (Ioffe and Szegedy, 2015).", "True or False"
+    )
+    mlp_bottleneck: bool = _setting(
+        "custom",
+        False,
+        "Put fully connected layers of the sizes in dims between the last stage and the latent, which is then a "
+        "vector: extract it with feature_grid = 1.",
+        "True or False",
+    )
+    dims: Annotated[tuple[CustomSize, ...], BeforeValidator(_for_each_stage), Field(min_length=1, max_length=12)] = (
+        _setting(
+            "custom",
+            (1000,),
+            "Sizes of the fully connected layers; the last one is that of the latent.",
+            "a whole number from 1 to 4096, or a list of such",
+        )
     )
 
     # --- training
@@ -201,26 +330,116 @@ class Settings(BaseModel):
     learning_rate: float = _setting(
         "training", 0.001, "Step size of the optimizer, at its highest.", "a number above 0, up to 1", gt=0, le=1
     )
-    lr_schedule: Literal["constant", "cosine"] = _setting(
+    lr_schedule: Literal["constant", "linear", "cosine", "one_cycle"] = _setting(
         "training",
         "constant",
-        "'constant' keeps learning_rate; 'cosine' lowers it along a half cosine to a hundredth at the last epoch.",
-        "'constant' or 'cosine'",
+        "After the warm-up, 'constant' keeps learning_rate; 'linear' keeps it for half of the rest, then lowers it "
+        "along a line to a hundredth at the last epoch; 'cosine' does so along a half cosine at once; 'one_cycle' "
+        "rises from a 25th over warmup_epochs (over 30 % of the run where that is 0) and falls to next to nothing.",
+        "'constant', 'linear', 'cosine' or 'one_cycle'",
     )
-    optimizer: Literal["adamw", "adam"] = _setting(
+    warmup_epochs: float = _setting(
+        "training",
+        0.0,
+        "Epochs, or parts of one, over which the learning rate rises to learning_rate at the start.",
+        "a number from 0",
+        ge=0,
+    )
+    optimizer: Literal["adamw", "adam", "sgd", "adadelta"] = _setting(
         "training",
         "adamw",
-        "'adamw' keeps weight_decay apart from the gradient (Loshchilov and Hutter, 2019), 'adam' adds it to it.",
-        "'adamw' or 'adam'",
+        "'adamw' keeps weight_decay apart from the gradient (Loshchilov and Hutter, 2019), 'adam' adds it to "
+        "it (Kingma and Ba, 2015); 'sgd' has a momentum of 0.9; 'adadelta' (Zeiler, 2012) wants a learning_rate of "
+        "about 1.",
+        "'adamw', 'adam', 'sgd' or 'adadelta'",
     )
-    loss: Literal["mse", "mae"] = _setting(
+    loss: LossName | Annotated[dict[LossName, Annotated[float, Field(gt=0)]], AfterValidator(_loss)] = _setting(
         "training",
         "mse",
-        "What training lowers: mean squared or mean absolute difference of original and reconstruction.",
-        "'mse' or 'mae'",
+        "What training lowers, between original and reconstruction: 'mse' and 'mae', their mean squared and mean "
+        "absolute difference; 'bce', their cross-entropy; 'ssim', 1 - SSIM; or several, each with its weight.",
+        "'mse', 'mae', 'bce', 'ssim', or some of them with weights above 0, such as {'mse': 0.8, 'ssim': 0.2}",
     )
     weight_decay: float = _setting(
         "training", 0.0001, "Pull of the weights towards zero.", "a number from 0 to 1", ge=0, le=1
+    )
+    gradient_clip: float = _setting(
+        "training",
+        0.0,
+        "Shorten a gradient that is longer than this to it (Pascanu et al., 2013); 0 leaves every gradient as it is. "
+        "history.csv has the mean length of each epoch.",
+        "a number from 0",
+        ge=0,
+    )
+    gradient_accumulation: int = _setting(
+        "training",
+        1,
+        "Parts that a batch is computed in, one after the other: less memory for the same batch_size. Batch "
+        "normalization then sees a part at a time.",
+        "a whole number from 1",
+        ge=1,
+    )
+    ema_decay: float = _setting(
+        "training",
+        0.0,
+        "Test and keep a running average of the weights, which holds on to this share of itself at each step, such as "
+        "0.999; 0 keeps the weights themselves.",
+        "a number from 0, below 1",
+        ge=0,
+        lt=1,
+    )
+    input_noise: float = _setting(
+        "training",
+        0.0,
+        "Standard deviation of noise added to the training images, which are to be reconstructed without it (Vincent "
+        "et al., 2008).",
+        "a number from 0",
+        ge=0,
+    )
+    input_masking: float = _setting(
+        "training",
+        0.0,
+        "Share of the 16x16 patches of each training image that are hidden under its mean colour, and are to be "
+        "reconstructed (Pathak et al., 2016).",
+        "a number from 0, below 1",
+        ge=0,
+        lt=1,
+    )
+    latent_noise: float = _setting(
+        "training",
+        0.0,
+        "Standard deviation of noise added to the latent while training (Poole et al., 2014).",
+        "a number from 0",
+        ge=0,
+    )
+    activity_l1: float = _setting(
+        "training",
+        0.0,
+        "Weight of the mean absolute latent value in the training loss: pulls the latent towards sparse values.",
+        "a number from 0",
+        ge=0,
+    )
+    ordered_latent: bool = _setting(
+        "training",
+        False,
+        "Keep only the first so many channels of each image's latent while training, a number drawn anew each time "
+        "(Rippel et al., 2014): the first channels learn to carry most, and the last can be left away.",
+        "True or False",
+    )
+    checkpoint_every: int = _setting(
+        "training",
+        0,
+        "Keep the model of every so many epochs, too, as a checkpoint of its own in the folder epochs; 0 keeps the "
+        "best one only.",
+        "a whole number from 0",
+        ge=0,
+    )
+    checkpoints_kept: int = _setting(
+        "training",
+        3,
+        "How many of those are kept; the oldest go first.",
+        "a whole number from 1",
+        ge=1,
     )
     early_stopping_patience: int = _setting(
         "training",
@@ -283,6 +502,13 @@ class Settings(BaseModel):
         ge=0,
         le=2**32 - 1,
     )
+
+    @property
+    def loss_name(self) -> str:
+        """The loss as a person reads it, such as '0.8 mse + 0.2 ssim'."""
+        if isinstance(self.loss, str):
+            return self.loss
+        return " + ".join(f"{weight:g} {name}" for name, weight in self.loss.items())
 
     def to_json(self) -> str:
         """The settings as indented JSON, in the order of configurations.py."""

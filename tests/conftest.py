@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ import torch
 from PIL import Image
 
 from fext.jobs import pretrain as pretraining
-from fext.model.plans import Plan, make_plan
+from fext.jobs import starting
+from fext.model.plans import Plan, Stage, make_plan
 from fext.settings import Settings, configurations_text
 from fext.store import files
 from fext.store.checkpoints import load_resume
 from fext.store.workspace import Workspace
 
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "waiting_seconds", "images_per_second")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -41,6 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the files that take longest, so that two processes end at about the same time."""
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """The tests run in two processes, which would stand in each other's way with more."""
+    torch.set_num_threads(1)
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = (80, 64)) -> list[str]:
@@ -64,18 +72,24 @@ def workspace(tmp_path: Path) -> Workspace:
     return space
 
 
-def small_plan(architecture: str, picture_shape: tuple[int, int, int]) -> Plan:
+def small_plan(architecture: str, picture_shape: tuple[int, int, int], **options: Any) -> Plan:
     """`redux` with few channels but for the latent: most tests are about what is around the model."""
     if architecture != "redux":
-        return make_plan(architecture, picture_shape)
-    return Plan(architecture, picture_shape, "residual", True, ((4,), (4,), (8, 8), (8,), (512,)))
+        return make_plan(architecture, picture_shape, **options)
+    dropout = 0.0 if options.get("dropout_rate", "auto") == "auto" else options["dropout_rate"]
+    channels = options.get("latent_channels", 512)
+    if options.get("linear_shortcut"):
+        stage = Stage((16, 16), stride=32, pooling="no")
+        return Plan(architecture, picture_shape, "patch", True, (stage,), channels, channels + 16, dropout)
+    stages = tuple(map(Stage, ((4,), (4,), (8, 8), (8,), (512,))))
+    return Plan(architecture, picture_shape, "residual", True, stages, channels, dropout_rate=dropout)
 
 
 @pytest.fixture(scope="module")
 def small_model() -> Iterator[None]:
     """Pretraining makes small models and few pictures of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretraining, "make_plan", small_plan)
+        patch.setattr(starting, "make_plan", small_plan)
         patch.setattr(pretraining, "_NUM_PICTURES", 2)
         yield
 
@@ -91,6 +105,7 @@ def tiny() -> Callable[..., Settings]:
             "use_mixed_precision": False,
             "inference_engine": "torch",
             "architecture": "redux",
+            "linear_shortcut": False,
             "picture_shape": (64, 64, 3),
             "epochs": 1,
             "batch_size": 4,
@@ -134,6 +149,7 @@ SMALL = {
     "num_threads": 1,
     "inference_engine": "torch",
     "architecture": "redux",
+    "linear_shortcut": False,
     "picture_shape": (64, 64, 3),
     "epochs": 1,
     "batch_size": 4,

@@ -16,7 +16,7 @@ from fext.compute.device import (
     prepare_computation,
 )
 from fext.compute.inference import reconstruct
-from fext.compute.training import learning_rate_at
+from fext.compute.optimization import learning_rate_at
 from fext.errors import DeviceError, SettingsError
 from fext.model.autoencoder import build_autoencoder
 from fext.model.plans import make_plan

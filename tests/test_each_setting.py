@@ -11,7 +11,7 @@ from conftest import read_history
 from fext.compute.device import check_jit_backend, prepare_computation
 from fext.errors import DeviceError, SettingsError
 from fext.jobs.extract import extract
-from fext.jobs.pretrain import pretrain
+from fext.jobs.pretrain import pretrain, resume
 from fext.reporting import SilentReporter
 from fext.settings import Settings
 from fext.store.checkpoints import load_checkpoint
@@ -34,6 +34,30 @@ CHANGES_THE_TRAINING = {
     "resize_mode": "crop",
     "picture_shape": (32, 64, 3),
     "use_mixed_precision": True,
+    "latent_channels": 16,
+    "dropout_rate": 0.5,
+    "warmup_epochs": 1.0,
+    "gradient_clip": 0.01,
+    "gradient_accumulation": 2,
+    "ema_decay": 0.9,
+    "input_noise": 0.1,
+    "input_masking": 0.5,
+    "latent_noise": 0.5,
+    "activity_l1": 0.1,
+    "ordered_latent": True,
+}
+# Beside architecture = "custom", whose baseline has three stages.
+CHANGES_A_CUSTOM_MODEL = {
+    "filters": (4, 8),
+    "layers_per_block": (1, 2),
+    "kernel_size": (5, 3),
+    "strides": (2, 1),
+    "pooling": "avg",
+    "activation": "elu",
+    "last_activation": "linear",
+    "batch_normalization": False,
+    "mlp_bottleneck": True,
+    "dims": (20, 10),
 }
 CHANGES_THE_SPLIT = {"split_seed": 1, "num_train_samples": 7, "num_test_samples": 3}
 TESTED_ON_THEIR_OWN = {
@@ -53,11 +77,16 @@ TESTED_ON_THEIR_OWN = {
     "inference_engine",
     "inference_batch_size",
     "split",
+    "linear_shortcut",
+    "checkpoint_every",
+    "checkpoints_kept",
+    "encoder_weights",
 }
 
 
 def test_every_setting_has_its_test() -> None:
-    assert {*CHANGES_THE_TRAINING, *CHANGES_THE_SPLIT} | TESTED_ON_THEIR_OWN == set(Settings.model_fields)
+    by_value = {*CHANGES_THE_TRAINING, *CHANGES_A_CUSTOM_MODEL, *CHANGES_THE_SPLIT}
+    assert by_value | TESTED_ON_THEIR_OWN == set(Settings.model_fields)
 
 
 def train(workspace: Workspace, settings: Settings, name: str) -> Path:
@@ -82,6 +111,17 @@ def test_it_changes_the_training(baseline: tuple[Workspace, Path], tiny: Tiny, n
     space, unchanged = baseline
     changes = {"use_mixed_precision": False, "epochs": 2, name: CHANGES_THE_TRAINING[name]}
     assert losses(train(space, tiny(**changes), name)) != losses(unchanged)
+
+
+@pytest.mark.parametrize("name", CHANGES_A_CUSTOM_MODEL)
+def test_it_changes_a_custom_model(baseline: tuple[Workspace, Path], tiny: Tiny, name: str) -> None:
+    custom = {"architecture": "custom", "filters": (4, 4, 4), "layers_per_block": 1, "epochs": 2, "dims": 8}
+    custom |= {"mlp_bottleneck": name == "dims"}
+    unchanged, changed = (
+        losses(train(baseline[0], tiny(**custom | change), f"{name}_{number}"))
+        for number, change in enumerate(({}, {name: CHANGES_A_CUSTOM_MODEL[name]}))
+    )
+    assert changed != unchanged
 
 
 @pytest.mark.parametrize("name", CHANGES_THE_SPLIT)
@@ -147,6 +187,23 @@ def test_epochs_and_early_stopping_end_the_run(baseline: tuple[Workspace, Path],
     assert len(losses(train(space, tiny(epochs=4, early_stopping_patience=0, early_stopping_delta=9.0), "all"))) == 4
     assert len(losses(train(space, tiny(epochs=4, early_stopping_patience=1, early_stopping_delta=9.0), "two"))) == 2
     assert len(losses(train(space, tiny(epochs=3, early_stopping_patience=2, early_stopping_delta=0.0), "three"))) == 3
+
+
+def test_checkpoint_every_keeps_epochs_and_checkpoints_kept_limits_them(
+    baseline: tuple[Workspace, Path], tiny: Tiny
+) -> None:
+    space = baseline[0]
+    folder = train(space, tiny(epochs=5, checkpoint_every=1, checkpoints_kept=2), "kept")
+    names = sorted(path.name for path in (folder / "epochs").iterdir())
+    assert names == ["kept_epoch_000004", "kept_epoch_000005"]
+    kept = load_checkpoint(space.find_checkpoint(str(folder / "epochs" / names[1])))
+    assert kept.name == names[1]
+    assert kept.split() == load_checkpoint(folder).split()
+    resumed = resume(tiny(), folder, 6, SilentReporter()).folder
+    assert len(list((resumed / "epochs").iterdir())) == 2
+    every_second = train(space, tiny(epochs=3, checkpoint_every=2), "every_second")
+    assert [path.name for path in (every_second / "epochs").iterdir()] == ["every_second_epoch_000002"]
+    assert not (baseline[1] / "epochs").exists()
 
 
 def test_feature_grid_and_inference_batch_size_shape_the_extraction(

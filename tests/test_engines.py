@@ -23,6 +23,7 @@ from fext.data.dataset import Batch, FileRead
 from fext.data.images import NO_FILE
 from fext.errors import DeviceError
 from fext.model.autoencoder import Autoencoder, build_autoencoder
+from fext.model.plans import Plan, Stage
 from fext.settings import Settings
 
 Tiny = Callable[..., Settings]
@@ -32,12 +33,20 @@ ENGINES = [
     pytest.param("openvino", marks=pytest.mark.skipif(not has_openvino, reason="OpenVINO is an extra")),
 ]
 WHOLE = RowShape(None, False)
+PLANS = {
+    "residual": small_plan("redux", (64, 64, 3)),
+    "patch": Plan("redux", (64, 64, 3), "patch", True, (Stage((48, 48), stride=32, pooling="no"),), 40, 96),
+}
+for_each_plan = pytest.mark.parametrize("plan", PLANS)
 
 
-def make_model(architecture: str = "redux") -> Autoencoder:
-    """A model with statistics as after training, so that normalization does something."""
-    model = build_autoencoder(small_plan(architecture, (64, 64, 3)), seed=1)
+def make_model(plan: Plan) -> Autoencoder:
+    """A model with statistics as after training, so that normalization does something, and no layer at zero."""
+    model = build_autoencoder(plan, seed=1)
     with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d) and not module.weight.any():
+                module.weight.normal_(std=0.05)
         for _ in range(3):
             model(torch.rand(8, 3, 64, 64))
         for module in model.modules():
@@ -52,11 +61,11 @@ def batch_of(images: torch.Tensor) -> Batch:
 
 
 def rows_of(
-    images: list[torch.Tensor], settings: Settings, name: EngineName, *, batch_size: int = 4, shape: RowShape = WHOLE
+    images: list[torch.Tensor], settings: Settings, name: EngineName, plan: str = "residual", shape: RowShape = WHOLE
 ) -> Rows:
     """The rows of batches of images, with a model of its own."""
     torch.manual_seed(0)
-    engine = make_engine(name, make_model(), prepare_computation(settings), batch_size, shape)
+    engine = make_engine(name, make_model(PLANS[plan]), prepare_computation(settings), 4, shape)
     return np.concatenate([rows for _, rows in encode_all(engine, map(batch_of, images))])
 
 
@@ -65,57 +74,61 @@ def images() -> torch.Tensor:
     return torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
+@for_each_plan
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_row_has_the_same_bits_whatever_stands_beside_it_in_the_batch(
-    tiny: Tiny, images: torch.Tensor, name: EngineName, mixed: bool
+    tiny: Tiny, images: torch.Tensor, name: EngineName, mixed: bool, plan: str
 ) -> None:
     settings = tiny(use_mixed_precision=mixed)
-    together = rows_of(list(images.split(4)), settings, name)
-    alone = rows_of(list(images.split(1)), settings, name)
-    shuffled = rows_of(list(images.flip(0).split(3)), settings, name)[::-1]
+    together = rows_of(list(images.split(4)), settings, name, plan)
+    alone = rows_of(list(images.split(1)), settings, name, plan)
+    shuffled = rows_of(list(images.flip(0).split(3)), settings, name, plan)[::-1]
     assert together.tobytes() == alone.tobytes() == shuffled.tobytes()
 
 
+@for_each_plan
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_row_has_the_same_bits_whatever_the_number_of_threads(
-    tiny: Tiny, images: torch.Tensor, name: EngineName, mixed: bool
+    tiny: Tiny, images: torch.Tensor, name: EngineName, mixed: bool, plan: str
 ) -> None:
     before = torch.get_num_threads()
     try:
         one, three = (
-            rows_of([images[:4]], tiny(num_threads=count, use_mixed_precision=mixed), name) for count in (1, 3)
+            rows_of([images[:4]], tiny(num_threads=count, use_mixed_precision=mixed), name, plan) for count in (1, 3)
         )
     finally:
         torch.set_num_threads(before)
     assert one.tobytes() == three.tobytes()
 
 
+@for_each_plan
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("name", ENGINES)
 def test_the_rows_of_an_engine_are_those_of_the_encoder(
-    tiny: Tiny, images: torch.Tensor, name: EngineName, mixed: bool
+    tiny: Tiny, images: torch.Tensor, name: EngineName, mixed: bool, plan: str
 ) -> None:
     torch.manual_seed(0)
     with torch.inference_mode():
-        latent = make_model().encoder(images)
+        latent = make_model(PLANS[plan]).encoder(images)
     expected = latent.permute(0, 2, 3, 1).flatten(1).double()
-    rows = torch.from_numpy(rows_of(list(images.split(4)), tiny(use_mixed_precision=mixed), name)).double()
+    rows = torch.from_numpy(rows_of(list(images.split(4)), tiny(use_mixed_precision=mixed), name, plan)).double()
     assert torch.nn.functional.cosine_similarity(rows, expected).min() > (0.999 if mixed else 0.9999999)
 
 
+@for_each_plan
 @pytest.mark.parametrize("name", ENGINES)
 def test_an_engine_gives_the_error_of_the_reconstruction_behind_the_features(
-    tiny: Tiny, images: torch.Tensor, name: EngineName
+    tiny: Tiny, images: torch.Tensor, name: EngineName, plan: str
 ) -> None:
     shape = RowShape(1, True)
-    rows = rows_of([images[:3]], tiny(), name, shape=shape)
+    rows = rows_of([images[:3]], tiny(), name, plan, shape)
     torch.manual_seed(0)
     with torch.inference_mode():
-        made = make_model()(images[:3]).clamp(0, 1)
+        made = make_model(PLANS[plan])(images[:3]).clamp(0, 1)
     expected = ((made - images[:3]) ** 2).mean(dim=(1, 2, 3))
-    assert rows.shape == (3, 513)
+    assert rows.shape == (3, PLANS[plan].latent_channels + 1)
     np.testing.assert_allclose(rows[:, -1], expected, rtol=1e-4)
 
 
@@ -156,7 +169,7 @@ def test_a_grid_of_features_is_the_average_of_the_latent() -> None:
 
 @pytest.mark.parametrize("architecture", ["redux", "vgg16_bn"])
 def test_folding_normalization_changes_nothing_but_rounding(architecture: str, images: torch.Tensor) -> None:
-    model = make_model(architecture)
+    model = make_model(small_plan(architecture, (64, 64, 3)))
     with torch.inference_mode():
         before = model.encoder(images[:2])
         fold_normalization(model.encoder)

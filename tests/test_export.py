@@ -29,12 +29,16 @@ QUIET = SilentReporter()
 Tiny = Callable[..., Settings]
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, small_model: None) -> Workspace:
+@pytest.fixture(scope="module", params=[False, True], ids=["convolutions", "linear shortcut"])
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, small_model: None, request: pytest.FixtureRequest
+) -> Workspace:
     """A workspace with a checkpoint 'model'; tests must not change it."""
     space = Workspace(tmp_path_factory.mktemp("trained"))
     write_images(space.images, 12)
-    pretrain(space, tiny(), space.images, "model", QUIET)
+    linear = {"linear_shortcut": True, "latent_channels": 16, "picture_shape": (64, 64, 1)}
+    settings = tiny(**linear) if request.param else tiny()
+    pretrain(space, settings, space.images, "model", QUIET)
     return space
 
 
@@ -95,7 +99,7 @@ def test_reconstructions_are_pictures_of_what_the_model_makes_of_each_image(
         with torch.inference_mode():
             expected = checkpoint.model(image)[0].permute(1, 2, 0).clamp(0, 1).numpy() * 255
         with Image.open(tmp_path / "made" / "sub" / f"{path.name}.png") as picture:
-            assert np.abs(np.asarray(picture).astype(float) - expected).max() < 0.51
+            assert np.abs(np.asarray(picture).reshape(expected.shape).astype(float) - expected).max() < 0.51
     with pytest.raises(UsageError, match="not an empty folder"):
         reconstruct(tiny(), trained.checkpoints / "model", images, tmp_path / "made", QUIET)
 

@@ -119,6 +119,48 @@ def test_the_number_of_processors_changes_nothing_but_the_speed(workspace: Works
     assert history_without_times(first) == history_without_times(second)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"loss": loss} for loss in ("mse", "mae", "bce", "ssim", {"mse": 0.5, "ssim": 0.5})),
+        {"optimizer": "adam"},
+        {"optimizer": "sgd", "learning_rate": 0.1},
+        {"optimizer": "adadelta", "learning_rate": 1.0},
+        {"lr_schedule": "linear"},
+        {"lr_schedule": "cosine", "warmup_epochs": 1.0},
+        {"lr_schedule": "one_cycle"},
+        {"input_noise": 0.05},
+        {"input_masking": 0.25},
+        {"latent_noise": 0.1},
+        {"activity_l1": 0.001},
+        {"dropout_rate": 0.1},
+        {"ordered_latent": True},
+        {"gradient_clip": 1.0, "gradient_accumulation": 2},
+        {"ema_decay": 0.9},
+    ],
+    ids=str,
+)
+def test_training_lowers_the_loss_in_every_way_that_the_settings_know(
+    workspace: Workspace, tiny: Tiny, changes: dict[str, object]
+) -> None:
+    settings = tiny(**{"epochs": 8, "batch_size": 2, "learning_rate": 0.003, "augmentation": False} | changes)
+    history = read_history(train(workspace, settings))
+    assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"ema_decay": 0.9, "input_noise": 0.1, "dropout_rate": 0.2}, {"optimizer": "sgd"}], ids=str
+)
+def test_a_disturbed_and_averaged_run_goes_on_to_the_same_end(
+    workspace: Workspace, tiny: Tiny, changes: dict[str, object]
+) -> None:
+    straight = train(workspace, tiny(epochs=3, **changes), "straight")
+    extended = train(workspace, tiny(epochs=1, **changes), "extended")
+    resume(tiny(), extended, 3, QUIET)
+    assert history_without_times(straight) == history_without_times(extended)
+    assert same_tensors(straight, extended)
+
+
 def test_the_kept_weights_are_those_of_the_epoch_with_the_lowest_test_loss(workspace: Workspace, tiny: Tiny) -> None:
     folder = train(workspace, tiny(epochs=6, learning_rate=0.02))
     losses = [row["test_loss"] for row in read_history(folder)]
@@ -306,6 +348,18 @@ def test_the_mean_image_scores_as_worked_out_by_hand(trained: Workspace, evaluat
     expected = ((test_images - train_images.mean(axis=0)) ** 2).mean()
     summary = json.loads((evaluated / "summary.json").read_text())
     assert summary["subsets"]["test"]["mean_image"]["mse"]["mean"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_ordered_latent_is_evaluated_by_how_many_channels_are_kept(workspace: Workspace, tiny: Tiny) -> None:
+    settings = tiny(ordered_latent=True, latent_channels=6, epochs=2)
+    result = evaluate(workspace, settings, train(workspace, settings), None, QUIET)
+    kept = result.summary["kept_channels"]
+    assert list(kept) == [1, 2, 4, 6]
+    assert kept[6] == pytest.approx(result.summary["subsets"]["test"]["model"]["psnr"]["mean"], abs=0.01)
+    table = pd.read_csv(result.folder / "kept_channels.csv")
+    assert table["channels"].tolist() == [1, 2, 4, 6]
+    assert table["psnr"].tolist() == pytest.approx(list(kept.values()))
+    assert (result.folder / "kept_channels.png").is_file()
 
 
 def test_a_model_can_be_evaluated_on_other_images(copy: Workspace, tiny: Tiny, tmp_path: Path) -> None:

@@ -199,9 +199,9 @@ def _traced(model: Autoencoder, batch_size: int, shape: RowShape) -> "openvino.M
     import openvino
 
     height, width, channels = model.plan.picture_shape
-    factor = 2 ** len(model.plan.stages)
     # The smallest picture that the plan takes is quickest to trace; the graph then gets its real shape.
-    example = torch.zeros(1, channels, factor, factor)
+    rows, columns = (height, width) if model.plan.embedding else (model.plan.factor, model.plan.factor)
+    example = torch.zeros(1, channels, rows, columns)
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traceable = _Traceable(model, shape.has_error)

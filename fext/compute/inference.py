@@ -4,11 +4,14 @@ The last, smaller batch is filled up with black images whose results are dropped
 many images stood beside it.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 from fext.compute.device import Computation
+from fext.model.autoencoder import Autoencoder
 
 
 @torch.inference_mode()
@@ -17,6 +20,24 @@ def reconstruct(model: nn.Module, images: torch.Tensor, computation: Computation
     with computation.autocast():
         result: torch.Tensor = model(computation.to_device(filled_up(images, batch_size)))
     return result[: len(images)].float().clamp(0, 1).cpu()
+
+
+@torch.inference_mode()
+def reconstruct_from_first(
+    model: Autoencoder, images: torch.Tensor, computation: Computation, *, batch_size: int, counts: Sequence[int]
+) -> list[torch.Tensor]:
+    """The reconstructions of up to batch_size images from the first so many channels of the latent, the others at 0.
+
+    One tensor (N, C, H, W) float32 in [0, 1], on the CPU, for each of the counts.
+    """
+    made = []
+    with computation.autocast():
+        latent = model.encoder(computation.to_device(filled_up(images, batch_size)))
+        for count in counts:
+            kept = latent.clone()
+            kept[:, count:] = 0
+            made.append(model.decoder(kept)[: len(images)].float().clamp(0, 1).cpu())
+    return made
 
 
 def filled_up(images: torch.Tensor, batch_size: int) -> torch.Tensor:

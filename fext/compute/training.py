@@ -1,20 +1,25 @@
-"""The passes over the data: one epoch of training, one epoch of testing, and the optimizer and schedule they use."""
+"""The passes over the data: one epoch of training and one of testing."""
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
-from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from fext.compute.device import Computation
+from fext.compute.optimization import learning_rate_at
 from fext.data.dataset import Batch
 from fext.errors import TrainingError
-from fext.model.scores import LOSSES, mean_absolute_error, mean_squared_error, peak_signal_to_noise
+from fext.model.autoencoder import Autoencoder
+from fext.model.losses import make_loss
+from fext.model.scores import mean_absolute_error, mean_squared_error, peak_signal_to_noise
 from fext.settings import Settings
 
-_COSINE_FLOOR = 0.01  # the share of learning_rate that a cosine schedule ends at
+_DISTURBANCE = 2  # the random stream of the seed that disturbances and dropout draw from
 
 
 @dataclass(frozen=True)
@@ -26,46 +31,6 @@ class EpochScores:
     mae: float
     psnr: float
     num_images: int
-
-
-def make_optimizer(model: nn.Module, settings: Settings, computation: Computation) -> torch.optim.Optimizer:
-    """The optimizer of the settings over all weights of the model, updating them in one fused pass where it can."""
-    kinds: dict[str, type[torch.optim.Adam]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-    return kinds[settings.optimizer](
-        model.parameters(),
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=computation.device.type in ("cpu", "cuda"),
-    )
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any], *, begun: bool) -> None:
-    """Load a stored state into an optimizer of the same settings, which has made steps where it has `begun`.
-
-    Raises ValueError or KeyError where it does not fit: torch itself would take moments of any shape, and fail, or
-    worse, in the middle of a step.
-    """
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    moments, fresh = stored["state"], optimizer.state_dict()["param_groups"]
-    groups = [{**group, "lr": new["lr"]} for group, new in zip(stored["param_groups"], fresh, strict=True)]
-    if groups != fresh or sorted(moments) != (list(range(len(weights))) if begun else []):
-        raise ValueError("the state of another optimizer")
-    for number, weight in enumerate(weights if begun else []):
-        shapes = {name: tensor.shape for name, tensor in moments[number].items()}
-        if shapes != {"step": torch.Size([]), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}:
-            raise ValueError("moments that do not fit the weights")
-    optimizer.load_state_dict(stored)
-
-
-def learning_rate_at(settings: Settings, progress: float) -> float:
-    """The learning rate when `progress` of all epochs is done, from 0 to 1: a function without a state to keep.
-
-    The cosine is that of Loshchilov and Hutter, 'SGDR', 2017, without restarts.
-    """
-    if settings.lr_schedule == "constant":
-        return settings.learning_rate
-    fall = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    return settings.learning_rate * (_COSINE_FLOOR + (1 - _COSINE_FLOOR) * fall)
 
 
 @dataclass
@@ -81,30 +46,103 @@ class Totals:
     mse: float = 0.0
     mae: float = 0.0
     psnr: float = 0.0
+    gradient_norm: float = 0.0  # of each batch, added up
+    waiting_seconds: float = 0.0  # for images
+    latent_low: list[float] = field(default_factory=list)  # the least and the greatest value of each latent channel
+    latent_high: list[float] = field(default_factory=list)
+    num_latent_values: int = 0  # of each channel
 
     def add(self, losses: torch.Tensor, reconstructions: torch.Tensor, images: torch.Tensor) -> None:
-        """Add a batch; `losses` is the loss of each of its images."""
-        squared = mean_squared_error(reconstructions, images)
-        absolute = mean_absolute_error(reconstructions, images)
+        """Add a batch; `losses` is the loss of each of its images. Scores are those of the clipped reconstructions."""
+        shown = reconstructions.clamp(0, 1)
+        squared = mean_squared_error(shown, images)
+        absolute = mean_absolute_error(shown, images)
         values = torch.stack([losses, squared, absolute, peak_signal_to_noise(squared)])
         loss, mse, mae, psnr = values.sum(dim=1).tolist()
         self.num_batches, self.num_images = self.num_batches + 1, self.num_images + len(images)
         self.loss, self.mse, self.mae, self.psnr = self.loss + loss, self.mse + mse, self.mae + mae, self.psnr + psnr
 
+    def add_latent(self, latent: torch.Tensor) -> None:
+        """Take note of the range of each channel of (N, C, H, W)."""
+        low, high = latent.float().amin(dim=(0, 2, 3)).tolist(), latent.float().amax(dim=(0, 2, 3)).tolist()
+        self.latent_low = [min(pair) for pair in zip(self.latent_low or low, low, strict=True)]
+        self.latent_high = [max(pair) for pair in zip(self.latent_high or high, high, strict=True)]
+        self.num_latent_values += latent[:, 0].numel()
+
     def scores(self) -> EpochScores:
         """The means over the images so far."""
-        _, count, *sums = astuple(self)
-        loss, mse, mae, psnr = (value / count for value in sums)
+        loss, mse, mae, psnr = (value / self.num_images for value in (self.loss, self.mse, self.mae, self.psnr))
         return EpochScores(loss, mse, mae, psnr, self.num_images)
+
+    def dead_channels(self) -> float:
+        """The share of latent channels that had one and the same value for every image and position; 0 of one alone."""
+        if self.num_latent_values < 2:
+            return 0.0
+        ranges = zip(self.latent_low, self.latent_high, strict=True)
+        return sum(low == high for low, high in ranges) / len(self.latent_low)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What a step of training works with.
+
+    `forward` gives the reconstructions and the latent of images, disturbed as the settings say.
+    """
+
+    forward: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    model: Autoencoder
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
+    settings: Settings
+    computation: Computation
+
+    def set_learning_rate(self, progress: float) -> None:
+        """Set what the schedule says when `progress` of all epochs is done, from 0 to 1."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.settings, progress)
+
+    def step(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Change the weights by one batch; gives the losses (N,), the reconstructions, and the norm of the gradient.
+
+        The batch is computed in gradient_accumulation parts. Raises TrainingError where the loss or the gradient is
+        not finite, before that changes the weights.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = [self._backward(part, len(images)) for part in images.chunk(self.settings.gradient_accumulation)]
+        norm = self._clip_gradient()
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        losses, reconstructions = (torch.cat(list(values)) for values in zip(*parts, strict=True))
+        return losses, reconstructions, norm
+
+    def _backward(self, images: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        with self.computation.autocast():
+            reconstructions, latent = self.forward(images)
+        reconstructions = reconstructions.float()
+        losses = make_loss(self.settings.loss)(reconstructions, images)
+        if self.settings.activity_l1:
+            losses = losses + self.settings.activity_l1 * latent.float().abs().flatten(1).mean(dim=1)
+        loss = losses.sum() / batch_size
+        _refuse_not_finite("loss", loss.item())
+        loss.backward()  # type: ignore[no-untyped-call]
+        return losses.detach(), reconstructions.detach()
+
+    def _clip_gradient(self) -> float:
+        """Shorten the gradient to gradient_clip where it is longer (Pascanu et al., 2013); gives its length before."""
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        length = norm.item()
+        _refuse_not_finite("gradient", length)
+        if self.settings.gradient_clip:
+            torch.nn.utils.clip_grads_with_norm_(weights, self.settings.gradient_clip, norm)
+        return length
 
 
 def train_epoch(
-    model: Callable[[torch.Tensor], torch.Tensor],
-    optimizer: torch.optim.Optimizer,
+    trainer: Trainer,
     batches: Iterable[Batch],
     totals: Totals,
-    settings: Settings,
-    computation: Computation,
     *,
     epoch: int,
     num_batches: int,
@@ -116,43 +154,47 @@ def train_epoch(
     at a moment when weights, optimizer and totals belong together; so they do where UnreadableImageError is raised.
     Raises TrainingError where the loss or a gradient is not finite, before that changes the weights.
     """
-    for batch in batches:
+    for batch in _noting_waits(batches, totals):
         _refuse_rejected(batch)
-        progress = (epoch + totals.num_batches / num_batches) / settings.epochs
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(settings, progress)
-        images = computation.to_device(batch.images)
-        with computation.autocast():
-            reconstructions = model(images)
-        reconstructions = reconstructions.float()
-        losses = LOSSES[settings.loss](reconstructions, images)
-        loss = losses.mean()
-        _refuse_not_finite("loss", loss)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        _refuse_not_finite("gradient", _gradient_norm(optimizer))
-        optimizer.step()
-        totals.add(losses.detach(), reconstructions.detach(), images)
-        on_batch(len(images), loss.item())
+        middle = (totals.num_batches + 0.5) / num_batches  # of the batch: a warm-up does not waste its first one
+        trainer.set_learning_rate((epoch + middle) / trainer.settings.epochs)
+        images = trainer.computation.to_device(batch.images)
+        with _random_stream(trainer, epoch, totals.num_batches):
+            losses, reconstructions, norm = trainer.step(images)
+        totals.add(losses, reconstructions, images)
+        totals.gradient_norm += norm
+        on_batch(len(images), losses.mean().item())
 
 
-def _gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
-    gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"]]
-    return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+def _noting_waits(batches: Iterable[Batch], totals: Totals) -> Iterator[Batch]:
+    began = time.perf_counter()
+    for batch in batches:
+        totals.waiting_seconds += time.perf_counter() - began
+        yield batch
+        began = time.perf_counter()
 
 
-def _refuse_not_finite(what: str, value: torch.Tensor) -> None:
-    number = value.item()
+@contextmanager
+def _random_stream(trainer: Trainer, epoch: int, number: int) -> Iterator[None]:
+    """Let torch draw from a stream that depends on the seed, the epoch and the batch alone; then be as before."""
+    words = np.random.SeedSequence([trainer.settings.seed, _DISTURBANCE, epoch, number]).generate_state(1, np.uint64)
+    device = trainer.computation.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(words[0]) >> 1)
+        yield
+
+
+def _refuse_not_finite(what: str, number: float) -> None:
     if not math.isfinite(number):
         raise TrainingError(
-            f"the {what} is {number}: training stops with the last good state kept; a lower learning_rate, or "
-            f"use_mixed_precision = False, may help"
+            f"the {what} is {number}: training stops with the last good state kept; a lower learning_rate, "
+            f"gradient_clip = 1.0, or use_mixed_precision = False, may help"
         )
 
 
 @torch.inference_mode()
 def test_epoch(
-    model: nn.Module,
+    model: Autoencoder,
     batches: Iterable[Batch],
     totals: Totals,
     settings: Settings,
@@ -167,11 +209,13 @@ def test_epoch(
         _refuse_rejected(batch)
         images = computation.to_device(batch.images)
         with computation.autocast():
-            reconstructions = model(images)
+            latent = model.encoder(images)
+            reconstructions = model.decoder(latent)
         reconstructions = reconstructions.float()
-        losses = LOSSES[settings.loss](reconstructions, images)
-        _refuse_not_finite("test loss", losses.mean())
+        losses = make_loss(settings.loss)(reconstructions, images)
+        _refuse_not_finite("test loss", losses.mean().item())
         totals.add(losses, reconstructions, images)
+        totals.add_latent(latent)
         on_batch(len(images), float("nan"))
 
 

@@ -16,10 +16,12 @@ from fext.data.names import Names, name_to_bytes
 from fext.data.source import ImageSource, find_images
 from fext.errors import SourceError
 from fext.jobs.choosing import refuse_vanished
+from fext.jobs.kept_channels import score_kept_channels
+from fext.jobs.linear import learn_linear_map
 from fext.jobs.pictures import reconstruction_pairs
 from fext.model.linear_map import LinearMap
 from fext.model.scores import Scores, reconstruction_scores
-from fext.pictures.figures import pairs_figure, scores_figure
+from fext.pictures.figures import kept_channels_figure, pairs_figure, scores_figure
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store import files
@@ -96,6 +98,8 @@ def evaluate(
     if not rows:
         raise SourceError(f"none of the {len(subsets)} images in {source.location} can be read: {rejected[0][1]}")
     summary = _summary(evaluation, rows, rejected)
+    if checkpoint.settings.ordered_latent:
+        summary["kept_channels"] = _score_kept_channels(evaluation)
     _write(evaluation, rows, summary)
     scores_file = record_scores(workspace.checkpoints, _scores_row(checkpoint, summary))
     return EvaluationResult(
@@ -129,14 +133,12 @@ def _images_to_score(checkpoint: Checkpoint, images: Path | None) -> tuple[Image
 def _learn_linear_map(evaluation: _Evaluation) -> LinearMap | None:
     train = [name for name, subset in evaluation.subsets.items() if subset == "train"]
     plan = evaluation.checkpoint.plan
+    if not LinearMap.fits(plan.picture_shape, plan.latent_shape):
+        evaluation.reporter.message("each latent position stands for too many pixels for a linear map to compare with")
+        return None
     linear_map = LinearMap(plan.picture_shape, plan.latent_shape)
     if train:
-        with evaluation.reporter.progress("learning the linear map", len(train)) as progress:
-            for batch in evaluation.stream(train).epoch():
-                refuse_vanished(evaluation.source, train, batch)
-                if len(batch.images):
-                    linear_map.learn(batch.images)
-                progress.advance(batch.num_files)
+        learn_linear_map(linear_map, evaluation.source, train, evaluation.stream(train), evaluation.reporter)
     if linear_map.num_images == 0:
         evaluation.reporter.message("no train images here: evaluating without the linear map and the mean image")
         return None
@@ -250,6 +252,24 @@ def _write(
     files.write_figure(folder / "psnr.png", scores_figure(psnr))
     for title, chosen in _best_typical_worst(rows).items():
         _write_pairs(evaluation, folder, title, chosen)
+
+
+def _score_kept_channels(evaluation: _Evaluation) -> dict[int, float]:
+    """PSNR of test images (else of all) by how many latent channels are kept; writes the table and the plot."""
+    names = [name for name, subset in evaluation.subsets.items() if subset == "test"] or list(evaluation.subsets)
+    psnr = score_kept_channels(
+        evaluation.checkpoint.model,
+        evaluation.source,
+        names,
+        evaluation.stream(names),
+        evaluation.computation,
+        evaluation.settings.inference_batch_size,
+        evaluation.reporter,
+    )
+    folder = evaluation.checkpoint.folder / "evaluation"
+    files.write_csv(folder / "kept_channels.csv", ("channels", "psnr"), list(psnr.items()))
+    files.write_figure(folder / "kept_channels.png", kept_channels_figure(psnr))
+    return psnr
 
 
 def _per_image_row(row: ImageScores) -> list[object]:

@@ -4,7 +4,7 @@ An extraction is the same one where source, checkpoint and the settings that sha
 computed (device, precision, engine, batch shape) is fixed when it begins.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +121,14 @@ def join_extraction(
 ) -> Extraction:
     """An extraction that was begun elsewhere, with the settings given.
 
+    OpenVINO would round a linear path, too, in bfloat16: with it such a model computes in float32.
+
     Raises ExtractionError where a description is given and this process would compute in another way.
     """
     computation = prepare_computation(settings)
     engine = choose_engine(settings, computation.device)
+    if engine == "openvino" and checkpoint.plan.block == "patch":
+        computation = replace(computation, precision="float32")
     shape = row_shape(settings, checkpoint)
     extraction = Extraction(folder, checkpoint, source, settings, computation, engine, shape)
     if description is not None:

@@ -57,7 +57,7 @@ class Forecast:
         csv_row_bytes = sum(self._row_bytes) / len(self._row_bytes)
         size = _table_bytes(self._work, csv_row_bytes)
         self._reporter.message(
-            f"about {_duration(self._work.num_todo / rate)} at {rate:.1f} images/s; the table will take {_size(size)}, "
+            f"about {duration(self._work.num_todo / rate)} at {rate:.1f} images/s; the table will take {_size(size)}, "
             f"and {_size(free_bytes(self._work.folder))} are free"
         )
         _refuse_too_little_space(self._work, csv_row_bytes)
@@ -96,7 +96,8 @@ def _size(num_bytes: float) -> str:
     return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{max(1, round(num_bytes / 1e6))} MB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Such as '40 s', '12 min' or '3.5 h'."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)

@@ -15,17 +15,19 @@ from typing import Any
 import torch
 
 from fext.compute.device import check_jit_backend, keeping_freed_memory, prepare_computation
-from fext.compute.training import UnreadableImageError, learning_rate_at, make_optimizer, test_epoch, train_epoch
+from fext.compute.optimization import learning_rate_at, make_average, make_optimizer
+from fext.compute.training import Trainer, UnreadableImageError, test_epoch, train_epoch
 from fext.data.dataset import ImageStream
 from fext.data.images import Preprocessing
 from fext.data.names import Names
 from fext.data.source import ImageSource, find_images
 from fext.errors import ReaderDiedError
 from fext.jobs.choosing import choose_split, say_split
+from fext.jobs.diagnosis import Outlook, hints
 from fext.jobs.pictures import draw_graph, reconstruction_pairs
-from fext.jobs.training_state import Run, State, mend, publish, restore, save_epoch, save_resume
-from fext.model.autoencoder import build_autoencoder
-from fext.model.plans import make_plan
+from fext.jobs.starting import plan_of, refuse_single_values, start_model
+from fext.jobs.training_state import Run, State, keep_epoch, mend, publish, restore, save_epoch, save_resume
+from fext.model.disturbed import Disturbances, DisturbedAutoencoder
 from fext.pictures.figures import history_figure, pairs_figure
 from fext.pictures.summary import model_summary
 from fext.reporting import Progress, Reporter, StopRequested
@@ -57,6 +59,7 @@ class PretrainResult:
     seconds: float
     images_per_second: float
     stopped_early: bool
+    hints: tuple[str, ...]
 
 
 def pretrain(
@@ -64,23 +67,27 @@ def pretrain(
 ) -> PretrainResult:
     """Train a new model on the images of a folder or list and write its checkpoint.
 
-    Raises SourceError, TooFewImagesError, DeviceError, CheckpointError (the name is taken) and TrainingError.
+    Raises SourceError, TooFewImagesError, ModelError, DeviceError, CheckpointError (the name is taken) and
+    TrainingError.
     """
     check_jit_backend(settings)
     computation = prepare_computation(settings)
-    plan = make_plan(settings.architecture, settings.picture_shape)
+    plan = plan_of(settings)
     preprocessing = Preprocessing(*settings.picture_shape, resize_mode=settings.resize_mode)
     folder = workspace.new_checkpoint(name or _made_up_name(workspace, settings.architecture))
     missing = images == workspace.images and not images.exists()  # the user's folder, not yet made
     source = ImageSource(images, images, Names([]), 0) if missing else find_images(images)
     chosen = choose_split(workspace, settings, source, preprocessing, computation.num_processors, reporter)
     say_split(chosen.split, settings, source, reporter)
-    model = build_autoencoder(plan, settings.seed)
+    refuse_single_values(plan, settings, len(chosen.split.train))
+    model = start_model(plan, settings, source, chosen.split.train, preprocessing, computation, reporter)
     computation.place(model)
     optimizer = make_optimizer(model, settings, computation)
+    average = make_average(model, settings.ema_decay) if settings.ema_decay else None
     run = Run(
-        folder, settings, preprocessing, source, chosen.split, chosen.checksums, computation, model, optimizer, reporter
-    )
+        folder, settings, preprocessing, source, chosen.split, chosen.checksums, computation, model, optimizer, average,
+        reporter,
+    )  # fmt: skip
     state = State()
     remove_abandoned(workspace.checkpoints)
     with locked(folder), keeping_freed_memory():
@@ -129,15 +136,16 @@ def _train(run: Run, state: State, num_rejected: int) -> PretrainResult:
     started = time.perf_counter()
     run.reporter.message(f"training {settings.architecture} on {computation.describe()}")
     tracker = _make_tracker(run, len(state.history) + 1)
-    forward: Any = torch.compile(run.model, backend=settings.jit_backend) if settings.jit_compile else run.model
+    trainer = _make_trainer(run)
     streams = _streams(run)
     num_per_epoch = len(run.split.train) + len(run.split.test)
     total = num_per_epoch * (settings.epochs - len(state.history)) - state.num_images
     try:
         with run.reporter.progress("training", total) as progress:
+            watch = _Watch(run, state, progress, Outlook(total, run.reporter))
             while len(state.history) < settings.epochs and not _stopped_early(settings, state):
                 with _keeping_what_is_done(run, state):
-                    row = _one_epoch(run, state, forward, streams, progress)
+                    row = _one_epoch(run, state, trainer, streams, watch)
                 _keep(run, state, row)
                 _track(run, tracker, row, len(state.history))
                 run.reporter.message(_epoch_line(row, settings, state))
@@ -162,6 +170,20 @@ def _keeping_what_is_done(run: Run, state: State) -> Iterator[None]:
             f"next; resume it to go on"
         )
         raise
+
+
+def _make_trainer(run: Run) -> Trainer:
+    settings = run.settings
+    disturbances = Disturbances(
+        input_noise=settings.input_noise,
+        input_masking=settings.input_masking,
+        latent_noise=settings.latent_noise,
+        ordered_latent=settings.ordered_latent,
+    )
+    forward: Any = DisturbedAutoencoder(run.model, disturbances)
+    if settings.jit_compile:
+        forward = torch.compile(forward, backend=settings.jit_backend)
+    return Trainer(forward, run.model, run.optimizer, run.average, settings, run.computation)
 
 
 def _stopped_early(settings: Settings, state: State) -> bool:
@@ -204,44 +226,54 @@ def _streams(run: Run) -> tuple[ImageStream, ImageStream]:
     return train, stream(run.split.test, settings.inference_batch_size)
 
 
+class _Watch:
+    """What is done after each batch: the time is noted, the state kept every few minutes, progress told."""
+
+    def __init__(self, run: Run, state: State, progress: Progress, outlook: Outlook) -> None:
+        self._run, self._state, self._progress, self._outlook = run, state, progress, outlook
+        self._began = self._saved = 0.0
+
+    def begin_epoch(self) -> None:
+        """Let time run, from where an interrupted epoch stood."""
+        self._saved = time.perf_counter()
+        self._began = self._saved - self._state.seconds
+
+    def on_batch(self, count: int, loss: float) -> None:
+        """Of so many images; the loss of a test batch is nan."""
+        state, now, testing = self._state, time.perf_counter(), math.isnan(loss)
+        state.seconds = now - self._began
+        if not testing:
+            state.train_seconds = state.seconds
+        if now - self._saved >= SECONDS_BETWEEN_SAVES:
+            save_resume(self._run, state)
+            self._saved = time.perf_counter()
+        self._outlook.see(count, state.train.waiting_seconds)
+        title = f"epoch {len(state.history) + 1}/{self._run.settings.epochs}"
+        self._progress.advance(count, f"{title}, testing" if testing else f"{title}, loss {loss:.5f}")
+
+
 def _one_epoch(
-    run: Run, state: State, forward: Any, streams: tuple[ImageStream, ImageStream], progress: Progress
+    run: Run, state: State, trainer: Trainer, streams: tuple[ImageStream, ImageStream], watch: _Watch
 ) -> dict[str, float]:
     """Train and test once, or what is left of an epoch begun before; the epoch's row of history.csv."""
     train_stream, test_stream = streams
     epoch = len(state.history)
-    title = f"epoch {epoch + 1}/{run.settings.epochs}"
-    began = time.perf_counter() - state.seconds
-    saved = time.perf_counter()
-
-    def on_batch(count: int, loss: float) -> None:
-        nonlocal saved
-        state.seconds = time.perf_counter() - began
-        if not math.isnan(loss):
-            state.train_seconds = state.seconds
-        if time.perf_counter() - saved >= SECONDS_BETWEEN_SAVES:
-            save_resume(run, state)
-            saved = time.perf_counter()
-        progress.advance(count, f"{title}, testing" if math.isnan(loss) else f"{title}, loss {loss:.5f}")
-
+    watch.begin_epoch()
     if state.train.num_batches < len(train_stream):
         with _naming_images(run, run.split.train):
             run.model.train()
             train_epoch(
-                forward,
-                run.optimizer,
+                trainer,
                 train_stream.epoch(epoch, state.train.num_batches),
                 state.train,
-                run.settings,
-                run.computation,
                 epoch=epoch,
                 num_batches=len(train_stream),
-                on_batch=on_batch,
+                on_batch=watch.on_batch,
             )
     with _naming_images(run, run.split.test):
-        run.model.eval()
+        run.tested.eval()
         batches = test_stream.epoch(0, state.test.num_batches)
-        test_epoch(run.model, batches, state.test, run.settings, run.computation, on_batch)
+        test_epoch(run.tested, batches, state.test, run.settings, run.computation, watch.on_batch)
     return _row(run.settings, state)
 
 
@@ -271,6 +303,9 @@ def _row(settings: Settings, state: State) -> dict[str, float]:
         "test_mae": test.mae,
         "train_psnr": train.psnr,
         "test_psnr": test.psnr,
+        "gradient_norm": state.train.gradient_norm / state.train.num_batches,
+        "dead_channels": state.test.dead_channels(),
+        "waiting_seconds": round(state.train.waiting_seconds, 3),
         "seconds": round(state.seconds, 3),
         "images_per_second": round(train.num_images / state.train_seconds, 3),
     }
@@ -289,18 +324,19 @@ def _keep(run: Run, state: State, row: dict[str, float]) -> None:
     is_best = loss < state.best_loss
     if is_best:
         state.best_epoch, state.best_loss = epoch, loss
+    keep_epoch(run, state)
     save_epoch(run, state, is_best=is_best)
 
 
 def _track(run: Run, tracker: Tracker, row: dict[str, float], epoch: int) -> None:
     names = ("loss", "mse", "mae", "psnr")
     values = {f"{name}/{subset}": row[f"{subset}_{name}"] for name in names for subset in ("train", "test")}
-    values["learning_rate"] = row["learning_rate"]
-    values["images_per_second"] = row["images_per_second"]
+    for name in ("learning_rate", "gradient_norm", "dead_channels", "waiting_seconds", "images_per_second"):
+        values[name] = row[name]
     tracker.scalars(values, epoch)
     if not isinstance(tracker, SilentTracker):
         names_shown = run.split.test[:_NUM_TRACKED_PICTURES]
-        pairs = reconstruction_pairs(run.model, run.source, names_shown, run.preprocessing, run.computation)
+        pairs = reconstruction_pairs(run.tested, run.source, names_shown, run.preprocessing, run.computation)
         sheet = [torch.cat([torch.from_numpy(p.original), torch.from_numpy(p.reconstruction)]) for p in pairs]
         if sheet:
             tracker.pictures("test images above their reconstructions", torch.cat(sheet, dim=1).permute(2, 0, 1), epoch)
@@ -316,7 +352,7 @@ def _epoch_line(row: dict[str, float], settings: Settings, state: State) -> str:
 
 def _draw_pictures(run: Run, state: State) -> None:
     """Draw the pictures of the finished run, with the weights of its best epoch."""
-    files.write_figure(run.folder / "history.png", history_figure(state.history, run.settings.loss))
+    files.write_figure(run.folder / "history.png", history_figure(state.history, run.settings.loss_name))
     model = checkpoints.load_checkpoint(run.folder).model
     run.computation.place(model)
     for subset, names in (("train", run.split.train), ("test", run.split.test)):
@@ -343,4 +379,5 @@ def _result(run: Run, state: State, num_rejected: int, seconds: float) -> Pretra
         seconds=seconds,
         images_per_second=sum(rates) / len(rates),
         stopped_early=_stopped_early(run.settings, state),
+        hints=tuple(hints(state.history)),
     )

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch.optim.swa_utils import AveragedModel
 
 from fext.compute.device import Computation, check_jit_backend, prepare_computation
-from fext.compute.training import Totals, make_optimizer, restore_optimizer
+from fext.compute.optimization import make_average, make_optimizer, restore_optimizer
+from fext.compute.training import Totals
 from fext.data.images import Preprocessing, checksum
 from fext.data.names import Names
 from fext.data.source import ImageSource
@@ -53,7 +55,10 @@ class State:
 
 @dataclass(frozen=True)
 class Run:
-    """The parts of one run; `checksums` holds the SHA-256 of every file of the split."""
+    """The parts of one run; `checksums` holds the SHA-256 of every file of the split.
+
+    `average` is the running average of the model's weights, where the settings ask for one.
+    """
 
     folder: Path
     settings: Settings
@@ -64,7 +69,16 @@ class Run:
     computation: Computation
     model: Autoencoder
     optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
     reporter: Reporter
+
+    @property
+    def tested(self) -> Autoencoder:
+        """What is tested and kept: the average where there is one, else the model itself."""
+        if self.average is None:
+            return self.model
+        assert isinstance(self.average.module, Autoencoder)
+        return self.average.module
 
 
 def restore(
@@ -72,7 +86,7 @@ def restore(
 ) -> tuple[Run, State]:
     """The run that resume.pt holds, as it was when it was saved."""
     try:
-        weights, moments = stored.pop("model"), stored.pop("optimizer")
+        weights, moments, averaged = (stored.pop(name) for name in ("model", "optimizer", "average"))
         checksums = _unpacked(stored.pop("checksums"))
         if stored.keys() != {item.name for item in fields(State)}:
             raise KeyError("resume.pt lacks something")
@@ -88,7 +102,11 @@ def restore(
         computation.place(model)
         model.load_state_dict(weights)
         optimizer = make_optimizer(model, settings, computation)
-        restore_optimizer(optimizer, moments, begun=bool(state.history) or state.train.num_batches > 0)
+        begun = bool(state.history) or state.train.num_batches > 0
+        restore_optimizer(optimizer, settings, moments, begun=begun)
+        average = make_average(model, settings.ema_decay) if settings.ema_decay else None
+        if average is not None:
+            average.load_state_dict(averaged)
         by_name = dict(zip(split.train + split.test, checksums, strict=True))
         _check(state, settings, split)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ValidationError) as error:
@@ -99,7 +117,7 @@ def restore(
     root = location.parent if os.path.isfile(location) else location
     source = ImageSource(location, root, Names.of(split.train + split.test), 0)
     preprocessing = description.preprocessing
-    run = Run(folder, settings, preprocessing, source, split, by_name, computation, model, optimizer, reporter)
+    run = Run(folder, settings, preprocessing, source, split, by_name, computation, model, optimizer, average, reporter)
     return run, state
 
 
@@ -168,21 +186,30 @@ def _unpacked(checksums: torch.Tensor) -> list[str]:
 def save_epoch(run: Run, state: State, *, is_best: bool) -> None:
     """Bring the checkpoint up to date: resume.pt, from which all else could be made again, first."""
     if is_best:
-        state.weights_sha256 = checksum(checkpoints.weights_to_bytes(run.model))
+        state.weights_sha256 = checksum(checkpoints.weights_to_bytes(run.tested))
     save_resume(run, state)
     publish(run, state, is_best=is_best, finished=False)
 
 
 def publish(run: Run, state: State, *, is_best: bool, finished: bool) -> None:
     """Write what others read of a run: model.json, history.csv, and the weights where the model's are the best."""
-    source = str(run.source.location.absolute())
-    summary = _summary(run, state, finished)
-    description = Description(run.model.plan, run.preprocessing, source, summary, state.weights_sha256)
+    description = _description(run, state, state.weights_sha256, state.best_epoch, finished)
     if is_best:
-        checkpoints.save_model(run.folder, checkpoints.weights_to_bytes(run.model), description)
+        checkpoints.save_model(run.folder, checkpoints.weights_to_bytes(run.tested), description)
     else:
         checkpoints.save_description(run.folder, description)
     checkpoints.save_history(run.folder, state.history)
+
+
+def keep_epoch(run: Run, state: State) -> None:
+    """Keep the epoch that was just added to the history, where the settings say so."""
+    every, epoch = run.settings.checkpoint_every, len(state.history)
+    if every and epoch % every == 0:
+        weights = checkpoints.weights_to_bytes(run.tested)
+        description = _description(run, state, checksum(weights), epoch, finished=False)
+        checkpoints.keep_epoch(
+            run.folder, epoch, weights, description, run.settings, run.split, run.settings.checkpoints_kept
+        )
 
 
 def save_resume(run: Run, state: State) -> None:
@@ -190,20 +217,28 @@ def save_resume(run: Run, state: State) -> None:
     resume_state = {
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
+        "average": run.average.state_dict() if run.average is not None else None,
         "checksums": _packed([run.checksums[name] for name in names]),
         **asdict(state),
     }
     checkpoints.save_resume(run.folder, resume_state)
 
 
-def _summary(run: Run, state: State, finished: bool) -> dict[str, Any]:
-    best = state.history[state.best_epoch - 1] if state.history else {}
+def _description(run: Run, state: State, weights_sha256: str, epoch: int, finished: bool) -> Description:
+    """What model.json says of the weights of an epoch; 0 is the start."""
+    source = str(run.source.location.absolute())
+    summary = _summary(run, state, epoch, finished)
+    return Description(run.model.plan, run.preprocessing, source, summary, weights_sha256)
+
+
+def _summary(run: Run, state: State, epoch: int, finished: bool) -> dict[str, Any]:
+    scores = state.history[epoch - 1] if epoch else {}
     return {
         "epochs": len(state.history),
         "finished": finished,
-        "best_epoch": state.best_epoch,
-        "loss": run.settings.loss,
-        **{name: best.get(name) for name in ("train_loss", "test_loss", "train_psnr", "test_psnr")},
+        "best_epoch": epoch,
+        "loss": run.settings.loss_name,
+        **{name: scores.get(name) for name in ("train_loss", "test_loss", "train_psnr", "test_psnr")},
         "num_train_images": len(run.split.train),
         "num_test_images": len(run.split.test),
         "device": run.computation.device.type,

@@ -9,6 +9,7 @@ import torch
 from scipy import linalg
 
 _CHUNK = 256  # blocks multiplied at a time: few enough that float32 keeps its digits
+_MAX_BLOCK_VALUES = 6144  # two blocks of 32x32 colour pixels: their covariance takes 0.3 GB
 
 
 class LinearMap:
@@ -25,11 +26,18 @@ class LinearMap:
         self._products = torch.zeros(size, size, dtype=torch.float64)
         self._image_sum = torch.zeros(channels, height, width, dtype=torch.float64)
         self._components = torch.empty(0)
+        self._variances = torch.empty(0)
         self._mean = torch.empty(0)
+
+    @staticmethod
+    def fits(picture_shape: tuple[int, int, int], latent_shape: tuple[int, int, int]) -> bool:
+        """Whether the blocks of such a latent are small enough for their covariance to be kept."""
+        height, width, channels = picture_shape
+        return (height // latent_shape[0]) * (width // latent_shape[1]) * channels <= _MAX_BLOCK_VALUES
 
     def learn(self, images: torch.Tensor) -> None:
         """Add a batch (N, C, H, W) to what is known of the train images."""
-        blocks = self._to_blocks(images)
+        blocks = to_blocks(images, self.block).flatten(0, 2)
         self._sum += blocks.sum(dim=0, dtype=torch.float64)
         # Products in float32 within a batch, added up in float64: fast, and exact to about 1e-6.
         for chunk in torch.split(blocks, _CHUNK):
@@ -43,29 +51,45 @@ class LinearMap:
         mean = self._sum / self.num_blocks
         covariance = self._products / self.num_blocks - torch.outer(mean, mean)
         largest = (len(mean) - self.num_components, len(mean) - 1)
-        _, vectors = linalg.eigh(covariance.numpy(), subset_by_index=largest)
+        variances, vectors = linalg.eigh(covariance.numpy(), subset_by_index=largest)
         self._mean = mean.float()
-        self._components = torch.from_numpy(vectors).float()  # (block values, components)
+        self._variances = torch.from_numpy(variances).flip(0).float()
+        self._components = torch.from_numpy(vectors).flip(1).float()  # (block values, components), largest first
 
     def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
         """Project a batch (N, C, H, W) on the components and back, clipped to [0, 1]."""
-        blocks = self._to_blocks(images) - self._mean
+        blocks = to_blocks(images, self.block) - self._mean
         projected = (blocks @ self._components) @ self._components.T + self._mean
-        return self._to_images(projected, images.shape).clamp(0, 1)
+        return to_images(projected, self.block).clamp(0, 1)
+
+    def directions(self) -> torch.Tensor:
+        """(components, block values): the principal directions, orthonormal, that of the largest variance first."""
+        return self._components.T
+
+    def deviations(self) -> torch.Tensor:
+        """(components,) standard deviation of the blocks in each direction."""
+        return self._variances.clamp_min(0).sqrt()
+
+    def mean(self) -> torch.Tensor:
+        """(block values,) mean of the blocks."""
+        return self._mean
 
     def mean_image(self) -> torch.Tensor:
         """(C, H, W) mean of the train images."""
         return (self._image_sum / self.num_images).float()
 
-    def _to_blocks(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) -> (N * blocks, C * block height * block width)."""
-        tall, wide = self.block
-        count, channels, height, width = images.shape
-        grid = images.reshape(count, channels, height // tall, tall, width // wide, wide)
-        return grid.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels * tall * wide)
 
-    def _to_images(self, blocks: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        tall, wide = self.block
-        count, channels, height, width = shape
-        grid = blocks.reshape(count, height // tall, width // wide, channels, tall, wide)
-        return grid.permute(0, 3, 1, 4, 2, 5).reshape(shape)
+def to_blocks(images: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:
+    """(N, C, H, W) cut into blocks of height and width: (N, rows, columns, height * width * C), channels last."""
+    tall, wide = block
+    count, channels, height, width = images.shape
+    grid = images.permute(0, 2, 3, 1).reshape(count, height // tall, tall, width // wide, wide * channels)
+    return grid.permute(0, 1, 3, 2, 4).flatten(3)
+
+
+def to_images(blocks: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:
+    """What to_blocks cut, put together again: (N, C, H, W)."""
+    tall, wide = block
+    count, rows, columns, size = blocks.shape
+    grid = blocks.reshape(count, rows, columns, tall, size // tall).permute(0, 1, 3, 2, 4)
+    return grid.reshape(count, rows * tall, columns * wide, size // (tall * wide)).permute(0, 3, 1, 2)

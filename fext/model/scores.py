@@ -26,9 +26,6 @@ def peak_signal_to_noise(squared_errors: torch.Tensor) -> torch.Tensor:
     return -10 * torch.log10(squared_errors.clamp_min(_SMALLEST_MSE))
 
 
-LOSSES = {"mse": mean_squared_error, "mae": mean_absolute_error}
-
-
 class Scores(NamedTuple):
     """Scores of one image's reconstruction; psnr in dB (MAX_PSNR for a perfect copy), ssim up to 1."""
 

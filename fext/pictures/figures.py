@@ -97,6 +97,20 @@ def scores_figure(psnr: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     return figure
 
 
+def kept_channels_figure(psnr: Mapping[int, float]) -> Figure:
+    """PSNR by the number of channels kept."""
+    figure = Figure(figsize=(5.5, 3.6), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(list(psnr), list(psnr.values()), color=_TEST_COLOUR, marker="o", markersize=4)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(psnr), [str(count) for count in psnr])
+    axes.set_xlabel("latent channels kept, from the first on")
+    axes.set_ylabel("PSNR (dB), higher is better")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def shorten(name: str, length: int) -> str:
     """A file name that fits under a picture: its end says most."""
     name = " ".join(name.split())

@@ -63,6 +63,9 @@ def run_evaluate(screen: Screen, settings: "Settings", folder: Path, images: Pat
                 rows.append([f"{subset} ({found['num_images']})", method.replace("_", " "), *scores])
     header = ["images", "method", "PSNR dB", "SSIM", "MSE", "MAE"]
     show_table(screen.console, f"Evaluation of {result.name}", header, rows)
+    if kept := result.summary.get("kept_channels"):
+        rows = [[str(count), f"{psnr:.2f}"] for count, psnr in kept.items()]
+        show_table(screen.console, "Reconstructed from the first channels alone", ["channels kept", "PSNR dB"], rows)
     rejected = f", {result.num_rejected} rejected" if result.num_rejected else ""
     screen.console.print(
         f"{result.num_images} images in {_duration(result.seconds)}, "
@@ -198,6 +201,8 @@ def _show_training(screen: Screen, result: "PretrainResult") -> None:
         ("time", f"{_duration(result.seconds)}, {result.images_per_second:.1f} images/s while training"),
     ]
     show_facts(screen.console, f"Checkpoint {result.name}", facts)
+    for hint in result.hints:
+        screen.reporter.message(hint)
     show_path(screen.console, "written to", result.folder, screen.workspace.root)
 
 

@@ -55,7 +55,7 @@ class Menu:
         images = self._images_to_train_on()
         self._say(
             f"Pretrain {settings.architecture} for {settings.epochs} epochs on up to {settings.num_train_samples} "
-            f"images of {_shown(images, self._screen)} (batches of {settings.batch_size}, {settings.loss}, "
+            f"images of {_shown(images, self._screen)} (batches of {settings.batch_size}, {settings.loss_name}, "
             f"{settings.optimizer}, learning rate {settings.learning_rate}, {settings.lr_schedule})"
         )
         name = _ask(

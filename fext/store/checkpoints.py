@@ -25,7 +25,7 @@ from fext.settings import Settings, settings_from_json
 from fext.store import files
 
 FORMAT_VERSION = 1
-RESUME_VERSION = 2
+RESUME_VERSION = 3
 HISTORY_COLUMNS = (
     "epoch",
     "learning_rate",
@@ -37,10 +37,13 @@ HISTORY_COLUMNS = (
     "test_mae",
     "train_psnr",
     "test_psnr",
+    "gradient_norm",
+    "dead_channels",
+    "waiting_seconds",
     "seconds",
     "images_per_second",
 )
-SCORES_FILE = "scores.csv"
+SCORES_FILE, EPOCHS_FOLDER = "scores.csv", "epochs"
 _NUM_READS, _SECONDS_BETWEEN_READS = 3, 0.2
 
 History = list[dict[str, int | float]]
@@ -114,6 +117,26 @@ def save_model(folder: Path, weights: bytes, description: Description) -> None:
             (folder / "model.json", lambda stream: stream.write(description.to_bytes())),
         ]
     )
+
+
+def keep_epoch(
+    folder: Path, epoch: int, weights: bytes, description: Description, settings: Settings, split: Split, num_kept: int
+) -> None:
+    """Keep the model of an epoch as a checkpoint of its own below `folder`, and the last num_kept of these.
+
+    One that is there already was kept by a run that was killed before it could remember having done so. Folders of
+    other names are the user's.
+    """
+    parent, name = folder / EPOCHS_FOLDER, f"{folder.name}_epoch_"
+    target = parent / f"{name}{epoch:06}"
+    if not has_weights(target, description.weights_sha256):
+        files.remove_folder(target)
+        with files.new_folder(target) as draft:
+            start_checkpoint(draft, settings, split)
+            save_model(draft, weights, description)
+    kept = sorted(path for path in parent.iterdir() if path.name.startswith(name) and path.name[len(name) :].isdigit())
+    for old in kept[:-num_kept]:
+        files.remove_folder(old)
 
 
 def save_description(folder: Path, description: Description) -> None:

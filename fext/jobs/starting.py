@@ -1,0 +1,102 @@
+"""What the weights of a new model start from: a seed, ImageNet, or the principal components of the training images."""
+
+from fext.compute.device import Computation
+from fext.data.dataset import ImageStream
+from fext.data.images import Preprocessing
+from fext.data.source import ImageSource
+from fext.errors import SettingsError
+from fext.jobs.linear import learn_linear_map
+from fext.model.autoencoder import Autoencoder, build_autoencoder
+from fext.model.linear_map import LinearMap
+from fext.model.linear_path import LinearPathDecoder, LinearPathEncoder, start_at_components
+from fext.model.plans import CustomStages, Plan, make_plan
+from fext.reporting import Reporter
+from fext.settings import Settings
+from fext.store.pretrained import imagenet_encoder_weights
+
+_ENOUGH_FOR_COMPONENTS = 2000  # images: 128,000 squares of 256x256 pictures for directions of 3,072 values
+_BATCH_SIZE = 16
+
+
+def plan_of(settings: Settings) -> Plan:
+    """The plan that the settings ask for; raises ModelError where it cannot be, SettingsError where they disagree."""
+    plan = make_plan(
+        settings.architecture,
+        settings.picture_shape,
+        latent_channels=settings.latent_channels,
+        linear_shortcut=settings.linear_shortcut,
+        dropout_rate=settings.dropout_rate,
+        custom=CustomStages(
+            filters=settings.filters,
+            layers_per_block=settings.layers_per_block,
+            kernel_size=settings.kernel_size,
+            strides=settings.strides,
+            pooling=settings.pooling,
+            activation=settings.activation,
+            last_activation=settings.last_activation,
+            normalization=settings.batch_normalization,
+            embedding=settings.dims if settings.mlp_bottleneck else (),
+        ),
+    )
+    if settings.encoder_weights == "imagenet":
+        _refuse_without_imagenet_weights(settings)
+    if "bce" in settings.loss and not plan.is_bounded:
+        raise SettingsError(
+            "loss = 'bce' wants reconstructions that end in a sigmoid: set linear_shortcut to False, or "
+            "last_activation to 'sigmoid', or choose another loss"
+        )
+    return plan
+
+
+def refuse_single_values(plan: Plan, settings: Settings, num_train: int) -> None:
+    """Raise SettingsError where batch normalization would meet one value alone, of which there is no spread."""
+    for batch_size in {min(settings.batch_size, num_train), num_train % settings.batch_size}:
+        part = -(-batch_size // settings.gradient_accumulation)
+        if plan.least_normalized == 1 and 1 in (part, batch_size % max(part, 1)):
+            raise SettingsError(
+                f"with picture_shape = {settings.picture_shape} batch normalization sees one value of each image, and "
+                f"a batch (or a part of it, by gradient_accumulation) of {num_train} images would be one image: choose "
+                f"another batch_size, or larger pictures"
+            )
+
+
+def _refuse_without_imagenet_weights(settings: Settings) -> None:
+    fits = (
+        settings.architecture in ("vgg16", "vgg16_bn")
+        and settings.latent_channels == 512
+        and settings.picture_shape[2] == 3
+    )
+    if not fits:
+        raise SettingsError(
+            "encoder_weights = 'imagenet' goes with architecture 'vgg16' or 'vgg16_bn', latent_channels = 512 and "
+            "colour pictures: change those, or set encoder_weights to 'none'"
+        )
+
+
+def start_model(
+    plan: Plan,
+    settings: Settings,
+    source: ImageSource,
+    train: tuple[str, ...],
+    preprocessing: Preprocessing,
+    computation: Computation,
+    reporter: Reporter,
+) -> Autoencoder:
+    """A new model on the CPU, with the weights that it starts from.
+
+    Raises ModelError where ImageNet's weights cannot be had, SourceError where the folder of the images is gone.
+    """
+    model = build_autoencoder(plan, settings.seed)
+    if settings.encoder_weights == "imagenet":
+        model.encoder.load_state_dict(imagenet_encoder_weights(settings.architecture))
+    if isinstance(model.encoder, LinearPathEncoder) and isinstance(model.decoder, LinearPathDecoder):
+        rows, columns, _ = plan.latent_shape
+        linear_map = LinearMap(plan.picture_shape, (rows, columns, plan.components))
+        names = train[:: -(-len(train) // _ENOUGH_FOR_COMPONENTS)]
+        stream = ImageStream(
+            source.root, names, preprocessing, batch_size=_BATCH_SIZE, num_processors=computation.num_processors
+        )
+        learn_linear_map(linear_map, source, names, stream, reporter)
+        linear_map.finish()
+        start_at_components(model.encoder, model.decoder, linear_map)
+    return model

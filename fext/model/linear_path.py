@@ -1,0 +1,134 @@
+"""Encoder and decoder around a linear path: a linear map from squares of pixels to the latent and back, and beside it
+residual blocks that learn what a linear map cannot.
+
+High compression is hard to train: a plain stack needs days to come to what principal components do at once. So the
+path starts as they do (start_at_components), scaled to variance 1, and stays as it is. The blocks see more components
+than the latent has channels, on the grid of the latent, where their convolutions are cheap; their last layers start at
+zero, so that the whole starts as the linear map. The path computes in float32 whatever the precision, for its largest
+components are a thousand times its smallest.
+
+What else was tried stands in benchmarks/README.md. Zero-initialized ends as in Goyal et al., 'Accurate, large minibatch
+SGD', 2017.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fext.model.linear_map import LinearMap, to_blocks, to_images
+from fext.model.plans import Plan
+
+# What varies less than this, five grey levels over a whole square, is noise, or there were too few images to know it:
+# it is not scaled up to variance 1. The 512th component of photographs has a deviation of 0.07.
+_LEAST_DEVIATION = 5 / 255
+
+
+class GridResidual(nn.Module):
+    """A convolution and a 1x1 one added to the input; (N, width, H, W) to the same shape."""
+
+    def __init__(self, width: int, kernel_size: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(width)
+        self.first = nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2)
+        self.second = nn.Conv2d(width, width, kernel_size=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        changed: torch.Tensor = images + self.second(functional.gelu(self.first(self.norm(images))))
+        return changed
+
+    def start_at_shortcut(self) -> None:
+        """Let the branch begin at nothing."""
+        nn.init.zeros_(self.second.weight)
+
+
+class LinearPathEncoder(nn.Module):
+    """(N, C, H, W) to the latent (N, latent channels, rows, columns)."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.latent_channels = plan.latent_channels
+        self.block = _block(plan)
+        self.linear = nn.Linear(_num_values(plan), plan.components).requires_grad_(False)
+        self.branch = _branch(plan, plan.components, plan.latent_channels, plan.dropout_rate)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        with _in_float32(images.device):
+            components = self.linear(to_blocks(images.float(), self.block)).permute(0, 3, 1, 2)
+        latent: torch.Tensor = components[:, : self.latent_channels] + self.branch(components)
+        return latent
+
+    def start_at_linear_path(self) -> None:
+        """Let the branch begin at nothing."""
+        _start_at_nothing(self.branch)
+
+
+class LinearPathDecoder(nn.Module):
+    """The latent (N, latent channels, rows, columns) to (N, C, H, W), about [0, 1]."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.num_missing = plan.components - plan.latent_channels
+        self.block = _block(plan)
+        self.branch = _branch(plan, plan.latent_channels, plan.components)
+        self.linear = nn.Linear(plan.components, _num_values(plan)).requires_grad_(False)
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        components = functional.pad(latent, (0, 0, 0, 0, 0, self.num_missing)) + self.branch(latent)
+        with _in_float32(latent.device):
+            blocks = self.linear(components.float().permute(0, 2, 3, 1))
+        return to_images(blocks, self.block)
+
+    def start_at_linear_path(self) -> None:
+        """Let the branch begin at nothing."""
+        _start_at_nothing(self.branch)
+
+
+def start_at_components(encoder: LinearPathEncoder, decoder: LinearPathDecoder, linear_map: LinearMap) -> None:
+    """Let the path be a linear map that has learned and finished: the first latent channel varies most, each by 1."""
+    directions, deviations = linear_map.directions(), linear_map.deviations().clamp_min(_LEAST_DEVIATION)
+    count = len(directions)  # fewer than there are channels, where a square has fewer values
+    with torch.no_grad():
+        for values in (encoder.linear.weight, encoder.linear.bias, decoder.linear.weight):
+            values.zero_()
+        encoder.linear.weight[:count] = directions / deviations[:, None]
+        encoder.linear.bias[:count] = -(directions @ linear_map.mean()) / deviations
+        decoder.linear.weight[:, :count] = (directions * deviations[:, None]).T
+        decoder.linear.bias.copy_(linear_map.mean())
+
+
+def _in_float32(device: torch.device) -> AbstractContextManager[object]:
+    """Leaves autocast where it is in force; elsewhere nothing is to be left, and what traces a model sees nothing."""
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
+def _block(plan: Plan) -> tuple[int, int]:
+    """Height and width of the squares, in pixels."""
+    return plan.stages[0].stride, plan.stages[0].stride
+
+
+def _num_values(plan: Plan) -> int:
+    height, width = _block(plan)
+    return height * width * plan.picture_shape[2]
+
+
+def _start_at_nothing(branch: nn.Sequential) -> None:
+    last = branch[-1]
+    assert isinstance(last, nn.Conv2d)
+    nn.init.zeros_(last.weight)
+
+
+def _branch(plan: Plan, channels: int, out_channels: int, dropout_rate: float = 0.0) -> nn.Sequential:
+    """1x1 into the width of the blocks, the blocks, and 1x1 out of it."""
+    widths, kernel_size = plan.stages[0].widths, plan.stages[0].kernel_size
+    return nn.Sequential(
+        nn.Conv2d(channels, widths[0], kernel_size=1),
+        *(GridResidual(width, kernel_size) for width in widths),
+        *([nn.Dropout2d(dropout_rate)] if dropout_rate else []),
+        nn.BatchNorm2d(widths[-1]),
+        nn.Conv2d(widths[-1], out_channels, kernel_size=1),
+    )

@@ -1,0 +1,61 @@
+"""What training lowers: one number for each image of a batch (N, C, H, W) in [0, 1], or a weighted sum of such."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch.nn import functional
+
+from fext.model.scores import mean_absolute_error, mean_squared_error
+from fext.settings import LossName
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+# Where a reconstruction is certain and wrong, its cross-entropy would be infinite, and so would the gradient.
+_SMALLEST_PROBABILITY = 1e-6
+_WINDOW_SIGMA, _WINDOW_RADIUS = 1.5, 5  # of SSIM, as in Wang et al. and in evaluation
+
+
+def binary_cross_entropy(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """(N,) mean cross-entropy in nats, each value taken for the probability of white.
+
+    After Vincent et al., 'Stacked denoising autoencoders', 2010. Of a perfect copy it is the images' own entropy, which
+    is not 0.
+    """
+    probabilities = reconstructions.clamp(_SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
+    return functional.binary_cross_entropy(probabilities, images, reduction="none").flatten(1).mean(dim=1)
+
+
+def structural_dissimilarity(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """(N,) 1 - SSIM, by torchmetrics: 0 for a perfect copy, up to 2.
+
+    SSIM is that of Wang et al., 'Image quality assessment: from error visibility to structural similarity', 2004, where
+    its window lies whole in the image, as in evaluation.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    _, similarities = structural_similarity_index_measure(
+        reconstructions, images, data_range=1.0, sigma=_WINDOW_SIGMA, reduction="none", return_full_image=True
+    )
+    inner = slice(_WINDOW_RADIUS, -_WINDOW_RADIUS)
+    return 1 - similarities[:, :, inner, inner].flatten(1).mean(dim=1)
+
+
+LOSSES: Mapping[LossName, Loss] = {
+    "mse": mean_squared_error,
+    "mae": mean_absolute_error,
+    "bce": binary_cross_entropy,
+    "ssim": structural_dissimilarity,
+}
+
+
+def make_loss(loss: LossName | Mapping[LossName, float]) -> Loss:
+    """The loss of that name, or the sum of several, each times its weight: {'mse': 0.8, 'ssim': 0.2}."""
+    if isinstance(loss, str):
+        return LOSSES[loss]
+    weights = dict(loss)
+
+    def mixture(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        terms = [weight * LOSSES[name](reconstructions, images) for name, weight in weights.items()]
+        return torch.stack(terms).sum(dim=0)
+
+    return mixture

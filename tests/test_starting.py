@@ -1,0 +1,264 @@
+"""What a new model starts from, and that settings which disagree are refused before anything is read."""
+
+import importlib.util
+import urllib.error
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from conftest import write_images
+
+from fext.errors import ModelError, SettingsError
+from fext.jobs.evaluate import evaluate
+from fext.jobs.extract import extract
+from fext.jobs.pretrain import pretrain, resume
+from fext.jobs.starting import plan_of, refuse_single_values
+from fext.reporting import SilentReporter
+from fext.settings import Settings
+from fext.store.checkpoints import load_checkpoint
+from fext.store.pretrained import imagenet_encoder_weights
+from fext.store.workspace import Workspace
+
+Tiny = Callable[..., Settings]
+QUIET = SilentReporter()
+ENGINES = ("torch", "openvino") if importlib.util.find_spec("openvino") else ("torch",)
+
+
+class Remembering(SilentReporter):
+    """Keeps what a job warns of."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+# ---------------------------------------------------------------- plans
+
+
+@pytest.mark.parametrize("architecture", ["vgg16_bn", "vgg16", "redux", "medium", "large"])
+@pytest.mark.parametrize("linear_shortcut", [False, True])
+def test_latent_channels_and_grey_pictures_go_with_every_preset(
+    tiny: Tiny, architecture: str, linear_shortcut: bool
+) -> None:
+    settings = tiny(
+        architecture=architecture, latent_channels=7, picture_shape=(64, 32, 1), linear_shortcut=linear_shortcut
+    )
+    assert plan_of(settings).latent_shape == (2, 1, 7)
+
+
+def test_cifar_makes_8_by_8_by_128_of_32_by_32_with_dropout_after_each_block(tiny: Tiny) -> None:
+    from fext.model.autoencoder import Autoencoder
+
+    plan = plan_of(tiny(architecture="cifar", picture_shape=(32, 32, 3)))
+    assert plan.latent_shape == (8, 8, 128)
+    encoder = Autoencoder(plan).encoder
+    kinds = [type(layer).__name__ for layer in encoder.children()]
+    assert kinds.count("Conv2d") == kinds.count("BatchNorm2d") == 6
+    rates = [layer.p for layer in encoder.modules() if isinstance(layer, torch.nn.Dropout2d)]
+    assert rates == [0.2, 0.2, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "cifar", "picture_shape": (34, 32, 3)}, "multiples of 4, not 34x32"),
+        ({"architecture": "vgg16", "picture_shape": (100, 96, 3)}, "multiples of 32, not 100x96"),
+        ({"architecture": "redux", "picture_shape": (48, 64, 3)}, "multiples of 32, not 48x64"),
+        (
+            {"architecture": "custom", "filters": (8, 8), "strides": (1, 1, 2)},
+            "strides has 3 values, but filters",
+        ),
+        ({"architecture": "custom", "strides": 3, "filters": (4, 4), "pooling": "no"}, "multiples of 9, not 64x64"),
+    ],
+)
+def test_a_size_that_a_plan_cannot_take_is_refused_with_those_it_can(
+    tiny: Tiny, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        plan_of(tiny(**changes))
+
+
+def test_a_custom_plan_is_what_the_settings_say_and_short_lists_go_on_with_their_last_value(tiny: Tiny) -> None:
+    plan = plan_of(
+        tiny(
+            architecture="custom",
+            picture_shape=(64, 64, 1),
+            filters=(32, 64, 128, 256),
+            layers_per_block=(1, 2),
+            kernel_size=(5, 5, 3),
+            strides=(2, 1),
+            pooling=("avg", "avg", "no", "no"),
+            activation="elu",
+            mlp_bottleneck=True,
+            dims=(50, 10),
+        )
+    )
+    assert [stage.widths for stage in plan.stages] == [(32,), (64, 64), (128, 128), (256, 256)]
+    assert [stage.kernel_size for stage in plan.stages] == [5, 5, 3, 3]
+    assert [stage.stride for stage in plan.stages] == [2, 1, 1, 1]
+    assert [stage.pooling for stage in plan.stages] == ["avg", "avg", "no", "no"]
+    assert plan.map_shape == (8, 8, 256)
+    assert plan.latent_shape == (1, 1, 10)
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid"])
+@pytest.mark.parametrize("mlp_bottleneck", [False, True])
+def test_a_custom_model_reconstructs_pictures_of_its_size(tiny: Tiny, activation: str, mlp_bottleneck: bool) -> None:
+    from fext.model.autoencoder import build_autoencoder
+
+    settings = tiny(
+        architecture="custom", picture_shape=(48, 24, 1), filters=(4, 6), strides=(3, 1), pooling=("no", "max"),
+        kernel_size=(5, 3), activation=activation, mlp_bottleneck=mlp_bottleneck, dims=(20, 5),
+    )  # fmt: skip
+    model = build_autoencoder(plan_of(settings), seed=0).eval()
+    pictures = torch.rand(2, 1, 48, 24)
+    with torch.inference_mode():
+        assert model.encoder(pictures).shape == ((2, 5, 1, 1) if mlp_bottleneck else (2, 6, 8, 4))
+        assert model(pictures).shape == pictures.shape
+
+
+# ---------------------------------------------------------------- the linear shortcut
+
+
+def test_a_model_with_a_linear_shortcut_trains_resumes_and_beats_the_linear_map(
+    tmp_path: Path, tiny: Tiny, small_model: None
+) -> None:
+    space = Workspace(tmp_path)
+    write_images(space.images, 24)
+    settings = tiny(
+        epochs=8, learning_rate=0.01, num_train_samples=16, num_test_samples=8, latent_channels=4, linear_shortcut=True,
+        picture_shape=(64, 64, 1),
+    )  # fmt: skip
+    straight = pretrain(space, settings, space.images, "straight", QUIET).folder
+    pretrain(space, settings.model_copy(update={"epochs": 2}), space.images, "extended", QUIET)
+    resume(settings, space.checkpoints / "extended", 8, QUIET)
+    summary = evaluate(space, settings, straight, None, QUIET).summary["subsets"]["train"]
+    assert summary["model"]["psnr"]["mean"] > summary["linear_map"]["psnr"]["mean"]
+    states = (load_checkpoint(space.checkpoints / name).model.state_dict() for name in ("straight", "extended"))
+    assert all(torch.equal(left, right) for left, right in zip(*(state.values() for state in states), strict=True))
+
+
+def test_without_its_linear_shortcut_a_residual_model_is_made_of_convolutions(tiny: Tiny) -> None:
+    assert plan_of(tiny(linear_shortcut=True)).block == "patch"
+    assert plan_of(tiny(linear_shortcut=False)).block == "residual"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"linear_shortcut": True}, {"architecture": "custom", "last_activation": "linear"}], ids=str
+)
+@pytest.mark.parametrize("loss", ["bce", {"bce": 0.5, "mse": 0.5}], ids=str)
+def test_cross_entropy_is_refused_where_reconstructions_may_leave_0_to_1(
+    tiny: Tiny, changes: dict[str, Any], loss: Any
+) -> None:
+    with pytest.raises(SettingsError, match="loss = 'bce' wants reconstructions that end in a sigmoid"):
+        plan_of(tiny(loss=loss, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_train"),
+    [
+        ({"batch_size": 4}, 9),
+        ({"batch_size": 1}, 8),
+        ({"batch_size": 4, "gradient_accumulation": 4}, 8),
+        ({"batch_size": 5, "gradient_accumulation": 2}, 5),
+    ],
+)
+def test_one_value_alone_is_not_normalized(tiny: Tiny, changes: dict[str, Any], num_train: int) -> None:
+    small = tiny(picture_shape=(32, 32, 3), linear_shortcut=True, **changes)
+    if changes != {"batch_size": 5, "gradient_accumulation": 2}:  # parts of three and two
+        with pytest.raises(SettingsError, match="would be one image: choose another batch_size"):
+            refuse_single_values(plan_of(small), small, num_train)
+    else:
+        refuse_single_values(plan_of(small), small, num_train)
+    large = tiny(picture_shape=(64, 32, 3), linear_shortcut=True, **changes)
+    refuse_single_values(plan_of(large), large, num_train)
+
+
+# ---------------------------------------------------------------- pictures and evaluation of every kind of plan
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"linear_shortcut": True, "latent_channels": 8, "picture_shape": (64, 64, 1)},
+        {"architecture": "cifar"},
+        {"architecture": "custom", "filters": (4, 8), "strides": 2, "mlp_bottleneck": True, "dims": (20, 10)},
+        {"architecture": "custom", "filters": (4, 8), "pooling": "avg", "kernel_size": 5, "activation": "elu"},
+    ],
+    ids=str,
+)
+def test_every_kind_of_plan_is_drawn_evaluated_and_extracted(
+    workspace: Workspace, tiny: Tiny, changes: dict[str, Any]
+) -> None:
+    settings = tiny(generate_model_graph=True, use_tensorboard=True, feature_grid=1, **changes)
+    reporter = Remembering()
+    folder = pretrain(workspace, settings, workspace.images, "model", reporter).folder
+    assert reporter.warnings == []
+    assert (folder / "model_graph.png").is_file()
+    assert "param" in (folder / "model_summary.txt").read_text(encoding="utf-8").lower()
+    subsets = evaluate(workspace, settings, folder, None, QUIET).summary["subsets"]
+    assert subsets["test"]["model"]["psnr"]["mean"] > 0
+    for engine in ENGINES:
+        chosen = settings.model_copy(update={"inference_engine": engine})
+        result = extract(workspace, chosen, folder, None, engine, QUIET)
+        assert result is not None
+        assert result.num_written == 12
+        assert result.num_features == load_checkpoint(folder).plan.latent_channels
+    tables = [pd.read_csv(workspace.inference / engine / "features.csv", index_col=0) for engine in ENGINES]
+    assert np.allclose(tables[0], tables[-1], rtol=1e-3, atol=1e-4)
+
+
+# ---------------------------------------------------------------- ImageNet
+
+
+@pytest.mark.parametrize(
+    "changes", [{"architecture": "redux"}, {"latent_channels": 64}, {"picture_shape": (64, 64, 1)}], ids=str
+)
+def test_imagenet_weights_are_refused_where_they_do_not_fit(tiny: Tiny, changes: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="encoder_weights = 'imagenet' goes with architecture 'vgg16'"):
+        plan_of(tiny(**{"architecture": "vgg16", "encoder_weights": "imagenet"} | changes))
+
+
+@pytest.mark.parametrize("architecture", ["vgg16", "vgg16_bn"])
+def test_imagenet_weights_see_pictures_in_0_to_1_as_torchvision_sees_normalized_ones(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fext.model.autoencoder import Autoencoder
+    from fext.model.plans import make_plan
+
+    reference = getattr(torchvision.models, architecture)(weights=None).eval()
+    weights = torchvision.models.get_model_weights(architecture).DEFAULT
+    asked: dict[str, object] = {}
+
+    def downloaded(**options: object) -> dict[str, torch.Tensor]:
+        asked.update(options)
+        return dict(reference.state_dict())
+
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda _, **options: downloaded(**options))
+    encoder = Autoencoder(make_plan(architecture, (64, 64, 3), dropout_rate=0.1)).encoder.eval()
+    encoder.load_state_dict(imagenet_encoder_weights(architecture))
+    pictures = torch.rand(1, 3, 64, 64)
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.inference_mode():
+        first, expected = encoder[0](pictures), reference.features[0]((pictures - mean) / deviation)  # type: ignore[index]
+    assert torch.allclose(first[:, :, 1:-1, 1:-1], expected[:, :, 1:-1, 1:-1], atol=1e-4)
+    assert asked["weights_only"] is True  # nothing but tensors is taken from a file of the internet
+
+
+def test_imagenet_weights_that_cannot_be_downloaded_are_a_line_that_says_what_to_do(
+    tmp_path: pytest.TempPathFactory, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    with pytest.raises(ModelError, match=r"cannot be downloaded or read .*no route to host.*to 'none'"):
+        imagenet_encoder_weights("vgg16")
