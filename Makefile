@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 	if grep -qs '"finished": true' training/checkpoints/demo/model.json; then :; \
 	elif test -d training/checkpoints/demo; then $(BIN)/python featext.py resume demo; \
 	else $(BIN)/python featext.py pretrain --name demo --images data/samples \
-		--set architecture=redux --set epochs=15 --set lr_schedule=cosine; fi
+		--set architecture=redux --set epochs=15; fi
 	$(BIN)/python featext.py evaluate demo
 	$(BIN)/python featext.py extract demo --images data/samples
 

@@ -161,7 +161,7 @@ learning_rate = 0.001
 # along a line to a hundredth at the last epoch; 'cosine' does so along a half cosine at once; 'one_cycle'
 # rises from a 25th over warmup_epochs (over 30 % of the run where that is 0) and falls to next to nothing.
 # Allowed: 'constant', 'linear', 'cosine' or 'one_cycle'.
-lr_schedule = "constant"
+lr_schedule = "cosine"
 
 # Epochs, or parts of one, over which the learning rate rises to learning_rate at the start.
 # Allowed: a number from 0.

@@ -332,7 +332,7 @@ class Settings(BaseModel):
     )
     lr_schedule: Literal["constant", "linear", "cosine", "one_cycle"] = _setting(
         "training",
-        "constant",
+        "cosine",
         "After the warm-up, 'constant' keeps learning_rate; 'linear' keeps it for half of the rest, then lowers it "
         "along a line to a hundredth at the last epoch; 'cosine' does so along a half cosine at once; 'one_cycle' "
         "rises from a 25th over warmup_epochs (over 30 % of the run where that is 0) and falls to next to nothing.",
