@@ -31,7 +31,7 @@ _DPI = 144
 _MARGIN = 24
 _CAPTION_SIZE = 20
 _CAPTION = (
-    "Shapes are channels, height, width.\n"
+    "Shapes are channels, height, width; of linear layers height, width, channels.\n"
     "Normalisation, activation and dropout that follow a layer are drawn as part of it."
 )
 
