@@ -27,6 +27,7 @@ class Terminal:
             dimensions=(40, columns),
             timeout=120,
         )
+        self.child.ptyproc.delayafterterminate = 0.5  # pexpect's own tenth of a second is short for a busy machine
 
     def choose(self, entry: str) -> None:
         self.child.expect("Exit and close")
