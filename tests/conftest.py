@@ -36,6 +36,8 @@ LONGEST_FIRST = (
     "test_verify.py",
     "test_engines.py",
     "test_each_setting.py",
+    "test_starting.py",
+    "test_export.py",
 )
 
 
@@ -92,6 +94,12 @@ def small_model() -> Iterator[None]:
         patch.setattr(starting, "make_plan", small_plan)
         patch.setattr(pretraining, "_NUM_PICTURES", 2)
         yield
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretraining draws nothing at its end: for tests of what it computes, of which there are many."""
+    monkeypatch.setattr(pretraining, "_draw_pictures", lambda run, state: None)
 
 
 @pytest.fixture(scope="session")

@@ -106,6 +106,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, small_model: 
     return space, train(space, tiny(use_mixed_precision=False, epochs=2), "baseline")
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("name", CHANGES_THE_TRAINING)
 def test_it_changes_the_training(baseline: tuple[Workspace, Path], tiny: Tiny, name: str) -> None:
     space, unchanged = baseline
@@ -113,6 +114,7 @@ def test_it_changes_the_training(baseline: tuple[Workspace, Path], tiny: Tiny, n
     assert losses(train(space, tiny(**changes), name)) != losses(unchanged)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("name", CHANGES_A_CUSTOM_MODEL)
 def test_it_changes_a_custom_model(baseline: tuple[Workspace, Path], tiny: Tiny, name: str) -> None:
     custom = {"architecture": "custom", "filters": (4, 4, 4), "layers_per_block": 1, "epochs": 2, "dims": 8}

@@ -119,6 +119,7 @@ def test_the_number_of_processors_changes_nothing_but_the_speed(workspace: Works
     assert history_without_times(first) == history_without_times(second)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     "changes",
     [
