@@ -9,8 +9,8 @@
 # Allowed: 'auto', 'CPU', 'GPU', 'cuda:N' (such as 'cuda:1') or 'MPS'.
 training_device = "auto"
 
-# Compute in bfloat16 where that is safe. 'auto' does so where the machine computes bfloat16 faster than
-# float32, False is plain float32.
+# Compute in bfloat16 where that is safe (in float16 on GPUs without it). 'auto' does so where the machine
+# computes it faster than float32, False is plain float32.
 # Allowed: 'auto', True or False.
 use_mixed_precision = "auto"
 
@@ -30,6 +30,11 @@ use_tensorboard = True
 # the CPU, which is busy enough, and up to 8 for a GPU. It changes the speed, never the result.
 # Allowed: 'auto' or a whole number from 1 to 256.
 num_processors = "auto"
+
+# Keep the images of a training run in memory once they are decoded, one byte for each value of picture_shape,
+# where they take no more than half of what is free. It changes the speed, never the result.
+# Allowed: True or False.
+cache_images = False
 
 # Threads that compute on the CPU. 'auto' takes one for each core.
 # Allowed: 'auto' or a whole number from 1 to 1024.

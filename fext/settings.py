@@ -119,8 +119,8 @@ class Settings(BaseModel):
     use_mixed_precision: Literal["auto"] | bool = _setting(
         "advanced",
         "auto",
-        "Compute in bfloat16 where that is safe. 'auto' does so where the machine computes bfloat16 faster "
-        "than float32, False is plain float32.",
+        "Compute in bfloat16 where that is safe (in float16 on GPUs without it). 'auto' does so where the machine "
+        "computes it faster than float32, False is plain float32.",
         "'auto', True or False",
     )
     jit_compile: bool = _setting(
@@ -145,6 +145,13 @@ class Settings(BaseModel):
         "Processes that read and decode images; 1 does it in the main process. 'auto' takes 1 when the model "
         "runs on the CPU, which is busy enough, and up to 8 for a GPU. It changes the speed, never the result.",
         "'auto' or a whole number from 1 to 256",
+    )
+    cache_images: bool = _setting(
+        "advanced",
+        False,
+        "Keep the images of a training run in memory once they are decoded, one byte for each value of picture_shape, "
+        "where they take no more than half of what is free. It changes the speed, never the result.",
+        "True or False",
     )
     num_threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = _setting(
         "advanced",

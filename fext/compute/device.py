@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
+import psutil
 import torch
 from torch import nn
 
@@ -18,7 +19,11 @@ from fext.settings import Settings
 
 # Of glibc's malloc.h: how many blocks may be mapped one by one, and how much free memory at the end is too much.
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
+_TENSOR_CORES = (7, 0)
 _AS_BEFORE, _KEEP = (65_536, 131_072), (0, 2**31 - 1)
+
+
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,18 @@ class Computation:
     """Device and precision in force for one job."""
 
     device: torch.device
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
     num_processors: int
 
     def autocast(self) -> AbstractContextManager[object]:
         """Compute in the chosen precision inside this context; weights and results stay float32."""
         if self.precision == "float32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
+
+    def make_scaler(self) -> torch.amp.GradScaler:
+        """What keeps small gradients from being lost in float16; does nothing in other precisions."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
 
     def to_device(self, images: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) on the device, in channels-last memory order."""
@@ -85,7 +94,17 @@ def num_usable_cores() -> int:
 
 def _cores_of_this_process() -> int:
     """An even share of the cores, where torchrun has started several processes on this machine."""
-    return max(1, num_usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, num_usable_cores() // num_local_processes())
+
+
+def num_local_processes() -> int:
+    """How many processes torchrun has started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def free_memory() -> int:
+    """Bytes of memory that programs can have without others being moved out of it."""
+    return int(psutil.virtual_memory().available)
 
 
 def cpu_has_fast_bfloat16() -> bool:
@@ -182,12 +201,15 @@ def choose_device(name: str) -> torch.device:
     )
 
 
-def _choose_precision(mixed: bool | Literal["auto"], device: torch.device) -> Literal["float32", "bfloat16"]:
+def _choose_precision(mixed: bool | Literal["auto"], device: torch.device) -> Precision:
+    """bfloat16 where it is quick, float16 on GPUs that have nothing but that; of these, 'auto' takes those with tensor
+    cores (compute capability 7), on which it is several times as quick as float32.
+    """
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        quick = torch.cuda.get_device_capability(device) >= _TENSOR_CORES
+        return "float16" if mixed is True or (mixed == "auto" and quick) else "float32"
     if mixed == "auto":
-        if device.type == "cuda":
-            mixed = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            mixed = device.type == "cpu" and cpu_has_fast_bfloat16()
+        mixed = device.type == "cuda" or (device.type == "cpu" and cpu_has_fast_bfloat16())
     return "bfloat16" if mixed else "float32"
 
 

@@ -12,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from fext.compute.device import Computation
 from fext.compute.optimization import learning_rate_at
+from fext.compute.parallel import Agreement, in_sum
+from fext.compute.processes import Processes
 from fext.data.dataset import Batch
 from fext.errors import TrainingError
 from fext.model.autoencoder import Autoencoder
@@ -52,22 +54,18 @@ class Totals:
     latent_high: list[float] = field(default_factory=list)
     num_latent_values: int = 0  # of each channel
 
-    def add(self, losses: torch.Tensor, reconstructions: torch.Tensor, images: torch.Tensor) -> None:
-        """Add a batch; `losses` is the loss of each of its images. Scores are those of the clipped reconstructions."""
-        shown = reconstructions.clamp(0, 1)
-        squared = mean_squared_error(shown, images)
-        absolute = mean_absolute_error(shown, images)
-        values = torch.stack([losses, squared, absolute, peak_signal_to_noise(squared)])
-        loss, mse, mae, psnr = values.sum(dim=1).tolist()
-        self.num_batches, self.num_images = self.num_batches + 1, self.num_images + len(images)
+    def add(self, num_images: int, means: torch.Tensor) -> None:
+        """Add a batch of so many images, with the means over them of what batch_sums adds up."""
+        loss, mse, mae, psnr = (means.double() * num_images).tolist()
+        self.num_batches, self.num_images = self.num_batches + 1, self.num_images + num_images
         self.loss, self.mse, self.mae, self.psnr = self.loss + loss, self.mse + mse, self.mae + mae, self.psnr + psnr
 
-    def add_latent(self, latent: torch.Tensor) -> None:
-        """Take note of the range of each channel of (N, C, H, W)."""
-        low, high = latent.float().amin(dim=(0, 2, 3)).tolist(), latent.float().amax(dim=(0, 2, 3)).tolist()
-        self.latent_low = [min(pair) for pair in zip(self.latent_low or low, low, strict=True)]
-        self.latent_high = [max(pair) for pair in zip(self.latent_high or high, high, strict=True)]
-        self.num_latent_values += latent[:, 0].numel()
+    def add_latent(self, low: torch.Tensor, high: torch.Tensor, num_values: int) -> None:
+        """Take note of the range of each channel of a latent, and of how many values it has in each."""
+        lowest, highest = low.tolist(), high.tolist()
+        self.latent_low = [min(pair) for pair in zip(self.latent_low or lowest, lowest, strict=True)]
+        self.latent_high = [max(pair) for pair in zip(self.latent_high or highest, highest, strict=True)]
+        self.num_latent_values += num_values
 
     def scores(self) -> EpochScores:
         """The means over the images so far."""
@@ -82,11 +80,28 @@ class Totals:
         return sum(low == high for low, high in ranges) / len(self.latent_low)
 
 
+def batch_sums(losses: torch.Tensor, reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Loss, MSE, MAE and PSNR, each added up over the images; `losses` is the loss of each.
+
+    Scores are those of the clipped reconstructions.
+    """
+    shown = reconstructions.clamp(0, 1)
+    squared = mean_squared_error(shown, images)
+    absolute = mean_absolute_error(shown, images)
+    return torch.stack([losses, squared, absolute, peak_signal_to_noise(squared)]).sum(dim=1)
+
+
+def channel_ranges(latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The least and the greatest value of each channel of (N, C, H, W)."""
+    return latent.float().amin(dim=(0, 2, 3)), latent.float().amax(dim=(0, 2, 3))
+
+
 @dataclass(frozen=True)
 class Trainer:
     """What a step of training works with.
 
-    `forward` gives the reconstructions and the latent of images, disturbed as the settings say.
+    `forward` gives the reconstructions and the latent of images, disturbed as the settings say. `scaler` keeps the
+    gradient within the range of float16 (Micikevicius et al., 'Mixed precision training', 2018).
     """
 
     forward: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -95,25 +110,37 @@ class Trainer:
     average: AveragedModel | None
     settings: Settings
     computation: Computation
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
+    agreement: Agreement = field(default_factory=lambda: Agreement(Processes(), torch.device("cpu")))
 
     def set_learning_rate(self, progress: float) -> None:
         """Set what the schedule says when `progress` of all epochs is done, from 0 to 1."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.settings, progress)
 
-    def step(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+    def step(
+        self, images: torch.Tensor, batch_size: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, float | None]:
         """Change the weights by one batch; gives the losses (N,), the reconstructions, and the norm of the gradient.
 
-        The batch is computed in gradient_accumulation parts. Raises TrainingError where the loss or the gradient is
-        not finite, before that changes the weights.
+        Of several processes, each gives its part of a batch, of which they have batch_size images together. It is
+        computed in gradient_accumulation parts. Where float16 did not hold the gradient, there is no norm and the
+        weights stay; the next one is scaled less. Raises TrainingError where the loss or the gradient is not finite,
+        before that changes the weights.
         """
+        batch_size = batch_size or len(images)
+        num_parts = min(self.settings.gradient_accumulation, batch_size // self.agreement.processes.count)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = [self._backward(part, len(images)) for part in images.chunk(self.settings.gradient_accumulation)]
+        computed = []
+        for number, part in enumerate(images.tensor_split(num_parts), start=1):
+            with in_sum(self.forward, is_last=number == num_parts):
+                computed.append(self._backward(part, batch_size))
         norm = self._clip_gradient()
-        self.optimizer.step()
-        if self.average is not None:
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None and norm is not None:
             self.average.update_parameters(self.model)
-        losses, reconstructions = (torch.cat(list(values)) for values in zip(*parts, strict=True))
+        losses, reconstructions = (torch.cat(list(values)) for values in zip(*computed, strict=True))
         return losses, reconstructions, norm
 
     def _backward(self, images: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,15 +151,23 @@ class Trainer:
         if self.settings.activity_l1:
             losses = losses + self.settings.activity_l1 * latent.float().abs().flatten(1).mean(dim=1)
         loss = losses.sum() / batch_size
-        _refuse_not_finite("loss", loss.item())
-        loss.backward()  # type: ignore[no-untyped-call]
+        processes = self.agreement.processes
+        _refuse_not_finite("loss", processes.sum(loss.detach()).item())
+        # Where there are several processes, what comes out is the mean of their gradients.
+        self.scaler.scale(loss * processes.count).backward()  # type: ignore[no-untyped-call]
         return losses.detach(), reconstructions.detach()
 
-    def _clip_gradient(self) -> float:
-        """Shorten the gradient to gradient_clip where it is longer (Pascanu et al., 2013); gives its length before."""
+    def _clip_gradient(self) -> float | None:
+        """Shorten the gradient to gradient_clip where it is longer (Pascanu et al., 2013); gives its length before.
+
+        None where it is not finite for the scale it was computed at.
+        """
+        self.scaler.unscale_(self.optimizer)
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         length = norm.item()
+        if not math.isfinite(length) and self.scaler.get_scale() > 1:
+            return None
         _refuse_not_finite("gradient", length)
         if self.settings.gradient_clip:
             torch.nn.utils.clip_grads_with_norm_(weights, self.settings.gradient_clip, norm)
@@ -145,25 +180,28 @@ def train_epoch(
     totals: Totals,
     *,
     epoch: int,
-    num_batches: int,
+    num_images: int,
     on_batch: Callable[[int, float], None],
 ) -> None:
     """Train on the batches of epoch `epoch` (from 0) that `totals` does not hold yet, and add them to it.
 
-    `num_batches` is that of the whole epoch. `on_batch` hears the number of images and the mean loss of each batch,
-    at a moment when weights, optimizer and totals belong together; so they do where UnreadableImageError is raised.
-    Raises TrainingError where the loss or a gradient is not finite, before that changes the weights.
+    `num_images` are in the whole epoch, in all processes. `on_batch` hears the number of images and the mean loss of
+    each batch, at a moment when weights, optimizer and totals belong together; so they do where UnreadableImageError is
+    raised. Raises TrainingError where the loss or a gradient is not finite, before that changes the weights.
     """
+    num_batches = -(-num_images // trainer.settings.batch_size)
     for batch in _noting_waits(batches, totals):
-        _refuse_rejected(batch)
+        num_computed = trainer.agreement.on(batch)
         middle = (totals.num_batches + 0.5) / num_batches  # of the batch: a warm-up does not waste its first one
         trainer.set_learning_rate((epoch + middle) / trainer.settings.epochs)
         images = trainer.computation.to_device(batch.images)
         with _random_stream(trainer, epoch, totals.num_batches):
-            losses, reconstructions, norm = trainer.step(images)
-        totals.add(losses, reconstructions, images)
-        totals.gradient_norm += norm
-        on_batch(len(images), losses.mean().item())
+            losses, reconstructions, norm = trainer.step(images, num_computed)
+        means = trainer.agreement.processes.sum(batch_sums(losses, reconstructions, images)) / num_computed
+        batch_size = min(trainer.settings.batch_size, num_images - totals.num_images)
+        totals.add(batch_size, means)
+        totals.gradient_norm += norm or 0.0
+        on_batch(batch_size, means[0].item())
 
 
 def _noting_waits(batches: Iterable[Batch], totals: Totals) -> Iterator[Batch]:
@@ -176,8 +214,10 @@ def _noting_waits(batches: Iterable[Batch], totals: Totals) -> Iterator[Batch]:
 
 @contextmanager
 def _random_stream(trainer: Trainer, epoch: int, number: int) -> Iterator[None]:
-    """Let torch draw from a stream that depends on the seed, the epoch and the batch alone; then be as before."""
-    words = np.random.SeedSequence([trainer.settings.seed, _DISTURBANCE, epoch, number]).generate_state(1, np.uint64)
+    """Let torch draw from a stream that depends on seed, epoch, batch and process alone; then be as before."""
+    rank = trainer.agreement.processes.rank
+    place = [trainer.settings.seed, _DISTURBANCE, epoch, number, *([rank] if rank else [])]
+    words = np.random.SeedSequence(place).generate_state(1, np.uint64)
     device = trainer.computation.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(words[0]) >> 1)
@@ -194,40 +234,31 @@ def _refuse_not_finite(what: str, number: float) -> None:
 
 @torch.inference_mode()
 def test_epoch(
+    trainer: Trainer,
     model: Autoencoder,
     batches: Iterable[Batch],
     totals: Totals,
-    settings: Settings,
-    computation: Computation,
+    *,
+    num_images: int,
     on_batch: Callable[[int, float], None],
 ) -> None:
     """Add to `totals` the batches it does not hold yet, reconstructed by a model in evaluation mode.
 
     Raises UnreadableImageError where an image can no longer be read, TrainingError where the loss is not finite.
     """
+    processes = trainer.agreement.processes
     for batch in batches:
-        _refuse_rejected(batch)
-        images = computation.to_device(batch.images)
-        with computation.autocast():
+        num_computed = trainer.agreement.on(batch)
+        images = trainer.computation.to_device(batch.images)
+        with trainer.computation.autocast():
             latent = model.encoder(images)
             reconstructions = model.decoder(latent)
         reconstructions = reconstructions.float()
-        losses = make_loss(settings.loss)(reconstructions, images)
-        _refuse_not_finite("test loss", losses.mean().item())
-        totals.add(losses, reconstructions, images)
-        totals.add_latent(latent)
-        on_batch(len(images), float("nan"))
-
-
-def _refuse_rejected(batch: Batch) -> None:
-    if batch.rejected:
-        raise UnreadableImageError(batch.rejected[0].position, batch.rejected[0].reason)
-
-
-class UnreadableImageError(TrainingError):
-    """An image of the split can no longer be used; the job, which knows its name, words the message."""
-
-    def __init__(self, position: int, reason: str) -> None:
-        super().__init__(reason)
-        self.position = position
-        self.reason = reason
+        losses = make_loss(trainer.settings.loss)(reconstructions, images)
+        means = processes.sum(batch_sums(losses, reconstructions, images)) / num_computed
+        _refuse_not_finite("test loss", means[0].item())
+        batch_size = min(trainer.settings.inference_batch_size, num_images - totals.num_images)
+        totals.add(batch_size, means)
+        low, high = channel_ranges(latent)
+        totals.add_latent(processes.least(low), processes.greatest(high), batch_size * math.prod(latent.shape[2:]))
+        on_batch(batch_size, float("nan"))

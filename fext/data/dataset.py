@@ -4,6 +4,7 @@ An image's augmentation and place depend on the seed, the epoch and the image al
 any number of processes. Only the batches being prepared are in memory.
 """
 
+import math
 import signal
 import threading
 import warnings
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from fext.data.images import NO_FILE, FileState, Preprocessing, checksum, preprocess, read_file
+from fext.data.images import NO_FILE, FileState, Preprocessing, checksum, from_bytes, preprocess, read_file
 from fext.errors import ImageRejected, ReaderDiedError, TooLittleMemory
 
 # How torch says that a process is gone, or that what processes share is full.
@@ -55,11 +56,40 @@ class _Loaded(NamedTuple):
     file: FileRead
 
 
+class ImageCache:
+    """Keeps preprocessed images in memory, one byte a value, where all processes that read see them: torch shares the
+    tensors that it hands to a process.
+
+    An image that is not made of whole 255ths, such as a 16-bit one, is not kept: what comes back is always the same.
+    """
+
+    def __init__(self, num_images: int, shape: tuple[int, int, int]) -> None:
+        self._pixels = torch.empty(num_images, *shape, dtype=torch.uint8)
+        self._is_kept = torch.zeros(num_images, dtype=torch.bool)
+
+    @staticmethod
+    def size(num_images: int, shape: tuple[int, int, int]) -> int:
+        """Bytes that a cache of so many images takes when it is full."""
+        return num_images * math.prod(shape)
+
+    def keep(self, position: int, image: NDArray[np.float32]) -> None:
+        """Keep (H, W, C) float32 in [0, 1], where a byte for each value can hold it."""
+        pixels = np.rint(image * np.float32(255)).astype(np.uint8)
+        if np.array_equal(from_bytes(pixels), image):
+            self._pixels[position] = torch.from_numpy(pixels)
+            self._is_kept[position] = True
+
+    def recall(self, position: int) -> NDArray[np.float32] | None:
+        """The image at a position, or None where it is not kept."""
+        return from_bytes(self._pixels[position].numpy()) if self._is_kept[position] else None
+
+
 @dataclass(frozen=True)
 class ImageDataset(Dataset[_Loaded]):
     """Loads the image at (epoch, position); augmented where a seed for that is given.
 
-    Where checksums are given, a file that has another one is rejected.
+    Where checksums are given, a file that has another one is rejected. With a cache, which wants checksums, a file is
+    read once.
     """
 
     root: Path
@@ -67,12 +97,27 @@ class ImageDataset(Dataset[_Loaded]):
     preprocessing: Preprocessing
     augmentation_seed: int | None = None
     checksums: Sequence[str] | None = None
+    cache: ImageCache | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, key: tuple[int, int]) -> _Loaded:
         epoch, position = key
+        loaded = self._recall(position) or self._load(position)
+        if loaded.image is None or self.augmentation_seed is None:
+            return loaded
+        random = np.random.default_rng([self.augmentation_seed, _AUGMENT, epoch, position])
+        return loaded._replace(image=augment(loaded.image, random))
+
+    def _recall(self, position: int) -> _Loaded | None:
+        image = self.cache.recall(position) if self.cache is not None else None
+        if image is None:
+            return None
+        assert self.checksums is not None
+        return _Loaded(image, FileRead(position, NO_FILE, self.checksums[position]))
+
+    def _load(self, position: int) -> _Loaded:
         state = NO_FILE
         try:
             data, state = read_file(self.root / self.names[position])
@@ -84,18 +129,39 @@ class ImageDataset(Dataset[_Loaded]):
             return _Loaded(None, FileRead(position, NO_FILE, reason=str(error)))
         except ImageRejected as error:
             return _Loaded(None, FileRead(position, state, reason=str(error)))
-        if self.augmentation_seed is not None:
-            image = augment(image, np.random.default_rng([self.augmentation_seed, _AUGMENT, epoch, position]))
+        if self.cache is not None:
+            self.cache.keep(position, image)
         return _Loaded(image, FileRead(position, state, sha256))
 
 
-class _EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, position): in order, or shuffled anew for each epoch; from any batch on."""
+@dataclass(frozen=True)
+class Shard:
+    """Which part of each batch is this process's: the `rank`-th of `count` that are as equal as can be.
 
-    def __init__(self, num_images: int, batch_size: int, shuffle_seed: int | None) -> None:
+    A batch of fewer images than processes is not divided: each has the whole of it, so that none has nothing to do.
+    """
+
+    rank: int
+    count: int
+
+    def of(self, batch: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The part."""
+        if len(batch) < self.count:
+            return batch
+        return batch[len(batch) * self.rank // self.count : len(batch) * (self.rank + 1) // self.count]
+
+
+WHOLE = Shard(0, 1)
+
+
+class _EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, position): in order, or shuffled anew for each epoch; from any batch on; a part of each."""
+
+    def __init__(self, num_images: int, batch_size: int, shuffle_seed: int | None, shard: Shard) -> None:
         self.num_images = num_images
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
+        self.shard = shard
         self.epoch = 0
         self.first_batch = 0
 
@@ -107,7 +173,7 @@ class _EpochSampler(Sampler[list[tuple[int, int]]]):
         if self.shuffle_seed is not None:
             order = np.random.default_rng([self.shuffle_seed, _SHUFFLE, self.epoch]).permutation(self.num_images)
         for start in range(self.first_batch * self.batch_size, self.num_images, self.batch_size):
-            yield [(self.epoch, int(position)) for position in order[start : start + self.batch_size]]
+            yield self.shard.of([(self.epoch, int(position)) for position in order[start : start + self.batch_size]])
 
 
 class ImageStream:
@@ -124,13 +190,15 @@ class ImageStream:
         shuffle_seed: int | None = None,
         augmentation_seed: int | None = None,
         checksums: Sequence[str] | None = None,
+        cache: ImageCache | None = None,
         pin_memory: bool = False,
+        shard: Shard = WHOLE,
     ) -> None:
-        self._sampler = _EpochSampler(len(names), batch_size, shuffle_seed)
+        self._sampler = _EpochSampler(len(names), batch_size, shuffle_seed, shard)
         num_workers = 0 if num_processors == 1 else num_processors
         with _without_advice():
             self._loader = DataLoader(
-                ImageDataset(root, names, preprocessing, augmentation_seed, checksums),
+                ImageDataset(root, names, preprocessing, augmentation_seed, checksums, cache),
                 batch_sampler=self._sampler,
                 collate_fn=_collate,
                 num_workers=num_workers,

@@ -304,8 +304,13 @@ def _resized(decoded: _Decoded, preprocessing: Preprocessing) -> NDArray[np.floa
         return np.repeat(grey, preprocessing.channels, axis=2)
     if preprocessing.channels == 1:
         image = image.convert("L")
-    scaled: NDArray[np.float32] = np.divide(np.asarray(image), np.float32(255), dtype=np.float32)
-    return scaled.reshape(preprocessing.shape)
+    return from_bytes(np.asarray(image)).reshape(preprocessing.shape)
+
+
+def from_bytes(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """0 to 255 as float32 in [0, 1]."""
+    scaled: NDArray[np.float32] = np.divide(pixels, np.float32(255), dtype=np.float32)
+    return scaled
 
 
 def _fit(decoded: _Decoded, preprocessing: Preprocessing) -> Image.Image:

@@ -167,11 +167,11 @@ def _is_same(description: Description | None, settings: Settings, checkpoint: Ch
 
 
 def _may_compute_so(settings: Settings, computed_by: dict[str, Any]) -> bool:
-    precision = {"auto": computed_by["precision"], True: "bfloat16", False: "float32"}[settings.use_mixed_precision]
+    is_mixed = computed_by["precision"] != "float32"
     engine = computed_by["engine"] if settings.inference_engine == "auto" else settings.inference_engine
     device = settings.training_device.replace("cuda", "GPU").partition(":")[0]
     return (
-        precision == computed_by["precision"]
+        settings.use_mixed_precision in ("auto", is_mixed)
         and engine == computed_by["engine"]
         and (device == "auto" or computed_by["device"].startswith(device))
     )
@@ -181,7 +181,7 @@ def _as_before(settings: Settings, computed_by: dict[str, Any]) -> Settings:
     """The settings with what was fixed when the extraction began."""
     return change_settings(
         settings,
-        use_mixed_precision=computed_by["precision"] == "bfloat16",
+        use_mixed_precision=computed_by["precision"] != "float32",
         inference_engine=computed_by["engine"],
         inference_batch_size=computed_by["batch_shape"][0],
     )

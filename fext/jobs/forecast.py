@@ -57,8 +57,8 @@ class Forecast:
         csv_row_bytes = sum(self._row_bytes) / len(self._row_bytes)
         size = _table_bytes(self._work, csv_row_bytes)
         self._reporter.message(
-            f"about {duration(self._work.num_todo / rate)} at {rate:.1f} images/s; the table will take {_size(size)}, "
-            f"and {_size(free_bytes(self._work.folder))} are free"
+            f"about {duration(self._work.num_todo / rate)} at {rate:.1f} images/s; the table will take "
+            f"{readable_size(size)}, and {readable_size(free_bytes(self._work.folder))} are free"
         )
         _refuse_too_little_space(self._work, csv_row_bytes)
 
@@ -78,10 +78,11 @@ def _refuse_too_little_space(work: Work, csv_row_bytes: float) -> None:
     ways = []
     if work.formats != ("parquet",):
         plain = work.num_rows * _BYTES_OF_A_FLOAT * work.columns.num_values
-        ways.append(f"feature_formats = 'parquet' (up to {_size(plain + encoded)})")
-    ways += [f"feature_grid = {grid} ({_size(needed * share)})" for grid, share in _shares(work.smaller_grids)]
+        ways.append(f"feature_formats = 'parquet' (up to {readable_size(plain + encoded)})")
+    ways += [f"feature_grid = {grid} ({readable_size(needed * share)})" for grid, share in _shares(work.smaller_grids)]
     raise ExtractionError(
-        f"the table and what is kept until it is whole take {_size(needed)}, and {work.folder} has {_size(free)} left: "
+        f"the table and what is kept until it is whole take {readable_size(needed)}, and {work.folder} has "
+        f"{readable_size(free)} left: "
         f"make space{''.join(f', or set {way}' for way in ways)}"
     )
 
@@ -92,7 +93,8 @@ def _shares(grids: tuple[int, ...]) -> list[tuple[int, float]]:
     return [(grid, (grid / asked) ** 2) for grid in smaller]
 
 
-def _size(num_bytes: float) -> str:
+def readable_size(num_bytes: float) -> str:
+    """Such as '1.6 GB'."""
     return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{max(1, round(num_bytes / 1e6))} MB"
 
 

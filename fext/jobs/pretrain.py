@@ -14,23 +14,32 @@ from typing import Any
 
 import torch
 
-from fext.compute.device import check_jit_backend, keeping_freed_memory, prepare_computation
+from fext.compute.device import (
+    check_jit_backend,
+    free_memory,
+    keeping_freed_memory,
+    num_local_processes,
+    prepare_computation,
+)
 from fext.compute.optimization import learning_rate_at, make_average, make_optimizer
-from fext.compute.training import Trainer, UnreadableImageError, test_epoch, train_epoch
-from fext.data.dataset import ImageStream
+from fext.compute.parallel import Agreement, UnreadableImageError, in_parallel
+from fext.compute.processes import Processes, join_processes
+from fext.compute.training import Trainer, test_epoch, train_epoch
+from fext.data.dataset import ImageCache, ImageStream, Shard
 from fext.data.images import Preprocessing
 from fext.data.names import Names
 from fext.data.source import ImageSource, find_images
-from fext.errors import ReaderDiedError
+from fext.errors import ProcessGroupError, ReaderDiedError
 from fext.jobs.choosing import choose_split, say_split
 from fext.jobs.diagnosis import Outlook, hints
+from fext.jobs.forecast import readable_size
 from fext.jobs.pictures import draw_graph, reconstruction_pairs
 from fext.jobs.starting import plan_of, refuse_single_values, start_model
 from fext.jobs.training_state import Run, State, keep_epoch, mend, publish, restore, save_epoch, save_resume
 from fext.model.disturbed import Disturbances, DisturbedAutoencoder
 from fext.pictures.figures import history_figure, pairs_figure
 from fext.pictures.summary import model_summary
-from fext.reporting import Progress, Reporter, StopRequested
+from fext.reporting import Progress, Reporter, SilentReporter, StopRequested
 from fext.settings import Settings
 from fext.store import checkpoints, files
 from fext.store.locks import locked, remove_abandoned
@@ -38,6 +47,7 @@ from fext.store.tracking import SilentTracker, TensorBoardTracker, Tracker
 from fext.store.workspace import Workspace
 
 SECONDS_BETWEEN_SAVES = 180.0
+_BEGUN, _READY = "run begun", "run ready"  # what processes tell each other: the folder of the run
 _NUM_PICTURES = 12
 _NUM_TRACKED_PICTURES = 6
 
@@ -64,12 +74,20 @@ class PretrainResult:
 
 def pretrain(
     workspace: Workspace, settings: Settings, images: Path, name: str | None, reporter: Reporter
-) -> PretrainResult:
+) -> PretrainResult | None:
     """Train a new model on the images of a folder or list and write its checkpoint.
 
-    Raises SourceError, TooFewImagesError, ModelError, DeviceError, CheckpointError (the name is taken) and
-    TrainingError.
+    Under torchrun the processes train one model together: the first one begins the run and alone writes and has a
+    result, the others join it. Started again by torchrun, they go on with it. Raises SourceError, TooFewImagesError,
+    ModelError, DeviceError, CheckpointError (the name is taken), TrainingError, and ProcessGroupError where another
+    process has ended.
     """
+    processes = join_processes()
+    if not processes.is_first:
+        _join(processes, settings, reporter)
+        return None
+    if begun := processes.recall(_BEGUN):
+        return _go_on(processes, settings, Path(begun), None, reporter)
     check_jit_backend(settings)
     computation = prepare_computation(settings)
     plan = plan_of(settings)
@@ -86,29 +104,55 @@ def pretrain(
     average = make_average(model, settings.ema_decay) if settings.ema_decay else None
     run = Run(
         folder, settings, preprocessing, source, chosen.split, chosen.checksums, computation, model, optimizer, average,
-        reporter,
+        computation.make_scaler(), reporter, processes,
     )  # fmt: skip
     state = State()
     remove_abandoned(workspace.checkpoints)
     with locked(folder), keeping_freed_memory():
         _begin(run, state)
+        processes.remember(_BEGUN, str(folder.absolute()))
+        processes.tell(_READY, str(folder.absolute()))
         return _train(run, state, chosen.num_rejected)
 
 
-def resume(settings: Settings, folder: Path, epochs: int | None, reporter: Reporter) -> PretrainResult:
-    """Go on with an interrupted run, or extend a finished one to a new total of epochs.
+def resume(settings: Settings, folder: Path, epochs: int | None, reporter: Reporter) -> PretrainResult | None:
+    """Go on with an interrupted run, or extend a finished one to a new total of epochs; under torchrun like pretrain.
 
     The checkpoint's own settings are used, but those of the machine (category 'advanced') are today's. Raises
     CheckpointError where there is nothing to go on with.
     """
+    processes = join_processes()
+    if not processes.is_first:
+        _join(processes, settings, reporter)
+        return None
+    # What torchrun starts again may have been extended before.
+    return _go_on(processes, settings, folder, None if processes.recall(_BEGUN) else epochs, reporter)
+
+
+def _go_on(
+    processes: Processes, settings: Settings, folder: Path, epochs: int | None, reporter: Reporter
+) -> PretrainResult:
+    """Go on with the run in a folder, and let the other processes join."""
     with locked(folder), keeping_freed_memory():
         stored = checkpoints.load_resume(folder)
-        run, state = restore(settings, folder, epochs, stored, reporter)
+        run, state = restore(settings, folder, epochs, stored, reporter, processes)
         checkpoints.save_settings(folder, run.settings)
         mend(run, state)
         within = f" and {state.num_images} images" if state.num_images else ""
         reporter.message(f"{folder.name}: going on after epoch {len(state.history)}{within}")
+        processes.remember(_BEGUN, str(folder.absolute()))
+        processes.tell(_READY, str(folder.absolute()))
         return _train(run, state, 0)
+
+
+def _join(processes: Processes, settings: Settings, reporter: Reporter) -> None:
+    """Train with the first process, which has begun a run or brought it back; what it wrote tells all about it."""
+    with reporter.progress("waiting for the first process", 0) as progress:
+        folder = Path(processes.hear(_READY, lambda: progress.advance(0)))
+    with keeping_freed_memory():
+        stored = checkpoints.load_resume(folder)
+        run, state = restore(settings, folder, None, stored, SilentReporter(), processes)
+        _train(replace(run, reporter=reporter), state, 0)
 
 
 def _begin(run: Run, state: State) -> None:
@@ -135,6 +179,18 @@ def _train(run: Run, state: State, num_rejected: int) -> PretrainResult:
     settings, computation = run.settings, run.computation
     started = time.perf_counter()
     run.reporter.message(f"training {settings.architecture} on {computation.describe()}")
+    with run.processes.sharing_tensors(computation.device):
+        _train_epochs(run, state)
+    if _stopped_early(settings, state):
+        run.reporter.message(f"stopped early: the test loss has not fallen for {state.num_stalled} epochs")
+    if run.processes.is_first:
+        _draw_pictures(run, state)
+        publish(run, state, is_best=False, finished=True)
+    return _result(run, state, num_rejected, time.perf_counter() - started)
+
+
+def _train_epochs(run: Run, state: State) -> None:
+    settings = run.settings
     tracker = _make_tracker(run, len(state.history) + 1)
     trainer = _make_trainer(run)
     streams = _streams(run)
@@ -142,7 +198,7 @@ def _train(run: Run, state: State, num_rejected: int) -> PretrainResult:
     total = num_per_epoch * (settings.epochs - len(state.history)) - state.num_images
     try:
         with run.reporter.progress("training", total) as progress:
-            watch = _Watch(run, state, progress, Outlook(total, run.reporter))
+            watch = _Watch(run, state, trainer.agreement, progress, Outlook(total, run.reporter))
             while len(state.history) < settings.epochs and not _stopped_early(settings, state):
                 with _keeping_what_is_done(run, state):
                     row = _one_epoch(run, state, trainer, streams, watch)
@@ -151,11 +207,6 @@ def _train(run: Run, state: State, num_rejected: int) -> PretrainResult:
                 run.reporter.message(_epoch_line(row, settings, state))
     finally:
         tracker.close()
-    if _stopped_early(settings, state):
-        run.reporter.message(f"stopped early: the test loss has not fallen for {state.num_stalled} epochs")
-    _draw_pictures(run, state)
-    publish(run, state, is_best=False, finished=True)
-    return _result(run, state, num_rejected, time.perf_counter() - started)
 
 
 @contextmanager
@@ -163,7 +214,9 @@ def _keeping_what_is_done(run: Run, state: State) -> Iterator[None]:
     """Save the batches of an epoch that is left between two of them, for whatever reason that is known."""
     try:
         yield
-    except (StopRequested, UnreadableImageError, ReaderDiedError):
+    except (StopRequested, UnreadableImageError, ReaderDiedError, ProcessGroupError):
+        if not run.processes.is_first:
+            raise
         save_resume(run, state)
         run.reporter.message(
             f"{run.folder.name} is kept as it stands: {len(state.history)} epochs and {state.num_images} images of the "
@@ -180,10 +233,12 @@ def _make_trainer(run: Run) -> Trainer:
         latent_noise=settings.latent_noise,
         ordered_latent=settings.ordered_latent,
     )
-    forward: Any = DisturbedAutoencoder(run.model, disturbances)
+    device = run.computation.device
+    forward: Any = in_parallel(DisturbedAutoencoder(run.model, disturbances), run.processes, device)
     if settings.jit_compile:
         forward = torch.compile(forward, backend=settings.jit_backend)
-    return Trainer(forward, run.model, run.optimizer, run.average, settings, run.computation)
+    agreement = Agreement(run.processes, device)
+    return Trainer(forward, run.model, run.optimizer, run.average, settings, run.computation, run.scaler, agreement)
 
 
 def _stopped_early(settings: Settings, state: State) -> bool:
@@ -191,7 +246,7 @@ def _stopped_early(settings: Settings, state: State) -> bool:
 
 
 def _make_tracker(run: Run, first_step: int) -> Tracker:
-    if not run.settings.use_tensorboard:
+    if not run.settings.use_tensorboard or not run.processes.is_first:
         return SilentTracker()
     tracker = TensorBoardTracker(run.folder / "tensorboard", first_step)
     if first_step == 1:
@@ -206,6 +261,7 @@ def _make_tracker(run: Run, first_step: int) -> Tracker:
 
 def _streams(run: Run) -> tuple[ImageStream, ImageStream]:
     settings, computation = run.settings, run.computation
+    is_cached = settings.cache_images and _fits_memory(run)
 
     def stream(names: tuple[str, ...], batch_size: int, **seeds: int | None) -> ImageStream:
         return ImageStream(
@@ -215,7 +271,9 @@ def _streams(run: Run) -> tuple[ImageStream, ImageStream]:
             batch_size=batch_size,
             num_processors=computation.num_processors,
             checksums=[run.checksums[name] for name in names],
+            cache=ImageCache(len(names), run.preprocessing.shape) if is_cached else None,
             pin_memory=computation.device.type == "cuda",
+            shard=Shard(run.processes.rank, run.processes.count),
             **seeds,
         )
 
@@ -226,11 +284,24 @@ def _streams(run: Run) -> tuple[ImageStream, ImageStream]:
     return train, stream(run.split.test, settings.inference_batch_size)
 
 
+def _fits_memory(run: Run) -> bool:
+    """Whether what cache_images keeps, in each process of this machine, leaves the half of the free memory free."""
+    size = ImageCache.size(len(run.split.train) + len(run.split.test), run.preprocessing.shape)
+    limit = free_memory() // (2 * num_local_processes())
+    if size > limit:
+        run.reporter.warning(
+            f"cache_images: the decoded images would take {readable_size(size)}, and half of the memory that is free "
+            f"is {readable_size(limit)}: they are read in each epoch"
+        )
+    return size <= limit
+
+
 class _Watch:
     """What is done after each batch: the time is noted, the state kept every few minutes, progress told."""
 
-    def __init__(self, run: Run, state: State, progress: Progress, outlook: Outlook) -> None:
+    def __init__(self, run: Run, state: State, agreement: Agreement, progress: Progress, outlook: Outlook) -> None:
         self._run, self._state, self._progress, self._outlook = run, state, progress, outlook
+        self._agreement = agreement
         self._began = self._saved = 0.0
 
     def begin_epoch(self) -> None:
@@ -244,12 +315,17 @@ class _Watch:
         state.seconds = now - self._began
         if not testing:
             state.train_seconds = state.seconds
-        if now - self._saved >= SECONDS_BETWEEN_SAVES:
+        if now - self._saved >= SECONDS_BETWEEN_SAVES and self._run.processes.is_first:
             save_resume(self._run, state)
             self._saved = time.perf_counter()
         self._outlook.see(count, state.train.waiting_seconds)
         title = f"epoch {len(state.history) + 1}/{self._run.settings.epochs}"
-        self._progress.advance(count, f"{title}, testing" if testing else f"{title}, loss {loss:.5f}")
+        try:
+            self._progress.advance(count, f"{title}, testing" if testing else f"{title}, loss {loss:.5f}")
+        except StopRequested:
+            if self._run.processes.count == 1:
+                raise
+            self._agreement.ask_to_stop()
 
 
 def _one_epoch(
@@ -267,13 +343,14 @@ def _one_epoch(
                 train_stream.epoch(epoch, state.train.num_batches),
                 state.train,
                 epoch=epoch,
-                num_batches=len(train_stream),
+                num_images=len(run.split.train),
                 on_batch=watch.on_batch,
             )
     with _naming_images(run, run.split.test):
         run.tested.eval()
         batches = test_stream.epoch(0, state.test.num_batches)
-        test_epoch(run.tested, batches, state.test, run.settings, run.computation, watch.on_batch)
+        num_images = len(run.split.test)
+        test_epoch(trainer, run.tested, batches, state.test, num_images=num_images, on_batch=watch.on_batch)
     return _row(run.settings, state)
 
 
@@ -324,8 +401,9 @@ def _keep(run: Run, state: State, row: dict[str, float]) -> None:
     is_best = loss < state.best_loss
     if is_best:
         state.best_epoch, state.best_loss = epoch, loss
-    keep_epoch(run, state)
-    save_epoch(run, state, is_best=is_best)
+    if run.processes.is_first:
+        keep_epoch(run, state)
+        save_epoch(run, state, is_best=is_best)
 
 
 def _track(run: Run, tracker: Tracker, row: dict[str, float], epoch: int) -> None:

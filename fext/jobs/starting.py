@@ -51,8 +51,8 @@ def plan_of(settings: Settings) -> Plan:
 def refuse_single_values(plan: Plan, settings: Settings, num_train: int) -> None:
     """Raise SettingsError where batch normalization would meet one value alone, of which there is no spread."""
     for batch_size in {min(settings.batch_size, num_train), num_train % settings.batch_size}:
-        part = -(-batch_size // settings.gradient_accumulation)
-        if plan.least_normalized == 1 and 1 in (part, batch_size % max(part, 1)):
+        num_parts = min(settings.gradient_accumulation, max(batch_size, 1))
+        if plan.least_normalized == 1 and batch_size // num_parts == 1:
             raise SettingsError(
                 f"with picture_shape = {settings.picture_shape} batch normalization sees one value of each image, and "
                 f"a batch (or a part of it, by gradient_accumulation) of {num_train} images would be one image: choose "

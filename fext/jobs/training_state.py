@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from fext.compute.device import Computation, check_jit_backend, prepare_computation
 from fext.compute.optimization import make_average, make_optimizer, restore_optimizer
+from fext.compute.processes import Processes
 from fext.compute.training import Totals
 from fext.data.images import Preprocessing, checksum
 from fext.data.names import Names
@@ -70,7 +71,9 @@ class Run:
     model: Autoencoder
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
+    scaler: torch.amp.GradScaler
     reporter: Reporter
+    processes: Processes
 
     @property
     def tested(self) -> Autoencoder:
@@ -82,11 +85,16 @@ class Run:
 
 
 def restore(
-    today: Settings, folder: Path, epochs: int | None, stored: dict[str, Any], reporter: Reporter
+    today: Settings,
+    folder: Path,
+    epochs: int | None,
+    stored: dict[str, Any],
+    reporter: Reporter,
+    processes: Processes,
 ) -> tuple[Run, State]:
     """The run that resume.pt holds, as it was when it was saved."""
     try:
-        weights, moments, averaged = (stored.pop(name) for name in ("model", "optimizer", "average"))
+        weights, moments, averaged, scaled = (stored.pop(name) for name in ("model", "optimizer", "average", "scaler"))
         checksums = _unpacked(stored.pop("checksums"))
         if stored.keys() != {item.name for item in fields(State)}:
             raise KeyError("resume.pt lacks something")
@@ -107,6 +115,9 @@ def restore(
         average = make_average(model, settings.ema_decay) if settings.ema_decay else None
         if average is not None:
             average.load_state_dict(averaged)
+        scaler = computation.make_scaler()
+        if scaled and scaler.is_enabled():
+            scaler.load_state_dict(scaled)
         by_name = dict(zip(split.train + split.test, checksums, strict=True))
         _check(state, settings, split)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ValidationError) as error:
@@ -117,7 +128,10 @@ def restore(
     root = location.parent if os.path.isfile(location) else location
     source = ImageSource(location, root, Names.of(split.train + split.test), 0)
     preprocessing = description.preprocessing
-    run = Run(folder, settings, preprocessing, source, split, by_name, computation, model, optimizer, average, reporter)
+    run = Run(
+        folder, settings, preprocessing, source, split, by_name, computation, model, optimizer, average, scaler,
+        reporter, processes,
+    )  # fmt: skip
     return run, state
 
 
@@ -218,6 +232,7 @@ def save_resume(run: Run, state: State) -> None:
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "average": run.average.state_dict() if run.average is not None else None,
+        "scaler": run.scaler.state_dict(),
         "checksums": _packed([run.checksums[name] for name in names]),
         **asdict(state),
     }

@@ -264,7 +264,7 @@ def _extraction(
     exact = change_settings(
         settings,
         inference_engine=computed_by["engine"],
-        use_mixed_precision=computed_by["precision"] == "bfloat16",
+        use_mixed_precision=computed_by["precision"] != "float32",
     )
     try:
         return join_extraction(folder, exact, checkpoint, source, manifest), True

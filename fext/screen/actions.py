@@ -192,7 +192,9 @@ def _machine_facts(settings: "Settings") -> list[tuple[str, str]]:
     ]
 
 
-def _show_training(screen: Screen, result: "PretrainResult") -> None:
+def _show_training(screen: Screen, result: "PretrainResult | None") -> None:
+    if result is None:  # one of several processes, and not the first
+        return
     early = ", stopped early" if result.stopped_early else ""
     facts = [
         ("images", f"{result.num_train} train, {result.num_test} test, {result.num_rejected} rejected"),

@@ -60,7 +60,7 @@ class _Checkpoint(_Part):
 
 class _ComputedBy(_Part):
     device: str
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16", "float16"]
     engine: Literal["torch", "openvino"]
     engine_version: str
     decoders: str
