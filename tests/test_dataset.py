@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fext.data.dataset import Batch, ImageStream, augment
+from fext.data.dataset import WHOLE, Batch, ImageCache, ImageStream, Shard, augment
 from fext.data.images import Preprocessing, checksum, load_image
 
 SHAPE = Preprocessing(32, 64, 3, "stretch")
@@ -37,12 +37,15 @@ def stream(
     num_processors: int = 1,
     shuffle_seed: int | None = None,
     augmentation_seed: int | None = None,
+    cache: ImageCache | None = None,
+    shard: Shard = WHOLE,
 ) -> ImageStream:
     """A stream of small pictures."""
     return ImageStream(
         paths[0].parent, [path.name for path in paths], SHAPE,
         batch_size=batch_size, num_processors=num_processors, shuffle_seed=shuffle_seed,
-        augmentation_seed=augmentation_seed,
+        augmentation_seed=augmentation_seed, cache=cache, shard=shard,
+        checksums=[checksum(path.read_bytes()) for path in paths] if cache else None,
     )  # fmt: skip
 
 
@@ -219,3 +222,50 @@ def test_augmentation_changes_brightness_and_contrast_by_at_most_ten_percent() -
 
 def test_grey_images_are_varied_too() -> None:
     assert varied(np.random.default_rng(0).random((32, 32, 1)), 1).shape == (32, 32, 1)
+
+
+def test_each_of_several_processes_gets_a_part_of_each_batch_and_each_image_is_in_one_of_them(
+    paths: list[Path],
+) -> None:
+    whole = list(stream(paths, batch_size=4, shuffle_seed=1).epoch(3))
+    parts = [list(stream(paths, batch_size=4, shuffle_seed=1, shard=Shard(rank, 3)).epoch(3)) for rank in range(3)]
+    for batch, *of_processes in zip(whole, *parts, strict=True):
+        assert [position for part in of_processes for position in positions(part)] == positions(batch)
+        assert max(len(part.images) for part in of_processes) <= 2
+
+
+def test_a_batch_of_fewer_images_than_processes_is_given_whole_to_each(paths: list[Path]) -> None:
+    good = [path for path in paths if path != paths[DAMAGED]]
+    for rank in range(3):
+        *_, last = stream(good, batch_size=4, shard=Shard(rank, 3)).epoch()
+        assert positions(last) == [4, 5]
+
+
+# ---------------------------------------------------------------- images kept in memory
+
+
+@pytest.mark.parametrize("num_processors", [1, 2])
+def test_cached_images_are_read_once_and_are_the_same(paths: list[Path], tmp_path: Path, num_processors: int) -> None:
+    files = [tmp_path / path.name for path in paths if path != paths[DAMAGED]]
+    for file in files:
+        file.write_bytes((paths[0].parent / file.name).read_bytes())
+    expected = stream(files, shuffle_seed=1, augmentation_seed=2)
+    cached = stream(
+        files, shuffle_seed=1, augmentation_seed=2, num_processors=num_processors, cache=ImageCache(6, SHAPE.shape)
+    )
+    batches = [list(expected.epoch(epoch)) for epoch in range(2)]
+    for epoch in range(2):
+        for batch, other in zip(cached.epoch(epoch), batches[epoch], strict=True):
+            assert torch.equal(batch.images, other.images)
+            assert positions(batch) == positions(other)
+        for file in files:
+            file.unlink(missing_ok=True)
+
+
+def test_a_sixteen_bit_image_is_not_rounded_into_the_cache() -> None:
+    cache = ImageCache(2, (1, 2, 1))
+    eight, sixteen = np.float32([[[0.2], [1]]]), np.float32([[[300 / 65535], [1]]])
+    cache.keep(0, eight)
+    cache.keep(1, sixteen)
+    assert np.array_equal(cache.recall(0), np.float32(eight * 255 / 255))
+    assert cache.recall(1) is None

@@ -9,7 +9,9 @@ import torch
 from conftest import read_history
 
 from fext.compute.device import check_jit_backend, prepare_computation
+from fext.data.dataset import ImageCache
 from fext.errors import DeviceError, SettingsError
+from fext.jobs import pretrain as pretraining
 from fext.jobs.extract import extract
 from fext.jobs.pretrain import pretrain, resume
 from fext.reporting import SilentReporter
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("small_model")
 # What a run is compared by: anything but the time it took.
 CHANGES_THE_TRAINING = {
     "augmentation": False,
-    "architecture": "vgg16_bn",
+    "architecture": "cifar",
     "batch_size": 8,
     "learning_rate": 0.0001,
     "lr_schedule": "cosine",
@@ -67,6 +69,7 @@ TESTED_ON_THEIR_OWN = {
     "use_tensorboard",
     "num_processors",
     "num_threads",
+    "cache_images",
     "generate_model_graph",
     "epochs",
     "early_stopping_patience",
@@ -144,8 +147,10 @@ def test_training_device_chooses_the_device_or_is_refused(tiny: Tiny) -> None:
             prepare_computation(tiny(training_device="GPU"))
 
 
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(("name", "linear_shortcut"), [("compiled", False), ("compiled_shortcut", True)])
 def test_jit_compile_compiles_with_jit_backend(
-    baseline: tuple[Workspace, Path], tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    baseline: tuple[Workspace, Path], tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str, linear_shortcut: bool
 ) -> None:
     asked: list[str] = []
     compile_model = torch.compile
@@ -155,7 +160,7 @@ def test_jit_compile_compiles_with_jit_backend(
         return compile_model(model, backend=backend)
 
     monkeypatch.setattr(torch, "compile", noting)
-    folder = train(baseline[0], tiny(jit_compile=True, jit_backend="eager"), "compiled")
+    folder = train(baseline[0], tiny(jit_compile=True, jit_backend="eager", linear_shortcut=linear_shortcut), name)
     assert asked == ["eager"]
     assert len(losses(folder)) == 1
     check_jit_backend(tiny(jit_compile=False, jit_backend="nonsense"))
@@ -184,6 +189,25 @@ def test_num_processors_and_num_threads_are_taken(tiny: Tiny) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_cache_images_keeps_them_where_they_fit_and_says_where_they_do_not(
+    baseline: tuple[Workspace, Path], tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    kept: list[int] = []
+    monkeypatch.setattr(SilentReporter, "warning", lambda self, text: warnings.append(text))
+    monkeypatch.setattr(ImageCache, "keep", lambda self, position, image: kept.append(position))
+    monkeypatch.setattr(pretraining, "free_memory", lambda *, shared: 2 * 12 * 64 * 64 * 3)
+    train(baseline[0], tiny(cache_images=True), "cached")
+    assert len(kept) == 12
+    assert not warnings
+    monkeypatch.setattr(pretraining, "free_memory", lambda *, shared: 2 * 12 * 64 * 64 * 3 - 2)
+    train(baseline[0], tiny(cache_images=True), "too_large")
+    assert len(kept) == 12
+    assert "cache_images" in warnings[0]
+    assert "they are read in each epoch" in warnings[0]
+
+
 def test_epochs_and_early_stopping_end_the_run(baseline: tuple[Workspace, Path], tiny: Tiny) -> None:
     space = baseline[0]
     assert len(losses(train(space, tiny(epochs=4, early_stopping_patience=0, early_stopping_delta=9.0), "all"))) == 4
@@ -200,6 +224,8 @@ def test_checkpoint_every_keeps_epochs_and_checkpoints_kept_limits_them(
     assert names == ["kept_epoch_000004", "kept_epoch_000005"]
     kept = load_checkpoint(space.find_checkpoint(str(folder / "epochs" / names[1])))
     assert kept.name == names[1]
+    assert kept.summary["best_epoch"] == 5
+    assert kept.summary["test_loss"] == read_history(folder)[4]["test_loss"]
     assert kept.split() == load_checkpoint(folder).split()
     resumed = resume(tiny(), folder, 6, SilentReporter()).folder
     assert len(list((resumed / "epochs").iterdir())) == 2

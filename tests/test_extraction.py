@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -115,6 +116,18 @@ def count_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 # ---------------------------------------------------------------- every row is right
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is an extra")
+def test_openvino_computes_a_linear_shortcut_in_float32_and_goes_on_so(workspace: Workspace, tiny: Tiny) -> None:
+    settings = tiny(
+        linear_shortcut=True, use_mixed_precision=True, inference_engine="openvino", picture_shape=(64, 64, 1)
+    )
+    pretrain(workspace, settings, workspace.images, "model", QUIET)
+    first = run(workspace, settings)
+    again = run(workspace, settings)
+    assert json.loads((first.folder / "manifest.json").read_text())["computed_by"]["precision"] == "float32"
+    assert (again.folder, again.num_kept) == (first.folder, 12)
 
 
 def test_a_row_is_what_the_encoder_makes_of_that_image_bit_for_bit(copy: Workspace, tiny: Tiny) -> None:

@@ -135,7 +135,7 @@ def test_blocks_put_together_again_are_the_images(block: tuple[int, int]) -> Non
     assert torch.equal(to_images(blocks, block), images)
 
 
-def test_bfloat16_changes_little_of_a_trained_branch(tiny: object) -> None:
+def test_bfloat16_changes_little_of_a_trained_branch() -> None:
     settings = Settings(use_mixed_precision=True, training_device="CPU")
     model, _, images = model_at_start(64)
     for module in (model.encoder, model.decoder):

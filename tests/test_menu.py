@@ -133,6 +133,7 @@ def test_ctrl_c_in_each_job_leads_back_to_the_menu_and_resuming_completes(home: 
     terminal.see("extracting 120 images")
     terminal.type(CTRL_C)
     terminal.see("Stopped.")
+    write_configurations(home, epochs=4, num_train_samples=80, num_test_samples=40)
     terminal.choose("Resume")
     terminal.see("going on after epoch 0 and")
     terminal.see("images/s")

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from fext.compute.device import prepare_computation
+from fext.compute.device import Precision, prepare_computation
 from fext.compute.optimization import learning_rate_at, make_average, make_optimizer, restore_optimizer
-from fext.compute.training import Totals, Trainer, train_epoch
+from fext.compute.training import Totals, Trainer, channel_ranges, train_epoch
 from fext.data.dataset import Batch, FileRead
 from fext.data.images import NO_FILE
+from fext.errors import TrainingError
 from fext.model.autoencoder import Autoencoder, build_autoencoder
 from fext.model.disturbed import Disturbances, DisturbedAutoencoder
 from fext.model.plans import Plan, Stage
@@ -30,13 +32,13 @@ def small_autoencoder(normalization: bool = False) -> Autoencoder:
     return build_autoencoder(Plan("vgg16", (32, 32, 3), "plain", normalization, (Stage((4,)), Stage((8,))), 8), seed=0)
 
 
-def trainer_of(settings: Settings, model: Autoencoder) -> Trainer:
-    computation = prepare_computation(settings)
+def trainer_of(settings: Settings, model: Autoencoder, precision: Precision = "float32") -> Trainer:
+    computation = replace(prepare_computation(settings), precision=precision)
     computation.place(model)
     average = make_average(model, settings.ema_decay) if settings.ema_decay else None
     optimizer = make_optimizer(model, settings, computation)
     forward = DisturbedAutoencoder(model, Disturbances()).train()
-    return Trainer(forward, model, optimizer, average, settings, computation)
+    return Trainer(forward, model, optimizer, average, settings, computation, computation.make_scaler())
 
 
 def weights_of(trainer: Trainer) -> torch.Tensor:
@@ -210,6 +212,45 @@ def test_a_long_gradient_is_shortened_and_a_short_one_left(tiny: Tiny) -> None:
     assert changes[1] == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_float16_gives_about_the_gradient_of_float32(tiny: Tiny) -> None:
+    full, half = (trainer_of(tiny(), small_autoencoder(), precision) for precision in ("float32", "float16"))
+    assert half.step(images())[2] == pytest.approx(full.step(images())[2], rel=0.01)
+
+
+def test_a_gradient_too_large_for_float16_changes_no_weights_and_the_next_is_scaled_less(tiny: Tiny) -> None:
+    trainer = trainer_of(tiny(ema_decay=0.5, gradient_clip=1.0), small_autoencoder(), "float16")
+    before = weights_of(trainer).clone()
+    assert trainer.average is not None
+    trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 2.0**40})
+    assert trainer.step(images())[2] is None
+    assert torch.equal(weights_of(trainer), before)
+    assert int(trainer.average.n_averaged) == 0
+    assert trainer.scaler.get_scale() == 2.0**39
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_optimizer_whose_first_step_was_left_out_is_restored_and_goes_on(tiny: Tiny, optimizer: str) -> None:
+    trainer = trainer_of(tiny(optimizer=optimizer), small_autoencoder(), "float16")
+    trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 2.0**40})
+    assert trainer.step(images())[2] is None
+    restored = trainer_of(tiny(optimizer=optimizer), small_autoencoder(), "float16")
+    restore_optimizer(restored.optimizer, restored.settings, trainer.optimizer.state_dict(), begun=False)
+    for one in (trainer, restored):
+        one.scaler.load_state_dict(one.scaler.state_dict() | {"scale": 1024.0})
+        assert one.step(images())[2] is not None
+    assert torch.equal(weights_of(restored), weights_of(trainer))
+    assert weights_of(restored).isfinite().all()
+
+
+def test_a_gradient_that_no_scale_makes_finite_stops_training(tiny: Tiny) -> None:
+    trainer = trainer_of(tiny(), small_autoencoder(), "float16")
+    trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 1.0})
+    for weight in trainer.model.parameters():
+        weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(TrainingError, match="the gradient is"):
+        trainer.step(images())
+
+
 def test_activity_l1_adds_the_mean_absolute_latent_value_to_the_loss(tiny: Tiny) -> None:
     plain, weighted = (trainer_of(tiny(activity_l1=weight), small_autoencoder()) for weight in (0.0, 0.5))
     expected = plain.model.encoder(images()).abs().flatten(1).mean(dim=1)
@@ -254,7 +295,7 @@ def test_what_an_epoch_draws_depends_on_seed_epoch_and_batch_alone(tiny: Tiny) -
         trainer.forward.disturbances = Disturbances(input_noise=0.3)
         totals = Totals(num_batches=first_batch)
         torch.manual_seed(state)
-        train_epoch(trainer, batches, totals, epoch=0, num_batches=9, on_batch=lambda *_: None)
+        train_epoch(trainer, batches, totals, epoch=0, num_images=36, on_batch=lambda *_: None)
         return weights_of(trainer)
 
     assert torch.equal(weights_after(), weights_after(state=5))
@@ -266,7 +307,7 @@ def test_training_leaves_the_random_state_of_torch_as_it_was(tiny: Tiny) -> None
     trainer = trainer_of(tiny(), small_autoencoder())
     before = torch.get_rng_state()
     batch = Batch(images(), [FileRead(number, NO_FILE) for number in range(4)], [])
-    train_epoch(trainer, [batch], Totals(), epoch=0, num_batches=1, on_batch=lambda *_: None)
+    train_epoch(trainer, [batch], Totals(), epoch=0, num_images=4, on_batch=lambda *_: None)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -275,6 +316,6 @@ def test_a_channel_that_never_changes_is_dead() -> None:
     latent = torch.rand(2, 4, 3, 3)
     latent[:, 1] = 0
     latent[:, 2] = torch.tensor([0.0, 1.0]).reshape(2, 1, 1)  # the same everywhere in an image, but not in both
-    totals.add_latent(latent)
-    totals.add_latent(latent)
+    for _ in range(2):
+        totals.add_latent(*channel_ranges(latent), num_values=18)
     assert totals.dead_channels() == 0.25

@@ -9,7 +9,12 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
-from conftest import environment, make_home, run
+from conftest import environment, history_without_times, make_home, read_history, run, same_tensors
+
+from fext.jobs.pretrain import pretrain
+from fext.reporting import SilentReporter
+from fext.settings import load_settings
+from fext.store.workspace import Workspace
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 WORDS = ("--set", "feature_grid=1", "--set", "feature_formats=('csv', 'npy')")
@@ -32,10 +37,16 @@ def same_table(home: Path, name: str) -> bool:
     return all((one / file).read_bytes() == (other / file).read_bytes() for file in ("features.csv", "features.npy"))
 
 
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
 def start(home: Path, *words: str, torchrun: bool = False) -> "subprocess.Popen[str]":
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if torchrun else []
+    return start_program(home, *(TORCHRUN if torchrun else ()), str(home / "featext.py"), "extract", *words, *WORDS)
+
+
+def start_program(home: Path, *words: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, *launcher, str(home / "featext.py"), "extract", *words, *WORDS],
+        [sys.executable, *words],
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -50,9 +61,9 @@ def parts_with_rows(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("unfinished/part-*.csv") if path.exists() and path.stat().st_size > 0}
 
 
-def wait_for_rows(folder: Path, count: int, before: Collection[str] = ()) -> None:
-    """Wait until some parts more hold what is safe on the disk."""
-    wait_until(lambda: len(parts_with_rows(folder).difference(before)) >= count)
+def wait_for_rows(folder: Path, before: Collection[str]) -> None:
+    """Wait until one part more holds what is safe on the disk."""
+    wait_until(lambda: bool(parts_with_rows(folder).difference(before)))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -67,7 +78,7 @@ def test_killed_twice_it_goes_on_and_ends_as_one_left_alone(trained: Path) -> No
         folder = trained / "inference" / "killed"
         before = parts_with_rows(folder)
         process = start(trained, "--name", "killed")
-        wait_for_rows(folder, 1, before)
+        wait_for_rows(folder, before)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     result = run(trained, "extract", "--name", "killed", *WORDS)
@@ -84,13 +95,12 @@ def test_two_processes_make_the_same_file(trained: Path) -> None:
     assert same_table(trained, "two")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds a process by what Linux tells of it")
 def test_one_of_two_processes_killed_the_other_says_so_and_the_next_start_completes_it(trained: Path) -> None:
     process = start(trained, "--name", "one_killed", torchrun=True)
     # As soon as both have begun: a process that has done its part may be killed, and nobody has to know.
     wait_until(lambda: len([*(trained / "inference" / "one_killed").glob("unfinished/part-*.csv")]) == 2)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-    victim = next(int(pid) for pid in children.stdout.split() if rank_of(int(pid)) == "1")
-    os.kill(victim, signal.SIGKILL)
+    os.kill(child_of_rank(process.pid, "1"), signal.SIGKILL)
     output, _ = process.communicate(timeout=180)
     assert process.returncode != 0
     assert "Stopped. Whatever was finished before is kept." in output
@@ -101,6 +111,43 @@ def test_one_of_two_processes_killed_the_other_says_so_and_the_next_start_comple
     assert same_table(trained, "one_killed")
 
 
+def child_of_rank(parent: int, rank: str) -> int:
+    children = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True, check=True)
+    return next(int(pid) for pid in children.stdout.split() if rank_of(int(pid)) == rank)
+
+
 def rank_of(pid: int) -> str:
     variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return next((value[5:].decode() for value in variables if value.startswith(b"RANK=")), "")
+
+
+# ---------------------------------------------------------------- training
+
+
+def train_together(home: Path, name: str, *options: str) -> "subprocess.Popen[str]":
+    return start_program(home, *TORCHRUN, *options, str(home / "featext.py"), "pretrain", "--name", name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds a process by what Linux tells of it")
+def test_two_processes_train_as_one_and_torchrun_restarts_them_after_a_kill(tmp_path: Path) -> None:
+    # Five images in a batch of which each process has two or three; eight train images, so that three are the last.
+    small = {"architecture": "custom", "filters": (8, 8, 8), "layers_per_block": 1}
+    make_home(tmp_path, epochs=8, batch_size=5, optimizer="sgd", learning_rate=0.01, checkpoint_every=1, **small)
+    space = Workspace(tmp_path)
+    pretrain(space, load_settings(space.configurations), space.images, "alone", SilentReporter())
+    together = train_together(tmp_path, "together")
+    output, _ = together.communicate(timeout=180)
+    assert together.returncode == 0, output
+    assert output.count("Checkpoint together") == 1
+    killed = train_together(tmp_path, "killed", "--max-restarts=1")
+    checkpoints = tmp_path / "training" / "checkpoints"
+    wait_until(lambda: (checkpoints / "killed" / "epochs" / "killed_epoch_000002").exists())
+    os.kill(child_of_rank(killed.pid, "1"), signal.SIGKILL)
+    output, _ = killed.communicate(timeout=180)
+    assert killed.returncode == 0, output
+    assert "killed: going on after epoch" in output
+    assert same_tensors(checkpoints / "together", checkpoints / "killed")
+    assert history_without_times(checkpoints / "together") == history_without_times(checkpoints / "killed")
+    for one, other in zip(read_history(checkpoints / "alone"), read_history(checkpoints / "together"), strict=True):
+        for name in ("train_loss", "test_loss", "train_psnr", "test_psnr"):
+            assert one[name] == pytest.approx(other[name], rel=1e-3)

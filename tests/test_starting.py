@@ -167,18 +167,21 @@ def test_cross_entropy_is_refused_where_reconstructions_may_leave_0_to_1(
         ({"batch_size": 4}, 9),
         ({"batch_size": 1}, 8),
         ({"batch_size": 4, "gradient_accumulation": 4}, 8),
-        ({"batch_size": 5, "gradient_accumulation": 2}, 5),
+        ({"batch_size": 4, "gradient_accumulation": 3}, 8),  # parts of two, one and one
+        ({"batch_size": 2, "gradient_accumulation": 8}, 8),
     ],
 )
 def test_one_value_alone_is_not_normalized(tiny: Tiny, changes: dict[str, Any], num_train: int) -> None:
     small = tiny(picture_shape=(32, 32, 3), linear_shortcut=True, **changes)
-    if changes != {"batch_size": 5, "gradient_accumulation": 2}:  # parts of three and two
-        with pytest.raises(SettingsError, match="would be one image: choose another batch_size"):
-            refuse_single_values(plan_of(small), small, num_train)
-    else:
+    with pytest.raises(SettingsError, match="would be one image: choose another batch_size"):
         refuse_single_values(plan_of(small), small, num_train)
     large = tiny(picture_shape=(64, 32, 3), linear_shortcut=True, **changes)
     refuse_single_values(plan_of(large), large, num_train)
+
+
+def test_parts_of_two_images_and_more_are_normalized(tiny: Tiny) -> None:
+    settings = tiny(picture_shape=(32, 32, 3), linear_shortcut=True, batch_size=5, gradient_accumulation=2)
+    refuse_single_values(plan_of(settings), settings, 5)
 
 
 # ---------------------------------------------------------------- pictures and evaluation of every kind of plan

@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -102,9 +103,13 @@ def num_local_processes() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def free_memory() -> int:
-    """Bytes of memory that programs can have without others being moved out of it."""
-    return int(psutil.virtual_memory().available)
+def free_memory(*, shared: bool = False) -> int:
+    """Bytes of memory that programs can have without others being moved out of it, or that processes can share."""
+    available = int(psutil.virtual_memory().available)
+    shared_memory = "/dev/shm"
+    if shared and os.path.isdir(shared_memory):
+        return min(available, shutil.disk_usage(shared_memory).free)
+    return available
 
 
 def cpu_has_fast_bfloat16() -> bool:
@@ -134,7 +139,7 @@ def device_name(device: torch.device) -> str:
     return f"CPU ({_processor_name()})"
 
 
-def prepare_computation(settings: Settings) -> Computation:
+def prepare_computation(settings: Settings, *, for_training: bool = False) -> Computation:
     """Choose device, precision and number of processes, and set the number of threads.
 
     Raises DeviceError where the asked device is missing; only 'auto' falls back to the CPU.
@@ -144,7 +149,8 @@ def prepare_computation(settings: Settings) -> Computation:
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-    precision = _choose_precision(settings.use_mixed_precision, device)
+        torch.cuda.set_device(device)  # what torch asks and pins memory for is the current one
+    precision = _choose_precision(settings.use_mixed_precision, device, for_training)
     return Computation(device, precision, _choose_processors(settings.num_processors, device))
 
 
@@ -201,16 +207,47 @@ def choose_device(name: str) -> torch.device:
     )
 
 
-def _choose_precision(mixed: bool | Literal["auto"], device: torch.device) -> Precision:
-    """bfloat16 where it is quick, float16 on GPUs that have nothing but that; of these, 'auto' takes those with tensor
-    cores (compute capability 7), on which it is several times as quick as float32.
+def _choose_precision(mixed: bool | Literal["auto"], device: torch.device, for_training: bool) -> Precision:
+    """bfloat16 where it is quick, float16 on GPUs that have nothing but that.
+
+    'auto' takes float16 for training alone, where its range is watched, and on GPUs with tensor cores alone.
     """
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        quick = torch.cuda.get_device_capability(device) >= _TENSOR_CORES
-        return "float16" if mixed is True or (mixed == "auto" and quick) else "float32"
+        pays = for_training and _has_tensor_cores(device)
+        return "float16" if mixed is True or (mixed == "auto" and pays) else "float32"
     if mixed == "auto":
         mixed = device.type == "cuda" or (device.type == "cpu" and cpu_has_fast_bfloat16())
     return "bfloat16" if mixed else "float32"
+
+
+def _has_tensor_cores(device: torch.device) -> bool:
+    is_without = "GTX 16" in torch.cuda.get_device_name(device)  # of the same capability as those that have them
+    return torch.cuda.get_device_capability(device) >= _TENSOR_CORES and not is_without
+
+
+def refuse_unfit_to_share(settings: Settings, computation: Computation, num_processes: int) -> None:
+    """Raise DeviceError or SettingsError where several processes cannot train together as these settings say."""
+    if num_processes == 1:
+        return
+    if settings.batch_size < num_processes:
+        raise SettingsError(
+            f"batch_size = {settings.batch_size} has less than one image for each of the {num_processes} processes: "
+            f"set it to {num_processes} or more, or start fewer"
+        )
+    if computation.device.type == "mps":
+        raise DeviceError("several processes cannot train on an Apple GPU: set training_device to 'CPU', or start one")
+    if computation.device.type != "cuda":
+        return
+    if num_local_processes() > torch.cuda.device_count():
+        raise DeviceError(
+            f"torchrun started {num_local_processes()} processes for {torch.cuda.device_count()} GPUs: start one for "
+            f"each GPU (--nproc-per-node), or set training_device to 'CPU'"
+        )
+    if settings.training_device.startswith("cuda:") and num_local_processes() > 1:
+        raise DeviceError(
+            f"training_device = '{settings.training_device}' is one GPU for {num_local_processes()} processes: set it "
+            f"to 'GPU', which gives each its own"
+        )
 
 
 def check_jit_backend(settings: Settings) -> None:

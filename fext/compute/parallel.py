@@ -4,7 +4,7 @@ Each process computes its part of a batch. torch's DistributedDataParallel adds 
 computed (Li et al., 'PyTorch Distributed', 2020); batch normalization sees all parts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,9 +14,9 @@ from torch.autograd import Function
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from fext.compute.processes import Processes
+from fext.compute.processes import Processes, keeping_contact
 from fext.data.dataset import Batch
-from fext.errors import ProcessGroupError, TrainingError
+from fext.errors import ProcessGroupError, ReaderDiedError, TrainingError
 from fext.reporting import StopRequested
 
 
@@ -41,30 +41,44 @@ class Agreement:
         """Let all processes stop before the next batch."""
         self._stop_is_wanted = True
 
-    def on(self, batch: Batch) -> int:
-        """How many images all processes together have of a batch.
+    def each(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, int]]:
+        """The batches, each with how many images of it all processes together compute.
 
-        Raises, in all of them at once, StopRequested where one was asked to stop, and UnreadableImageError in that
-        which has an image that can no longer be read, ProcessGroupError in the others.
+        Raises, in all processes before the same batch, StopRequested where one was asked to stop; UnreadableImageError
+        in a process that has an image that can no longer be read, ReaderDiedError in one whose readers have died, and
+        ProcessGroupError in the others. What was computed before then belongs together.
         """
-        counts = torch.tensor([len(batch.images), len(batch.rejected), self._stop_is_wanted], device=self._device)
-        num_images, num_rejected, num_stopping = self.processes.sum(counts).tolist()
-        if batch.rejected:
-            raise UnreadableImageError(batch.rejected[0].position, batch.rejected[0].reason)
-        if num_rejected:
-            raise ProcessGroupError(
-                "another process of this run met an image that can no longer be used; it says which"
-            )
-        if num_stopping:
-            raise StopRequested
-        return int(num_images)
+        upcoming = iter(batches)
+        while True:
+            try:
+                batch = next(upcoming, None)
+            except ReaderDiedError:
+                self._settle(0, fails=True)
+                raise
+            if batch is None:
+                return
+            num_computed, any_fails, any_stops = self._settle(len(batch.images), fails=bool(batch.rejected))
+            if batch.rejected:
+                raise UnreadableImageError(batch.rejected[0].position, batch.rejected[0].reason)
+            if any_fails:
+                raise ProcessGroupError("another process of this run cannot go on, and says why")
+            if any_stops:
+                raise StopRequested
+            yield batch, num_computed
+
+    def _settle(self, num_images: int, *, fails: bool) -> tuple[int, int, int]:
+        if self.processes.count == 1:
+            return num_images, fails, self._stop_is_wanted
+        counts = torch.tensor([num_images, fails, self._stop_is_wanted], device=self._device)
+        with keeping_contact():
+            num_computed, num_failing, num_stopping = self.processes.sum(counts).tolist()
+        return num_computed, num_failing, num_stopping
 
 
 def in_sum(forward: Callable[..., Any], *, is_last: bool) -> AbstractContextManager[object]:
     """Gradients are added up over the processes with the last part of a batch, not with those before it."""
-    if isinstance(forward, DistributedDataParallel) and not is_last:
-        return forward.no_sync()
-    return nullcontext()
+    module = getattr(forward, "_orig_mod", forward)  # of what torch.compile wraps
+    return module.no_sync() if isinstance(module, DistributedDataParallel) and not is_last else nullcontext()
 
 
 def in_parallel(module: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
@@ -101,7 +115,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         self.weight, self.bias = replaced.weight, replaced.bias  # the very ones that the optimizer knows
         self.running_mean, self.running_var = replaced.running_mean, replaced.running_var
         self.num_batches_tracked = replaced.num_batches_tracked
-        self.processes = processes
+        self.processes = Processes(processes.rank, processes.count)  # without a store: a model can be copied
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -162,9 +176,6 @@ class _Normalize(Function):
         sums = ctx.processes.sum(torch.stack([of_weight, of_bias])) / ctx.count
         slope = weight * scale**2 * sums[0]
         offset = weight * scale * sums[1] - slope * mean
-        through = images * _per_channel(slope, images) + _per_channel(offset, images)
-        return direct - through, of_weight, of_bias, None, None, None, None, None
-
-
-def _per_channel(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    return values[:, None, None].to(images.dtype)
+        # Two numbers that may all but cancel: in float32, whatever the precision of the images.
+        through = images.float() * slope[:, None, None] + offset[:, None, None]
+        return direct - through.to(images.dtype), of_weight, of_bias, None, None, None, None, None

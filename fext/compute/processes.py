@@ -20,7 +20,7 @@ from fext.errors import ProcessGroupError
 _SECONDS_BETWEEN_LOOKS = 0.2
 _ATTEMPT = "TORCHELASTIC_RESTART_COUNT"  # how torchrun tells how often it has started the processes again
 # How gloo and nccl say that another process is gone.
-_GONE = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "nccl", "socket")
+_GONE = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "remote process")
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,8 @@ class Processes:
         try:
             with _lost_contact():
                 distributed.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.count)
-            yield
-        except RuntimeError as error:
-            if not isinstance(error, distributed.DistError) and not any(words in str(error).lower() for words in _GONE):
-                raise
-            raise ProcessGroupError(_LOST) from error
+            with keeping_contact():
+                yield
         finally:
             if distributed.is_initialized():
                 distributed.destroy_process_group()
@@ -129,8 +126,20 @@ def join_processes() -> Processes:
 
 _LOST = (
     "another process of this run has ended, or torchrun did not start this one: what was finished is kept; start the "
-    "same command again to go on"
+    "same extraction again, or resume the same training, to go on"
 )
+
+
+@contextmanager
+def keeping_contact() -> Iterator[None]:
+    """Raise ProcessGroupError where a sum fails because another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_gone = isinstance(error, distributed.DistNetworkError | distributed.DistStoreError)
+        if not is_gone and not any(words in str(error).lower() for words in _GONE):
+            raise
+        raise ProcessGroupError(_LOST) from error
 
 
 @contextmanager

@@ -48,17 +48,22 @@ class Totals:
     mse: float = 0.0
     mae: float = 0.0
     psnr: float = 0.0
-    gradient_norm: float = 0.0  # of each batch, added up
+    gradient_norm: float = 0.0  # of each step, added up
+    num_steps: int = 0  # batches that changed the weights
     waiting_seconds: float = 0.0  # for images
     latent_low: list[float] = field(default_factory=list)  # the least and the greatest value of each latent channel
     latent_high: list[float] = field(default_factory=list)
     num_latent_values: int = 0  # of each channel
 
-    def add(self, num_images: int, means: torch.Tensor) -> None:
-        """Add a batch of so many images, with the means over them of what batch_sums adds up."""
-        loss, mse, mae, psnr = (means.double() * num_images).tolist()
+    def add(self, num_images: int, sums: torch.Tensor, num_computed: int) -> float:
+        """Add a batch of so many images, with what batch_sums gives for all that were computed; gives its mean loss.
+
+        More are computed than there are where each of several processes has the whole of a small batch.
+        """
+        loss, mse, mae, psnr = (value * (num_images / num_computed) for value in sums.tolist())
         self.num_batches, self.num_images = self.num_batches + 1, self.num_images + num_images
         self.loss, self.mse, self.mae, self.psnr = self.loss + loss, self.mse + mse, self.mae + mae, self.psnr + psnr
+        return float(loss / num_images)
 
     def add_latent(self, low: torch.Tensor, high: torch.Tensor, num_values: int) -> None:
         """Take note of the range of each channel of a latent, and of how many values it has in each."""
@@ -136,10 +141,11 @@ class Trainer:
             with in_sum(self.forward, is_last=number == num_parts):
                 computed.append(self._backward(part, batch_size))
         norm = self._clip_gradient()
-        self.scaler.step(self.optimizer)
+        if norm is not None:
+            self.scaler.step(self.optimizer)
+            if self.average is not None:
+                self.average.update_parameters(self.model)
         self.scaler.update()
-        if self.average is not None and norm is not None:
-            self.average.update_parameters(self.model)
         losses, reconstructions = (torch.cat(list(values)) for values in zip(*computed, strict=True))
         return losses, reconstructions, norm
 
@@ -190,18 +196,18 @@ def train_epoch(
     raised. Raises TrainingError where the loss or a gradient is not finite, before that changes the weights.
     """
     num_batches = -(-num_images // trainer.settings.batch_size)
-    for batch in _noting_waits(batches, totals):
-        num_computed = trainer.agreement.on(batch)
+    for batch, num_computed in trainer.agreement.each(_noting_waits(batches, totals)):
         middle = (totals.num_batches + 0.5) / num_batches  # of the batch: a warm-up does not waste its first one
         trainer.set_learning_rate((epoch + middle) / trainer.settings.epochs)
         images = trainer.computation.to_device(batch.images)
         with _random_stream(trainer, epoch, totals.num_batches):
             losses, reconstructions, norm = trainer.step(images, num_computed)
-        means = trainer.agreement.processes.sum(batch_sums(losses, reconstructions, images)) / num_computed
+        sums = trainer.agreement.processes.sum(batch_sums(losses, reconstructions, images))
         batch_size = min(trainer.settings.batch_size, num_images - totals.num_images)
-        totals.add(batch_size, means)
-        totals.gradient_norm += norm or 0.0
-        on_batch(batch_size, means[0].item())
+        loss = totals.add(batch_size, sums, num_computed)
+        if norm is not None:
+            totals.gradient_norm, totals.num_steps = totals.gradient_norm + norm, totals.num_steps + 1
+        on_batch(batch_size, loss)
 
 
 def _noting_waits(batches: Iterable[Batch], totals: Totals) -> Iterator[Batch]:
@@ -247,18 +253,16 @@ def test_epoch(
     Raises UnreadableImageError where an image can no longer be read, TrainingError where the loss is not finite.
     """
     processes = trainer.agreement.processes
-    for batch in batches:
-        num_computed = trainer.agreement.on(batch)
+    for batch, num_computed in trainer.agreement.each(batches):
         images = trainer.computation.to_device(batch.images)
         with trainer.computation.autocast():
             latent = model.encoder(images)
             reconstructions = model.decoder(latent)
         reconstructions = reconstructions.float()
         losses = make_loss(trainer.settings.loss)(reconstructions, images)
-        means = processes.sum(batch_sums(losses, reconstructions, images)) / num_computed
-        _refuse_not_finite("test loss", means[0].item())
+        sums = processes.sum(batch_sums(losses, reconstructions, images))
         batch_size = min(trainer.settings.inference_batch_size, num_images - totals.num_images)
-        totals.add(batch_size, means)
+        _refuse_not_finite("test loss", totals.add(batch_size, sums, num_computed))
         low, high = channel_ranges(latent)
         totals.add_latent(processes.least(low), processes.greatest(high), batch_size * math.prod(latent.shape[2:]))
         on_batch(batch_size, float("nan"))

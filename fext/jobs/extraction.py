@@ -121,13 +121,11 @@ def join_extraction(
 ) -> Extraction:
     """An extraction that was begun elsewhere, with the settings given.
 
-    OpenVINO would round a linear path, too, in bfloat16: with it such a model computes in float32.
-
     Raises ExtractionError where a description is given and this process would compute in another way.
     """
     computation = prepare_computation(settings)
     engine = choose_engine(settings, computation.device)
-    if engine == "openvino" and checkpoint.plan.block == "patch":
+    if _keeps_float32(engine, checkpoint):
         computation = replace(computation, precision="float32")
     shape = row_shape(settings, checkpoint)
     extraction = Extraction(folder, checkpoint, source, settings, computation, engine, shape)
@@ -162,16 +160,21 @@ def _is_same(description: Description | None, settings: Settings, checkpoint: Ch
         and description["source"] == full_path(source)
         and description["feature_grid"] == settings.feature_grid
         and description["reconstruction_error"] == settings.reconstruction_error
-        and _may_compute_so(settings, description["computed_by"])
+        and _may_compute_so(settings, checkpoint, description["computed_by"])
     )
 
 
-def _may_compute_so(settings: Settings, computed_by: dict[str, Any]) -> bool:
-    is_mixed = computed_by["precision"] != "float32"
+def _keeps_float32(engine: str, checkpoint: Checkpoint) -> bool:
+    """OpenVINO would round a linear path, too, in bfloat16: with it such a model computes in float32."""
+    return engine == "openvino" and checkpoint.plan.block == "patch"
+
+
+def _may_compute_so(settings: Settings, checkpoint: Checkpoint, computed_by: dict[str, Any]) -> bool:
     engine = computed_by["engine"] if settings.inference_engine == "auto" else settings.inference_engine
+    is_mixed = computed_by["precision"] != "float32"
     device = settings.training_device.replace("cuda", "GPU").partition(":")[0]
     return (
-        settings.use_mixed_precision in ("auto", is_mixed)
+        (settings.use_mixed_precision in ("auto", is_mixed) or _keeps_float32(engine, checkpoint))
         and engine == computed_by["engine"]
         and (device == "auto" or computed_by["device"].startswith(device))
     )

@@ -4,6 +4,7 @@ The state of a run is kept at every epoch's end, every few minutes within an epo
 """
 
 import datetime
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from fext.compute.device import (
     keeping_freed_memory,
     num_local_processes,
     prepare_computation,
+    refuse_unfit_to_share,
 )
 from fext.compute.optimization import learning_rate_at, make_average, make_optimizer
 from fext.compute.parallel import Agreement, UnreadableImageError, in_parallel
@@ -29,7 +31,7 @@ from fext.data.dataset import ImageCache, ImageStream, Shard
 from fext.data.images import Preprocessing
 from fext.data.names import Names
 from fext.data.source import ImageSource, find_images
-from fext.errors import ProcessGroupError, ReaderDiedError
+from fext.errors import DeviceError, ProcessGroupError, ReaderDiedError
 from fext.jobs.choosing import choose_split, say_split
 from fext.jobs.diagnosis import Outlook, hints
 from fext.jobs.forecast import readable_size
@@ -89,7 +91,8 @@ def pretrain(
     if begun := processes.recall(_BEGUN):
         return _go_on(processes, settings, Path(begun), None, reporter)
     check_jit_backend(settings)
-    computation = prepare_computation(settings)
+    computation = prepare_computation(settings, for_training=True)
+    refuse_unfit_to_share(settings, computation, processes.count)
     plan = plan_of(settings)
     preprocessing = Preprocessing(*settings.picture_shape, resize_mode=settings.resize_mode)
     folder = workspace.new_checkpoint(name or _made_up_name(workspace, settings.architecture))
@@ -110,8 +113,7 @@ def pretrain(
     remove_abandoned(workspace.checkpoints)
     with locked(folder), keeping_freed_memory():
         _begin(run, state)
-        processes.remember(_BEGUN, str(folder.absolute()))
-        processes.tell(_READY, str(folder.absolute()))
+        _call_others(run)
         return _train(run, state, chosen.num_rejected)
 
 
@@ -140,18 +142,34 @@ def _go_on(
         mend(run, state)
         within = f" and {state.num_images} images" if state.num_images else ""
         reporter.message(f"{folder.name}: going on after epoch {len(state.history)}{within}")
-        processes.remember(_BEGUN, str(folder.absolute()))
-        processes.tell(_READY, str(folder.absolute()))
+        _call_others(run)
         return _train(run, state, 0)
+
+
+def _call_others(run: Run) -> None:
+    """Let the other processes join; should torchrun start all of them again, it is this run that goes on."""
+    words = {"folder": str(run.folder.absolute()), "computes": _computes(run)}
+    run.processes.remember(_BEGUN, words["folder"])
+    run.processes.tell(_READY, json.dumps(words))
+
+
+def _computes(run: Run) -> str:
+    return f"on {run.computation.device.type} in {run.computation.precision}"
 
 
 def _join(processes: Processes, settings: Settings, reporter: Reporter) -> None:
     """Train with the first process, which has begun a run or brought it back; what it wrote tells all about it."""
     with reporter.progress("waiting for the first process", 0) as progress:
-        folder = Path(processes.hear(_READY, lambda: progress.advance(0)))
+        words = json.loads(processes.hear(_READY, lambda: progress.advance(0)))
     with keeping_freed_memory():
+        folder = Path(words["folder"])
         stored = checkpoints.load_resume(folder)
         run, state = restore(settings, folder, None, stored, SilentReporter(), processes)
+        if _computes(run) != words["computes"]:
+            raise DeviceError(
+                f"the first process computes {words['computes']}, process {processes.rank} would do so "
+                f"{_computes(run)}: set training_device and use_mixed_precision to what all of them have"
+            )
         _train(replace(run, reporter=reporter), state, 0)
 
 
@@ -287,10 +305,12 @@ def _streams(run: Run) -> tuple[ImageStream, ImageStream]:
 def _fits_memory(run: Run) -> bool:
     """Whether what cache_images keeps, in each process of this machine, leaves the half of the free memory free."""
     size = ImageCache.size(len(run.split.train) + len(run.split.test), run.preprocessing.shape)
-    limit = free_memory() // (2 * num_local_processes())
-    if size > limit:
+    is_shared = run.computation.num_processors > 1
+    limit = free_memory(shared=is_shared) // (2 * num_local_processes())
+    if size > limit and run.processes.is_first:
+        kind = "memory for processes to share (/dev/shm)" if is_shared else "memory"
         run.reporter.warning(
-            f"cache_images: the decoded images would take {readable_size(size)}, and half of the memory that is free "
+            f"cache_images: the decoded images would take {readable_size(size)}, and half of the {kind} that is free "
             f"is {readable_size(limit)}: they are read in each epoch"
         )
     return size <= limit
@@ -380,7 +400,7 @@ def _row(settings: Settings, state: State) -> dict[str, float]:
         "test_mae": test.mae,
         "train_psnr": train.psnr,
         "test_psnr": test.psnr,
-        "gradient_norm": state.train.gradient_norm / state.train.num_batches,
+        "gradient_norm": state.train.gradient_norm / max(state.train.num_steps, 1),
         "dead_channels": state.test.dead_channels(),
         "waiting_seconds": round(state.train.waiting_seconds, 3),
         "seconds": round(state.seconds, 3),

@@ -13,7 +13,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch.optim.swa_utils import AveragedModel
 
-from fext.compute.device import Computation, check_jit_backend, prepare_computation
+from fext.compute.device import Computation, check_jit_backend, prepare_computation, refuse_unfit_to_share
 from fext.compute.optimization import make_average, make_optimizer, restore_optimizer
 from fext.compute.processes import Processes
 from fext.compute.training import Totals
@@ -94,7 +94,8 @@ def restore(
 ) -> tuple[Run, State]:
     """The run that resume.pt holds, as it was when it was saved."""
     try:
-        weights, moments, averaged, scaled = (stored.pop(name) for name in ("model", "optimizer", "average", "scaler"))
+        parts = {name: stored.pop(name) for name in ("model", "optimizer", "average")}
+        parts["scaler"] = stored.pop("scaler", {})  # there was none before float16
         checksums = _unpacked(stored.pop("checksums"))
         if stored.keys() != {item.name for item in fields(State)}:
             raise KeyError("resume.pt lacks something")
@@ -103,21 +104,15 @@ def restore(
         finished = description.summary["finished"] is True
         settings = _settings_to_resume(today, folder, epochs, len(state.history), finished)
         check_jit_backend(settings)
-        computation = prepare_computation(settings)
-        _warn_of_another_computation(description, computation, reporter)
+        computation = prepare_computation(settings, for_training=True)
+        refuse_unfit_to_share(settings, computation, processes.count)
+        _warn_of_another_computation(description, computation, processes, reporter)
         split = checkpoints.load_split(folder)
         model = build_autoencoder(description.plan, settings.seed)
         computation.place(model)
-        model.load_state_dict(weights)
-        optimizer = make_optimizer(model, settings, computation)
+        model.load_state_dict(parts["model"])
         begun = bool(state.history) or state.train.num_batches > 0
-        restore_optimizer(optimizer, settings, moments, begun=begun)
-        average = make_average(model, settings.ema_decay) if settings.ema_decay else None
-        if average is not None:
-            average.load_state_dict(averaged)
-        scaler = computation.make_scaler()
-        if scaled and scaler.is_enabled():
-            scaler.load_state_dict(scaled)
+        optimizer, average, scaler = _restore_training(parts, model, settings, computation, begun)
         by_name = dict(zip(split.train + split.test, checksums, strict=True))
         _check(state, settings, split)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ValidationError) as error:
@@ -133,6 +128,22 @@ def restore(
         reporter, processes,
     )  # fmt: skip
     return run, state
+
+
+def _restore_training(
+    parts: dict[str, Any], model: Autoencoder, settings: Settings, computation: Computation, begun: bool
+) -> tuple[torch.optim.Optimizer, AveragedModel | None, torch.amp.GradScaler]:
+    if parts["scaler"]:  # float16: its first steps may all have been left out
+        begun = bool(parts["optimizer"]["state"])
+    optimizer = make_optimizer(model, settings, computation)
+    restore_optimizer(optimizer, settings, parts["optimizer"], begun=begun)
+    average = make_average(model, settings.ema_decay) if settings.ema_decay else None
+    if average is not None:
+        average.load_state_dict(parts["average"])
+    scaler = computation.make_scaler()
+    if parts["scaler"] and scaler.is_enabled():
+        scaler.load_state_dict(parts["scaler"])
+    return optimizer, average, scaler
 
 
 def _check(state: State, settings: Settings, split: Split) -> None:
@@ -177,13 +188,20 @@ def _settings_to_resume(today: Settings, folder: Path, epochs: int | None, done:
     return change_settings(stored, epochs=epochs or stored.epochs, **machine)
 
 
-def _warn_of_another_computation(description: Description, computation: Computation, reporter: Reporter) -> None:
-    before = description.summary.get("device"), description.summary.get("precision")
-    now = computation.device.type, computation.precision
+def _warn_of_another_computation(
+    description: Description, computation: Computation, processes: Processes, reporter: Reporter
+) -> None:
+    summary = description.summary
+    before = summary.get("device"), summary.get("precision"), summary.get("num_processes", 1)
+    now = computation.device.type, computation.precision, processes.count
     if before != now:
+        so_far, from_here = (
+            f"on {device} in {precision} by {count} process{'es' if count != 1 else ''}"
+            for device, precision, count in (before, now)
+        )
         reporter.warning(
-            f"trained on {before[0]} in {before[1]} so far, on {now[0]} in {now[1]} from here on: "
-            f"the result differs a little from that of one machine"
+            f"trained {so_far} so far, {from_here} from here on: the result differs a little from that of a run left "
+            f"alone"
         )
 
 
@@ -258,4 +276,5 @@ def _summary(run: Run, state: State, epoch: int, finished: bool) -> dict[str, An
         "num_test_images": len(run.split.test),
         "device": run.computation.device.type,
         "precision": run.computation.precision,
+        "num_processes": run.processes.count,
     }

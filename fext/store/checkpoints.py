@@ -25,7 +25,7 @@ from fext.settings import Settings, settings_from_json
 from fext.store import files
 
 FORMAT_VERSION = 1
-RESUME_VERSION = 4
+RESUME_VERSION = 3
 HISTORY_COLUMNS = (
     "epoch",
     "learning_rate",
