@@ -115,7 +115,8 @@ def test_where_there_are_no_images_the_menu_offers_the_samples(home: Path, termi
 
 def test_ctrl_c_in_each_job_leads_back_to_the_menu_and_resuming_completes(home: Path, terminal: Terminal) -> None:
     write_images(home / "data" / "images", 120)
-    write_configurations(home, epochs=4, num_train_samples=80, num_test_samples=40, num_processors=2)
+    grey = {"picture_shape": (64, 64, 1)}  # whose linear map is quick to find
+    write_configurations(home, epochs=4, num_train_samples=80, num_test_samples=40, num_processors=2, **grey)
     terminal.choose("Pretrain")
     terminal.see("Name of the checkpoint")
     terminal.type("model" + ENTER)
@@ -123,6 +124,7 @@ def test_ctrl_c_in_each_job_leads_back_to_the_menu_and_resuming_completes(home: 
     terminal.type(CTRL_C)
     terminal.see("model is kept as it stands: 0 epochs and")
     terminal.see("Stopped.")
+    write_configurations(home)  # from here on images are read in the main process, which starts sooner
     terminal.choose("Evaluate")
     terminal.see("evaluating model on 120 images")
     terminal.type(CTRL_C)
@@ -133,7 +135,6 @@ def test_ctrl_c_in_each_job_leads_back_to_the_menu_and_resuming_completes(home: 
     terminal.see("extracting 120 images")
     terminal.type(CTRL_C)
     terminal.see("Stopped.")
-    write_configurations(home, epochs=4, num_train_samples=80, num_test_samples=40)
     terminal.choose("Resume")
     terminal.see("going on after epoch 0 and")
     terminal.see("images/s")

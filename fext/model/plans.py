@@ -131,6 +131,7 @@ _MEDIUM = ((32,), (64, 64), (128, 128), (256, 256, 256), (512, 512, 512))
 _LARGE = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512, 512))
 # Width and number of the residual blocks beside a linear shortcut, before the latent and again after it.
 _PATCHES = {"redux": (256, 2), "medium": (384, 4), "large": (512, 6)}
+# A decoder gains by guessing components that the latent does not hold, so there are always twice as many.
 _PATCH_SIDE, _MIN_COMPONENTS = 32, 512
 _CIFAR = ((32, 32), (64, 64), (128, 128))
 _CIFAR_DROPOUT = 0.2
@@ -174,7 +175,7 @@ def make_plan(
     elif architecture in _RESIDUAL and linear_shortcut:
         width, depth = _PATCHES[architecture]
         stage = Stage((width,) * depth, stride=_PATCH_SIDE, pooling="no")
-        components = max(latent_channels, _MIN_COMPONENTS)
+        components = max(2 * latent_channels, _MIN_COMPONENTS)
         plan = Plan(architecture, picture_shape, "patch", True, (stage,), latent_channels, components, dropout)
     elif architecture in _RESIDUAL:
         stages = _stages(_RESIDUAL[architecture])
