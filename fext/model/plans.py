@@ -131,7 +131,7 @@ _MEDIUM = ((32,), (64, 64), (128, 128), (256, 256, 256), (512, 512, 512))
 _LARGE = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512, 512))
 # Width and number of the residual blocks beside a linear shortcut, before the latent and again after it.
 _PATCHES = {"redux": (256, 2), "medium": (384, 4), "large": (512, 6)}
-# A decoder gains by guessing components that the latent does not hold, so there are always twice as many.
+# A decoder gains by guessing components that the latent does not hold, so there are at least twice as many of them.
 _PATCH_SIDE, _MIN_COMPONENTS = 32, 512
 _CIFAR = ((32, 32), (64, 64), (128, 128))
 _CIFAR_DROPOUT = 0.2
