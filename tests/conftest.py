@@ -160,7 +160,7 @@ SMALL = {
     "architecture": "redux",
     "linear_shortcut": False,
     "lr_schedule": "constant",
-    "picture_shape": (64, 64, 3),
+    "picture_shape": (64, 64, 1),  # grey: the linear map of an evaluation is found in a third of the time
     "epochs": 1,
     "batch_size": 4,
     "num_train_samples": 8,

@@ -160,7 +160,8 @@ def test_jit_compile_compiles_with_jit_backend(
         return compile_model(model, backend=backend)
 
     monkeypatch.setattr(torch, "compile", noting)
-    folder = train(baseline[0], tiny(jit_compile=True, jit_backend="eager", linear_shortcut=linear_shortcut), name)
+    settings = tiny(jit_compile=True, jit_backend="eager", linear_shortcut=linear_shortcut, picture_shape=(64, 64, 1))
+    folder = train(baseline[0], settings, name)
     assert asked == ["eager"]
     assert len(losses(folder)) == 1
     check_jit_backend(tiny(jit_compile=False, jit_backend="nonsense"))

@@ -47,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, small_model: N
     """A workspace with a checkpoint 'model' of two epochs; tests must not change it."""
     space = Workspace(tmp_path_factory.mktemp("trained"))
     write_images(space.images, 12)
-    train(space, tiny(epochs=2, use_tensorboard=True, generate_model_graph=True))
+    train(space, tiny(epochs=2, use_tensorboard=True, generate_model_graph=True, picture_shape=(64, 64, 1)))
     return space
 
 
@@ -352,7 +352,7 @@ def test_the_mean_image_scores_as_worked_out_by_hand(trained: Workspace, evaluat
 
 
 def test_an_ordered_latent_is_evaluated_by_how_many_channels_are_kept(workspace: Workspace, tiny: Tiny) -> None:
-    settings = tiny(ordered_latent=True, latent_channels=6, epochs=2)
+    settings = tiny(ordered_latent=True, latent_channels=6, epochs=2, picture_shape=(64, 64, 1))
     result = evaluate(workspace, settings, train(workspace, settings), None, QUIET)
     kept = result.summary["kept_channels"]
     assert list(kept) == [1, 2, 4, 6]

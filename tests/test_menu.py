@@ -115,8 +115,7 @@ def test_where_there_are_no_images_the_menu_offers_the_samples(home: Path, termi
 
 def test_ctrl_c_in_each_job_leads_back_to_the_menu_and_resuming_completes(home: Path, terminal: Terminal) -> None:
     write_images(home / "data" / "images", 120)
-    grey = {"picture_shape": (64, 64, 1)}  # whose linear map is quick to find
-    write_configurations(home, epochs=4, num_train_samples=80, num_test_samples=40, num_processors=2, **grey)
+    write_configurations(home, epochs=4, num_train_samples=80, num_test_samples=40, num_processors=2)
     terminal.choose("Pretrain")
     terminal.see("Name of the checkpoint")
     terminal.type("model" + ENTER)
