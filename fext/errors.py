@@ -14,6 +14,7 @@ FextError
 ├── CheckpointError          a checkpoint is missing, damaged, of a later version, or its name is taken
 ├── ExtractionError          an extraction cannot be made or its name is taken
 └── TrainingError            training cannot go on, such as a loss that is not finite
+    └── UnreadableImageError an image of the split can no longer be used
 
 Whatever else is raised is a fault of FeXT: the screen shows one line and the path of the log with the traceback.
 """
@@ -73,3 +74,12 @@ class ExtractionError(FextError):
 
 class TrainingError(FextError):
     """Training cannot go on."""
+
+
+class UnreadableImageError(TrainingError):
+    """An image of the split can no longer be used; the job, which knows its name, words the message."""
+
+    def __init__(self, position: int, reason: str) -> None:
+        super().__init__(reason)
+        self.position = position
+        self.reason = reason

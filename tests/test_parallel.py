@@ -10,8 +10,9 @@ from torch.distributed import FileStore
 
 from fext.compute.device import prepare_computation
 from fext.compute.optimization import make_average, make_optimizer
-from fext.compute.parallel import Agreement, SharedBatchNorm2d, in_parallel
+from fext.compute.parallel import Agreement, in_parallel
 from fext.compute.processes import Processes
+from fext.compute.shared_normalization import SharedBatchNorm2d
 from fext.compute.training import Totals, Trainer, train_epoch
 from fext.data.dataset import Batch, FileRead, Shard
 from fext.data.images import NO_FILE

@@ -100,9 +100,18 @@ def test_the_program_is_there_without_torch() -> None:
     assert not imports_torch(["featext"])
 
 
+def test_a_job_starts_without_the_compiler_of_torch_which_takes_seconds_to_load() -> None:
+    jobs = [module_name(file) for file in FILES if room_of(module_name(file)) == "jobs"]
+    assert not imports(jobs, "torch._dynamo")
+
+
 def imports_torch(modules: list[str]) -> bool:
-    """Whether a fresh Python has imported torch after these modules."""
-    script = f"import sys, {', '.join(modules)}; print('torch' in sys.modules)"
+    return imports(modules, "torch")
+
+
+def imports(modules: list[str], imported: str) -> bool:
+    """Whether a fresh Python has imported something after these modules."""
+    script = f"import sys, {', '.join(modules)}; print({imported!r} in sys.modules)"
     command = [sys.executable, "-c", script]
     finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
     assert finished.returncode == 0, finished.stderr

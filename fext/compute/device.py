@@ -20,9 +20,8 @@ from fext.settings import Settings
 
 # Of glibc's malloc.h: how many blocks may be mapped one by one, and how much free memory at the end is too much.
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
-_TENSOR_CORES = (7, 0)
 _AS_BEFORE, _KEEP = (65_536, 131_072), (0, 2**31 - 1)
-
+_TENSOR_CORES = (7, 0)  # the compute capability from which on GPUs have them
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

@@ -24,14 +24,14 @@ from fext.compute.device import (
     refuse_unfit_to_share,
 )
 from fext.compute.optimization import learning_rate_at, make_average, make_optimizer
-from fext.compute.parallel import Agreement, UnreadableImageError, in_parallel
+from fext.compute.parallel import Agreement, in_parallel
 from fext.compute.processes import Processes, join_processes
 from fext.compute.training import Trainer, test_epoch, train_epoch
 from fext.data.dataset import ImageCache, ImageStream, Shard
 from fext.data.images import Preprocessing
 from fext.data.names import Names
 from fext.data.source import ImageSource, find_images
-from fext.errors import DeviceError, ProcessGroupError, ReaderDiedError
+from fext.errors import DeviceError, ProcessGroupError, ReaderDiedError, UnreadableImageError
 from fext.jobs.choosing import choose_split, say_split
 from fext.jobs.diagnosis import Outlook, hints
 from fext.jobs.forecast import readable_size
