@@ -106,7 +106,13 @@ def train_with_fext(trial: Trial) -> Run:
 
 
 def train_naively(trial: Trial) -> Run:
-    return _run_naive("naive_train.py", [str(trial.images)], trial)
+    words = [str(trial.images), "--num-images", str(trial.num_images), "--architecture", trial.architecture]
+    return _run_script("naive_train.py", words, trial)
+
+
+def multiply_matrices(trial: Trial) -> Run:
+    """The rate at which all arithmetic of the training would run as matrix products."""
+    return _run_script("matrix_product.py", ["--architecture", trial.architecture], trial)
 
 
 def extract_with_fext(trial: Trial) -> Run:
@@ -125,14 +131,15 @@ def extract_with_fext(trial: Trial) -> Run:
 
 
 def extract_naively(trial: Trial) -> Run:
-    words = [str(trial.images), str(trial.folder / "features.csv"), "--architecture", trial.architecture]
-    return _run_naive("naive_extract.py", words, trial)
+    words = [str(trial.images), str(trial.folder / "features.csv"), "--num-images", str(trial.num_images)]
+    return _run_script("naive_extract.py", [*words, "--architecture", trial.architecture], trial)
 
 
 def encode_barely(trial: Trial) -> Run:
     shutil.copyfile(REPOSITORY / "configurations.py", trial.folder / "configurations.py")
     overrides = [word for setting in (*SAME_WORK, *trial.overrides) for word in ("--set", setting)]
-    return _run_naive("bare_encoder.py", [str(trial.untrained), str(trial.images), *overrides], trial)
+    words = [str(trial.untrained), str(trial.images), "--num-images", str(trial.num_images)]
+    return _run_script("bare_encoder.py", [*words, *overrides], trial)
 
 
 def make_untrained_checkpoint(trial: Trial) -> None:
@@ -155,9 +162,8 @@ def _run_fext(command: list[str], trial: Trial, settings: list[str]) -> float | 
     return peak
 
 
-def _run_naive(script: str, arguments: list[str], trial: Trial) -> Run:
-    command = [str(BENCHMARKS / script), *arguments, "--num-images", str(trial.num_images)]
-    output, peak = _run_python(command, trial.folder)
+def _run_script(script: str, arguments: list[str], trial: Trial) -> Run:
+    output, peak = _run_python([str(BENCHMARKS / script), *arguments], trial.folder)
     return Run(float(json.loads(output.splitlines()[-1])["images_per_second"]), peak)
 
 
@@ -208,7 +214,7 @@ def _check_count(did: str, count: int, expected: int) -> None:
 
 
 CONTESTANTS = {
-    "train": {"FeXT": train_with_fext, "naive": train_naively},
+    "train": {"FeXT": train_with_fext, "naive": train_naively, "bfloat16 product": multiply_matrices},
     "extract": {"FeXT": extract_with_fext, "naive": extract_naively, "bare": encode_barely},
 }
 
@@ -257,7 +263,7 @@ def print_table(runs: dict[str, list[Run]]) -> None:
 
 
 def _row(title: str, cells: list[str]) -> str:
-    return f"{title:<20}" + "".join(f"{cell:>10}" for cell in cells)
+    return f"{title:<26}" + "".join(f"{cell:>18}" for cell in cells)
 
 
 def _largest_memory(runs: list[Run]) -> str:
@@ -283,8 +289,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.num_images < MIN_IMAGES or arguments.repeats < 1:
         parser.error(f"--num-images must be at least {MIN_IMAGES}, --repeats at least 1")
-    if arguments.task == "train" and arguments.architecture != "vgg16_bn":
-        parser.error("the naive training script knows vgg16_bn only")
     try:
         runs = compare(
             arguments.task,

@@ -1,8 +1,8 @@
-"""What one writes in an hour to train a vgg16_bn autoencoder: the yardstick for FeXT's pretraining.
+"""What one writes in an hour to train an autoencoder: the yardstick for FeXT's pretraining.
 
-The same network, batch size, optimizer and loss as FeXT's vgg16_bn; float32, the default memory format,
-images decoded in the main process. Prints one JSON line that counts the training pass alone, decoding
-included.
+The same network, batch size, optimizer and loss as FeXT's; float32, the default memory format, images decoded in
+the main process. The encoders of vgg16 and vgg16_bn are torchvision's, redux is FeXT's own module. Prints one JSON
+line that counts the training pass alone, decoding included.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models import vgg16_bn
+from torchvision.models import vgg16, vgg16_bn
 
 BATCH_SIZE = 8
 LEARNING_RATE = 1e-3
@@ -49,18 +49,31 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def build_autoencoder() -> nn.Sequential:
-    """vgg16_bn's convolutions and a decoder that mirrors them; (N, 3, 256, 256) to the same shape."""
+def build_autoencoder(architecture: str) -> nn.Module:
+    """An autoencoder with random weights; (N, 3, 256, 256) to the same shape."""
+    if architecture == "redux":
+        from fext.model.autoencoder import build_autoencoder as build_redux
+        from fext.model.plans import make_plan
+
+        return build_redux(make_plan("redux", (256, 256, 3), linear_shortcut=True), seed=0)
+    normalize = architecture == "vgg16_bn"
+    encoder = (vgg16_bn if normalize else vgg16)(weights=None).features
+    return nn.Sequential(encoder, mirrored_decoder(normalize=normalize))
+
+
+def mirrored_decoder(*, normalize: bool) -> nn.Sequential:
+    """VGG16's convolutions in reverse, each stage behind an upsampling."""
     layers: list[nn.Module] = []
     channels = 512
     for stage in DECODER_STAGES:
         layers.append(nn.Upsample(scale_factor=2))
         for width in stage:
-            convolution = nn.Conv2d(channels, width, kernel_size=3, padding=1)
-            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            layers.append(nn.Conv2d(channels, width, kernel_size=3, padding=1))
+            layers += [nn.BatchNorm2d(width)] if normalize else []
+            layers.append(nn.ReLU(inplace=True))
             channels = width
-    decoder = nn.Sequential(*layers[:-2], nn.Sigmoid())  # the last convolution makes the picture
-    return nn.Sequential(vgg16_bn(weights=None).features, decoder)
+    last_convolution = max(place for place, layer in enumerate(layers) if isinstance(layer, nn.Conv2d))
+    return nn.Sequential(*layers[: last_convolution + 1], nn.Sigmoid())  # it makes the picture
 
 
 def train(model: nn.Module, images: ImageFiles, device: torch.device) -> float:
@@ -80,14 +93,15 @@ def train(model: nn.Module, images: ImageFiles, device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train a vgg16_bn autoencoder for one epoch, the plain way.")
+    parser = argparse.ArgumentParser(description="Train an autoencoder for one epoch, the plain way.")
     parser.add_argument("images_folder", type=Path, help="folder of images, searched with its subfolders")
     parser.add_argument("--num-images", type=int, help="train on the first N images (default: all)")
+    parser.add_argument("--architecture", choices=("vgg16", "vgg16_bn", "redux"), default="vgg16_bn")
     arguments = parser.parse_args()
 
     images = ImageFiles(find_images(arguments.images_folder, arguments.num_images))
     device = choose_device()
-    model = build_autoencoder().to(device)
+    model = build_autoencoder(arguments.architecture).to(device)
     start = time.perf_counter()
     train(model, images, device)
     seconds = time.perf_counter() - start
