@@ -127,7 +127,8 @@ def rank_of(pid: int) -> str:
 @pytest.mark.skipif(sys.platform != "linux", reason="finds a process by what Linux tells of it")
 def test_two_processes_train_as_one_and_torchrun_restarts_them_after_a_kill(tmp_path: Path) -> None:
     # Five images in a batch of which each process has two or three; eight train images, so that three are the last.
-    small = {"architecture": "custom", "filters": (8, 8, 8), "layers_per_block": 1}
+    # In float32, for bfloat16 rounds so coarsely that the two curves part in the third digit.
+    small = {"architecture": "custom", "filters": (8, 8, 8), "layers_per_block": 1, "use_mixed_precision": False}
     make_home(tmp_path, epochs=8, batch_size=5, optimizer="sgd", learning_rate=0.01, checkpoint_every=1, **small)
     space = Workspace(tmp_path)
     pretrain(space, load_settings(space.configurations), space.images, "alone", SilentReporter())
