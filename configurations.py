@@ -27,7 +27,8 @@ jit_backend = "inductor"
 use_tensorboard = True
 
 # Processes that read and decode images; 1 does it in the main process. 'auto' takes 1 when the model runs on
-# the CPU, which is busy enough, and up to 8 for a GPU. It changes the speed, never the result.
+# the CPU, which is busy enough, up to 8 for a GPU, and all cores to analyze images. It changes the speed,
+# never the result.
 # Allowed: 'auto' or a whole number from 1 to 256.
 num_processors = "auto"
 

@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,6 +154,23 @@ def pretrain(trial: Trial, settings: list[str]) -> tuple[Path, float | None]:
     return trial.folder / "training" / "checkpoints" / "benchmark", peak
 
 
+def analyze_with_fext(trial: Trial) -> Run:
+    """FeXT analyzes a folder that it has not seen; the whole command is counted, for both."""
+    started = time.perf_counter()
+    peak = _run_fext(["analyze", "--images", str(trial.images)], trial, [])
+    rate = trial.num_images / (time.perf_counter() - started)
+    images = _read_csv(trial.folder / "data" / "validation" / "images.csv")
+    _check_count("analyzed", len(images), trial.num_images)
+    return Run(rate, peak)
+
+
+def analyze_naively(trial: Trial) -> Run:
+    started = time.perf_counter()
+    command = [str(BENCHMARKS / "naive_analyze.py"), str(trial.images), str(trial.folder / "images.csv")]
+    _, peak = _run_python(command, trial.folder)
+    return Run(trial.num_images / (time.perf_counter() - started), peak)
+
+
 def _run_fext(command: list[str], trial: Trial, settings: list[str]) -> float | None:
     for name in ("featext.py", "configurations.py"):
         shutil.copyfile(REPOSITORY / name, trial.folder / name)
@@ -215,6 +233,7 @@ def _check_count(did: str, count: int, expected: int) -> None:
 
 CONTESTANTS = {
     "train": {"FeXT": train_with_fext, "naive": train_naively, "bfloat16 product": multiply_matrices},
+    "analyze": {"FeXT": analyze_with_fext, "naive": analyze_naively},
     "extract": {"FeXT": extract_with_fext, "naive": extract_naively, "bare": encode_barely},
 }
 

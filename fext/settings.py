@@ -143,7 +143,8 @@ class Settings(BaseModel):
         "advanced",
         "auto",
         "Processes that read and decode images; 1 does it in the main process. 'auto' takes 1 when the model "
-        "runs on the CPU, which is busy enough, and up to 8 for a GPU. It changes the speed, never the result.",
+        "runs on the CPU, which is busy enough, up to 8 for a GPU, and all cores to analyze images. It changes the "
+        "speed, never the result.",
         "'auto' or a whole number from 1 to 256",
     )
     cache_images: bool = _setting(

@@ -11,7 +11,7 @@ import pytest
 from conftest import environment, run, write_configurations, write_images
 
 DOWN, ENTER, CTRL_C = "\x1b[B", "\r", "\x03"
-ENTRIES = ["Pretrain", "Resume", "Evaluate", "Extract", "TensorBoard", "Settings", "Exit"]
+ENTRIES = ["Analyze", "Pretrain", "Resume", "Evaluate", "Extract", "TensorBoard", "Settings", "Exit"]
 
 
 class Terminal:
@@ -50,6 +50,11 @@ def terminal(home: Path) -> Iterator[Terminal]:
 
 
 def test_a_journey_through_the_menu(home: Path, terminal: Terminal) -> None:
+    terminal.choose("Analyze")
+    terminal.see("Analysis of data/images")
+    terminal.see("12 now")
+    terminal.see("tables and pictures")
+
     terminal.choose("Pretrain")
     terminal.see("Name of the checkpoint")
     terminal.type("first" + ENTER)
@@ -116,6 +121,10 @@ def test_where_there_are_no_images_the_menu_offers_the_samples(home: Path, termi
 def test_ctrl_c_in_each_job_leads_back_to_the_menu_and_resuming_completes(home: Path, terminal: Terminal) -> None:
     write_images(home / "data" / "images", 120)
     write_configurations(home, epochs=4, num_train_samples=80, num_test_samples=40, num_processors=2)
+    terminal.choose("Analyze")
+    terminal.see("120 images to look at")
+    terminal.type(CTRL_C)
+    terminal.see("Stopped.")
     terminal.choose("Pretrain")
     terminal.see("Name of the checkpoint")
     terminal.type("model" + ENTER)

@@ -85,7 +85,7 @@ def test_what_a_user_gets_wrong_is_one_line_and_exit_code_1(
 def test_wrong_words_are_exit_code_2_and_help_is_0(home: Path) -> None:
     assert run(home, "nonsense").returncode == 2
     assert run(home, "--help").returncode == 0
-    for command in ("pretrain", "resume", "evaluate", "extract", "samples", "settings", "tensorboard"):
+    for command in ("analyze", "pretrain", "resume", "evaluate", "extract", "samples", "settings", "tensorboard"):
         shown = run(home, command, "--help")
         assert shown.returncode == 0
         assert "usage: featext.py" in shown.stdout

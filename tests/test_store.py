@@ -271,7 +271,7 @@ def test_a_memory_that_another_process_is_using_is_left_alone(tmp_path: Path) ->
     first.remember([(image, file_state(image), CheckedImage("abc", ""))])
     other = sqlite3.connect(memory_file, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    first._database.execute("PRAGMA busy_timeout = 0")
+    first._files._database.execute("PRAGMA busy_timeout = 0")
     assert first.recall(image) is None
     first.close()
     other.execute("ROLLBACK")

@@ -15,6 +15,7 @@ import psutil
 import torch
 from torch import nn
 
+from fext.data.readers import num_usable_cores
 from fext.errors import DeviceError, SettingsError
 from fext.settings import Settings
 
@@ -83,13 +84,6 @@ def find_machine() -> Machine:
         gpus=gpus,
         has_mps=torch.backends.mps.is_available(),
     )
-
-
-def num_usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cores_of_this_process() -> int:

@@ -5,8 +5,6 @@ any number of processes. Only the batches being prepared are in memory.
 """
 
 import math
-import signal
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from fext.data.images import NO_FILE, FileState, Preprocessing, checksum, from_bytes, preprocess, read_file
+from fext.data.readers import READER_DIED, leave_ctrl_c_to_the_main_process, own_signals
 from fext.errors import ImageRejected, ReaderDiedError, TooLittleMemory
 
 # How torch says that a process is gone, or that what processes share is full.
@@ -203,7 +202,7 @@ class ImageStream:
                 collate_fn=_collate,
                 num_workers=num_workers,
                 multiprocessing_context="spawn" if num_workers else None,
-                worker_init_fn=_leave_ctrl_c_to_the_main_process if num_workers else None,
+                worker_init_fn=leave_ctrl_c_to_the_main_process if num_workers else None,
                 persistent_workers=num_workers > 0,
                 pin_memory=pin_memory,
             )
@@ -219,16 +218,13 @@ class ImageStream:
         """
         self._sampler.epoch, self._sampler.first_batch = epoch, first_batch
         try:
-            with _own_signals(), _without_advice():
+            with own_signals(), _without_advice():
                 batches = iter(self._loader)
             yield from batches
         except (RuntimeError, OSError) as error:
             if isinstance(error, RuntimeError) and not any(words in str(error) for words in _DIED):
                 raise
-            raise ReaderDiedError(
-                "a process that reads images has died, most often for lack of memory or (in a container) of shared "
-                "memory: what was finished is kept; set num_processors to a lower number, or to 1, and start again"
-            ) from error
+            raise ReaderDiedError(READER_DIED) from error
 
 
 @contextmanager
@@ -237,30 +233,6 @@ def _without_advice() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _leave_ctrl_c_to_the_main_process(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Start processes that a Ctrl-C meant for this one does not reach, and whose death breaks in nowhere.
-
-    A terminal sends Ctrl-C to every process; one that is still starting would end with a traceback, so it starts with
-    the signal blocked. torch's own handler raises wherever this process happens to be when a worker dies; without it
-    the death is noticed where the next batch is waited for.
-    """
-    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    on_child = signal.getsignal(signal.SIGCHLD)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, on_child)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _collate(loaded: list[_Loaded]) -> Batch:

@@ -9,6 +9,8 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -87,6 +89,15 @@ class FileState(NamedTuple):
 NO_FILE = FileState(0, 0)
 
 
+class ImageHeader(NamedTuple):
+    """What an image file says of itself: Pillow's names of its format and colour mode, its size upright in pixels."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+
+
 def file_state(path: Path | str) -> FileState:
     """The state of a file now; NO_FILE where it is not there."""
     try:
@@ -155,19 +166,39 @@ def preprocess(data: bytes, preprocessing: Preprocessing) -> NDArray[np.float32]
     Resampling is Pillow's antialiased bilinear filter. Returns (height, width, channels) float32 in [0, 1].
     Raises ImageRejected with the reason.
     """
+    with _rejecting():
+        return np.ascontiguousarray(_resized(_decode(data, preprocessing), preprocessing))
+
+
+def decode_within(data: bytes, max_side: int) -> tuple[ImageHeader, NDArray[np.float32]]:
+    """Decode an image file's bytes as `preprocess` does, in its own shape: one whose longer side exceeds max_side
+    pixels is brought to that, others keep every pixel.
+
+    Returns the header and (height, width, 3) float32 in [0, 1]. Raises ImageRejected with the reason.
+    """
+    with _rejecting(), _opened(data) as image:
+        sideways = _REVERSALS.get(_orientation(image)) in _SIDEWAYS
+        width, height = image.size[::-1] if sideways else image.size
+        header = ImageHeader(image.format or "", image.mode, width, height)
+    scale = min(1.0, max_side / max(width, height))
+    height, width = max(1, round(height * scale)), max(1, round(width * scale))
+    return header, preprocess(data, Preprocessing(height, width, 3, "stretch"))
+
+
+@contextmanager
+def _rejecting() -> Iterator[None]:
+    """Turn whatever is raised on a damaged file into ImageRejected."""
     with warnings.catch_warnings():
-        # Pillow warns of odd metadata and large pictures; what matters of that is decided below.
+        # Pillow warns of odd metadata and large pictures; what matters of that is decided elsewhere.
         warnings.simplefilter("ignore")
         try:
-            picture = _decode(data, preprocessing)
-            array = _resized(picture, preprocessing)
+            yield
         except ImageRejected:
             raise
         except MemoryError as error:
             raise TooLittleMemory("not enough memory to decode it") from error
         except Exception as error:  # Pillow's decoders raise many kinds on damaged files
             raise ImageRejected(_reason(error)) from error
-    return np.ascontiguousarray(array)
 
 
 def _reason(error: Exception) -> str:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from fext.data.dataset import Batch, ImageStream
 from fext.data.images import Preprocessing
 from fext.data.source import ImageSource
 from fext.data.split import TEST_FOLDER, TRAIN_FOLDER, Split, sampling_order, split_by_folder, split_images
@@ -12,6 +12,9 @@ from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store.index import CheckedImage, CheckedImages
 from fext.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from fext.data.dataset import Batch
 
 WHERE_TO_GET_IMAGES = (
     "put pictures there, or make sample images with 'python featext.py samples' and name "
@@ -61,6 +64,8 @@ class _Search:
         """Decode images not seen before and remember whether they are good."""
         if not names:
             return
+        from fext.data.dataset import ImageStream  # torch takes seconds to load, and most often all is known
+
         processors = self.num_processors if len(names) > _BATCH_SIZE else 1
         stream = ImageStream(
             self.source.root, names, self.preprocessing, batch_size=_BATCH_SIZE, num_processors=processors
@@ -92,7 +97,7 @@ class _Search:
         return self.memory.recall(self.source.path(name))
 
 
-def refuse_vanished(source: ImageSource, names: Sequence[str], batch: Batch) -> None:
+def refuse_vanished(source: ImageSource, names: Sequence[str], batch: "Batch") -> None:
     """Raise SourceError where images are missing because their folder is: they are not bad, and may come back."""
     for file in batch.rejected:
         if not source.is_there(names[file.position]):

@@ -9,10 +9,11 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from fext.compute.device import Computation, num_usable_cores, prepare_computation
+from fext.compute.device import Computation, prepare_computation
 from fext.compute.inference import reconstruct
 from fext.data.dataset import Batch, ImageStream
 from fext.data.names import Names, name_to_bytes
+from fext.data.readers import num_usable_cores
 from fext.data.source import ImageSource, find_images
 from fext.errors import SourceError
 from fext.jobs.choosing import refuse_vanished

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-_TRAIN_COLOUR, _TEST_COLOUR, _GREY = "#4c78a8", "#e4572e", "#777777"
-_COLUMNS = 6
+TRAIN_COLOUR, TEST_COLOUR, GREY = "#4c78a8", "#e4572e", "#777777"
+COLUMNS = 6
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ def history_figure(history: Sequence[Mapping[str, float]], loss_name: str) -> Fi
     best = min(history, key=lambda row: row["test_loss"])
     _curves(losses, epochs, history, "loss", f"loss ({loss_name})")
     losses.set_yscale("log")
-    losses.axvline(best["epoch"], color=_GREY, linestyle=":", linewidth=1)
+    losses.axvline(best["epoch"], color=GREY, linestyle=":", linewidth=1)
     losses.set_title(f"best test loss {best['test_loss']:.5f} in epoch {best['epoch']:.0f}", fontsize=10)
     _curves(psnr, epochs, history, "psnr", "PSNR (dB), higher is better")
-    rate.plot(epochs, [row["learning_rate"] for row in history], color=_GREY, marker="o", markersize=3)
+    rate.plot(epochs, [row["learning_rate"] for row in history], color=GREY, marker="o", markersize=3)
     rate.set_ylabel("learning rate at the end of the epoch")
     rate.set_ylim(bottom=0)
     for axes in (losses, psnr, rate):
@@ -47,7 +47,7 @@ def history_figure(history: Sequence[Mapping[str, float]], loss_name: str) -> Fi
 def _curves(
     axes: Axes, epochs: Sequence[float], history: Sequence[Mapping[str, float]], value: str, label: str
 ) -> None:
-    for subset, colour in (("train", _TRAIN_COLOUR), ("test", _TEST_COLOUR)):
+    for subset, colour in (("train", TRAIN_COLOUR), ("test", TEST_COLOUR)):
         points = [row[f"{subset}_{value}"] for row in history]
         axes.plot(epochs, points, color=colour, label=subset, marker="o", markersize=3)
     axes.set_ylabel(label)
@@ -56,8 +56,8 @@ def _curves(
 
 def pairs_figure(title: str, pairs: Sequence[Pair]) -> Figure:
     """Originals above their reconstructions, six to a row."""
-    num_rows = max(1, -(-len(pairs) // _COLUMNS))
-    num_columns = max(1, min(_COLUMNS, len(pairs)))
+    num_rows = max(1, -(-len(pairs) // COLUMNS))
+    num_columns = max(1, min(COLUMNS, len(pairs)))
     height = 4.75 * num_rows + 0.4
     figure = Figure(figsize=(2.1 * num_columns + 0.4, height), dpi=110)
     figure.suptitle(title, fontsize=11, parse_math=False, y=1 - 0.12 / height, va="top")
@@ -67,7 +67,7 @@ def pairs_figure(title: str, pairs: Sequence[Pair]) -> Figure:
     for axes in grid.flat:
         axes.set_axis_off()
     for number, pair in enumerate(pairs):
-        row, column = 2 * (number // _COLUMNS), number % _COLUMNS
+        row, column = 2 * (number // COLUMNS), number % COLUMNS
         _show(grid[row, column], pair.original, shorten(pair.name, 24))
         _show(grid[row + 1, column], pair.reconstruction, pair.caption)
     return figure
@@ -82,7 +82,7 @@ def scores_figure(psnr: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Histograms of PSNR per subset: the model beside its yardsticks. `psnr` is subset -> method -> values."""
     figure = Figure(figsize=(5.5 * len(psnr), 3.6), dpi=110, layout="constrained")
     grid = figure.subplots(1, len(psnr), squeeze=False, sharex=True)
-    colours = {"model": _TEST_COLOUR, "linear_map": _TRAIN_COLOUR, "mean_image": _GREY}
+    colours = {"model": TEST_COLOUR, "linear_map": TRAIN_COLOUR, "mean_image": GREY}
     values = [value for methods in psnr.values() for points in methods.values() for value in points]
     edges = np.linspace(min(values), max(values) + 1e-6, 40).tolist()
     for axes, (subset, methods) in zip(grid[0], psnr.items(), strict=True):
@@ -101,7 +101,7 @@ def kept_channels_figure(psnr: Mapping[int, float]) -> Figure:
     """PSNR by the number of channels kept."""
     figure = Figure(figsize=(5.5, 3.6), dpi=110, layout="constrained")
     axes = figure.subplots()
-    axes.plot(list(psnr), list(psnr.values()), color=_TEST_COLOUR, marker="o", markersize=4)
+    axes.plot(list(psnr), list(psnr.values()), color=TEST_COLOUR, marker="o", markersize=4)
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(psnr), [str(count) for count in psnr])
     axes.set_xlabel("latent channels kept, from the first on")

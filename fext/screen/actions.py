@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from fext.screen.console import ConsoleReporter, show_facts, show_path, show_settings, show_table
+from fext.screen.console import ConsoleReporter, show_facts, show_path, show_settings, show_table, shown_path
 from fext.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -36,6 +36,29 @@ class Screen:
         from fext.settings import load_settings
 
         return load_settings(self.workspace.configurations, overrides)
+
+
+def run_analyze(screen: Screen, settings: "Settings", images: Path) -> None:
+    from fext.jobs.analyze import analyze
+
+    result = analyze(screen.workspace, settings, images, screen.reporter)
+    looked_at = f"{result.num_new} now ({result.images_per_second:.1f} images/s)" if result.num_new else "none anew"
+    found = [f"{count} {kind}" for kind, count in result.findings.items() if count]
+    facts = [
+        ("images found", f"{result.num_found}, {result.num_not_images} other files"),
+        ("looked at", f"{looked_at}, {result.num_found - result.num_new} known from before"),
+        ("good", f"{result.num_good}" + (f", {result.num_rejected} rejected" if result.num_rejected else "")),
+        (
+            "to look at",
+            ", ".join(found) if found else "nothing: no copies, no damaged, black, white or uniform pictures",
+        ),
+        ("outliers", f"{result.num_outliers} values far out of the usual"),
+        ("time", _duration(result.seconds)),
+    ]
+    show_facts(screen.console, f"Analysis of {shown_path(images, screen.workspace.root)}", facts)
+    if not result.has_changed:
+        screen.reporter.message("nothing has changed since the last analysis: what stands there is kept")
+    show_path(screen.console, "tables and pictures", result.folder, screen.workspace.root)
 
 
 def run_pretrain(screen: Screen, settings: "Settings", images: Path, name: str | None) -> None:

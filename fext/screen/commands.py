@@ -16,6 +16,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
 
+    analyze = commands.add_parser("analyze", help="measure every image; name copies, damaged and odd ones")
+    analyze.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="folder or list of images (default: data/images)"
+    )
+    analyze.set_defaults(run=_analyze)
+
     pretrain = commands.add_parser("pretrain", help="train an autoencoder on a folder of images")
     pretrain.add_argument("--name", help="name of the new checkpoint (default: architecture and time)")
     pretrain.add_argument(
@@ -75,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     tensorboard = commands.add_parser("tensorboard", help="open TensorBoard on the checkpoints until Ctrl-C")
     tensorboard.set_defaults(run=_tensorboard)
 
-    for command in (pretrain, resume, evaluate, extract, verify, reconstruct, settings):
+    for command in (analyze, pretrain, resume, evaluate, extract, verify, reconstruct, settings):
         command.add_argument(
             "--set",
             action="append",
@@ -89,6 +95,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_checkpoint(command: argparse.ArgumentParser) -> None:
     command.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="name or path (default: the only one)")
+
+
+def _analyze(screen: Screen, words: argparse.Namespace) -> None:
+    actions.run_analyze(screen, screen.settings(words.overrides), words.images or screen.workspace.images)
 
 
 def _pretrain(screen: Screen, words: argparse.Namespace) -> None:

@@ -128,6 +128,10 @@ def show_facts(console: Console, title: str, facts: Sequence[tuple[str, str]]) -
 
 
 def show_path(console: Console, label: str, path: Path, root: Path) -> None:
-    """Where something was written, relative to the folder of FeXT where it lies in it; never wrapped."""
-    shown = path.relative_to(root) if path.is_relative_to(root) else path
-    console.print(Text(f"{label}: {shown}"), soft_wrap=True)
+    """Where something was written; never wrapped."""
+    console.print(Text(f"{label}: {shown_path(path, root)}"), soft_wrap=True)
+
+
+def shown_path(path: Path, root: Path) -> str:
+    """A path relative to the folder of FeXT where it lies in it."""
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)

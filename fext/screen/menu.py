@@ -10,6 +10,7 @@ from questionary import Choice
 from fext.errors import CheckpointError, FextError
 from fext.screen import actions
 from fext.screen.actions import Screen
+from fext.screen.console import shown_path
 from fext.screen.guard import LeftQuestion, guarded
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Menu:
     def run(self) -> None:
         """Show the menu until 'Exit and close', Ctrl-C in the menu, or the end of input."""
         entries: list[tuple[str, Callable[[], None] | None]] = [
+            ("Analyze image dataset", self._analyze),
             ("Pretrain FEXT-AutoEncoder model", self._pretrain),
             ("Resume or extend training", self._resume),
             ("Evaluate FEXT-AutoEncoder model", self._evaluate),
@@ -50,9 +52,15 @@ class Menu:
             if self._tensorboard is not None:
                 self._tensorboard.close()
 
+    def _analyze(self) -> None:
+        settings = self._screen.settings()
+        images = self._images_of_data()
+        self._say(f"Analyze the images of {_shown(images, self._screen)}; only new and changed ones are looked at")
+        actions.run_analyze(self._screen, settings, images)
+
     def _pretrain(self) -> None:
         settings = self._screen.settings()
-        images = self._images_to_train_on()
+        images = self._images_of_data()
         self._say(
             f"Pretrain {settings.architecture} for {settings.epochs} epochs on up to {settings.num_train_samples} "
             f"images of {_shown(images, self._screen)} (batches of {settings.batch_size}, {settings.loss_name}, "
@@ -63,7 +71,7 @@ class Menu:
         )
         actions.run_pretrain(self._screen, settings, images, name.strip() or None)
 
-    def _images_to_train_on(self) -> Path:
+    def _images_of_data(self) -> Path:
         """data/images, or, where that is empty, the sample images if the user wants them."""
         from fext.data.source import find_images
 
@@ -169,5 +177,4 @@ def _above(text: str, done: int) -> bool | str:
 
 
 def _shown(path: Path, screen: Screen) -> str:
-    root = screen.workspace.root
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    return shown_path(path, screen.workspace.root)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -126,7 +127,8 @@ def json_text(data: Any) -> str:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A CSV in UTF-8 with '\\n' line ends, quoted as RFC 4180 says."""
-    write_text(path, "".join(csv_line(row) for row in (header, *rows)))
+    lines = (readable(csv_line(row)).encode() for row in chain([header], rows))
+    write_whole(path, lambda stream: stream.writelines(lines))
 
 
 def csv_line(cells: Iterable[object]) -> str:

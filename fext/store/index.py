@@ -1,25 +1,18 @@
 """What is known of image files already looked at, so that an unchanged file is not decoded twice.
 
-A cache and nothing more: where it is damaged or cannot be written, images are looked at again.
+Caches and nothing more: where one is damaged or cannot be written, images are looked at again.
 """
 
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fext
 from fext.data.images import DECODERS, NO_FILE, FileState, file_state
 
-_TABLE = """
-    CREATE TABLE IF NOT EXISTS checked_images (
-        path BLOB PRIMARY KEY, state TEXT, sha256 TEXT, reason TEXT
-    ) WITHOUT ROWID
-"""
-_WRITE = "INSERT OR REPLACE INTO checked_images VALUES (?, ?, ?, ?)"
-_READ = "SELECT sha256, reason FROM checked_images WHERE path = ? AND state = ?"
 _NO_DATABASE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -30,25 +23,30 @@ class CheckedImage(NamedTuple):
     reason: str
 
 
-class CheckedImages:
-    """The memory in data/validation/checked_images.sqlite; each call of `remember` is kept at once."""
+class RememberedFiles:
+    """Rows about files in certain states; each call of `remember` is kept at once."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, table: str, columns: Sequence[str], made_by: str) -> None:
+        """`columns` are what is remembered; `made_by` is what found it out: another program may find otherwise."""
+        self._file, self._made_by = file, made_by
+        names = ", ".join(columns)
+        self._create = f"CREATE TABLE IF NOT EXISTS {table} (path BLOB PRIMARY KEY, state TEXT, {names}) WITHOUT ROWID"
+        self._read = f"SELECT {names} FROM {table} WHERE path = ? AND state = ?"
+        self._replace = f"INSERT OR REPLACE INTO {table} VALUES (?, ?{', ?' * len(columns)})"
         self._database = self._open()
 
-    def recall(self, path: Path) -> CheckedImage | None:
+    def recall(self, path: Path) -> Sequence[Any] | None:
         """What is known of a file that has not changed since."""
-        question = (_key(path), _described(file_state(path)))
+        question = (_key(path), self._described(file_state(path)))
         try:
-            row = self._database.execute(_READ, question).fetchone()
+            row = self._database.execute(self._read, question).fetchone()
         except sqlite3.Error as error:
-            row = self._go_on_without(self._database, error).execute(_READ, question).fetchone()
-        return CheckedImage(*row) if row else None
+            row = self._go_on_without(self._database, error).execute(self._read, question).fetchone()
+        return None if row is None else tuple(row)
 
-    def remember(self, found: Iterable[tuple[Path, FileState, CheckedImage]]) -> None:
+    def remember(self, found: Iterable[tuple[Path, FileState, Sequence[Any]]]) -> None:
         """Keep what was found of files in the state in which they were read."""
-        rows = [(_key(path), _described(state), *checked) for path, state, checked in found if state != NO_FILE]
+        rows = [(_key(path), self._described(state), *known) for path, state, known in found if state != NO_FILE]
         try:
             self._write(rows)
         except sqlite3.Error as error:
@@ -58,16 +56,19 @@ class CheckedImages:
     def close(self) -> None:
         self._database.close()
 
-    def _write(self, rows: list[tuple[bytes, str, str, str]]) -> None:
+    def _described(self, state: FileState) -> str:
+        return f"{state.size} {state.modified} {self._made_by}"
+
+    def _write(self, rows: list[tuple[Any, ...]]) -> None:
         with self._database:
-            self._database.executemany(_WRITE, rows)
+            self._database.executemany(self._replace, rows)
 
     def _open(self) -> sqlite3.Connection:
         database = None
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             database = sqlite3.connect(self._file)
-            database.execute(_TABLE)
+            database.execute(self._create)
         except (OSError, sqlite3.Error) as error:
             return self._go_on_without(database, error)
         return database
@@ -80,14 +81,29 @@ class CheckedImages:
             with suppress(OSError):
                 self._file.unlink()
         self._database = sqlite3.connect(":memory:")
-        self._database.execute(_TABLE)
+        self._database.execute(self._create)
         return self._database
+
+
+class CheckedImages:
+    """The memory in data/validation/checked_images.sqlite of which files can be decoded."""
+
+    def __init__(self, file: Path) -> None:
+        made_by = f"{DECODERS}, FeXT {fext.__version__}"
+        self._files = RememberedFiles(file, "checked_images", ("sha256 TEXT", "reason TEXT"), made_by)
+
+    def recall(self, path: Path) -> CheckedImage | None:
+        """What is known of a file that has not changed since."""
+        row = self._files.recall(path)
+        return CheckedImage(*row) if row else None
+
+    def remember(self, found: Iterable[tuple[Path, FileState, CheckedImage]]) -> None:
+        """Keep what was found of files in the state in which they were read."""
+        self._files.remember(found)
+
+    def close(self) -> None:
+        self._files.close()
 
 
 def _key(path: Path) -> bytes:
     return os.fsencode(path.absolute())
-
-
-def _described(state: FileState) -> str:
-    """The state of a file, and what looked at it: another decoder may think otherwise."""
-    return f"{state.size} {state.modified} {DECODERS}, FeXT {fext.__version__}"

@@ -32,8 +32,16 @@ class Workspace:
         return self.root / "data" / "samples"
 
     @property
+    def validation(self) -> Path:
+        return self.root / "data" / "validation"
+
+    @property
     def checked_images(self) -> Path:
-        return self.root / "data" / "validation" / "checked_images.sqlite"
+        return self.validation / "checked_images.sqlite"
+
+    @property
+    def analyzed_images(self) -> Path:
+        return self.validation / "analyzed_images.sqlite"
 
     @property
     def checkpoints(self) -> Path:

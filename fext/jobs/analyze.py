@@ -1,0 +1,411 @@
+"""Analysis of an image dataset: every image measured once, copies and odd ones named, train beside test."""
+
+import hashlib
+import io
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fext.data.analysis import MADE_BY, Analysis, Picture, analyze_file
+from fext.data.duplicates import group_copies
+from fext.data.images import Preprocessing
+from fext.data.names import Names, name_to_bytes
+from fext.data.readers import map_in_processes, num_usable_cores
+from fext.data.source import ImageSource, find_images
+from fext.data.split import Split
+from fext.data.statistics import MEASURES, NUM_LEVELS
+from fext.errors import SourceError
+from fext.jobs.choosing import WHERE_TO_GET_IMAGES, choose_split
+from fext.jobs.findings import Finding, Outlier, compare_sides, find_odd_pictures, find_outliers, summarize
+from fext.pictures.dataset_figures import (
+    Shown,
+    intensity_figure,
+    mean_and_spread_figure,
+    measures_figure,
+    sheet_figure,
+    sizes_figure,
+)
+from fext.reporting import Reporter, SilentReporter
+from fext.settings import Settings
+from fext.store import files
+from fext.store.analyzed import AnalyzedImages
+from fext.store.index import CheckedImage, CheckedImages
+from fext.store.workspace import Workspace
+
+_SECONDS_BETWEEN_SAVES = 1.0
+_MEAN_SIDE = 64  # pixels of the mean image
+_COMPARED_SIDE = 32  # pixels at which two pictures are held beside each other
+_MIN_CORRELATION, _MAX_DIFFERENCE = 0.97, 0.08
+_NUM_SHOWN = 24
+_FILES = (
+    "images.csv", "rejected.csv", "duplicates.csv", "findings.csv", "outliers.csv", "train_test.csv",
+    "intensity.png", "mean_and_spread.png", "sizes.png", "measures.png", "findings.png", "summary.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AnalysisResult:
+    """How many images were found, looked at now, kept from before, good; what was found, by kind; where it stands."""
+
+    folder: Path
+    num_found: int
+    num_new: int
+    num_good: int
+    num_rejected: int
+    num_not_images: int
+    findings: Mapping[str, int]
+    num_outliers: int
+    has_changed: bool
+    seconds: float
+    images_per_second: float
+
+
+@dataclass
+class _Dataset:
+    """What the good images have in common, gathered one after another; a few bytes for each stay in memory."""
+
+    names: list[bytes] = field(default_factory=list)
+    checksums: list[str] = field(default_factory=list)
+    values: "array[float]" = field(default_factory=lambda: array("d"))
+    sizes: "array[int]" = field(default_factory=lambda: array("L"))
+    hashes: bytearray = field(default_factory=bytearray)
+    histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, NUM_LEVELS), np.int64))
+    total: NDArray[np.float64] = field(default_factory=lambda: np.zeros((_MEAN_SIDE, _MEAN_SIDE, 3)))
+    total_squared: NDArray[np.float64] = field(default_factory=lambda: np.zeros((_MEAN_SIDE, _MEAN_SIDE, 3)))
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, name: str, sha256: str, picture: Picture) -> None:
+        """Take in one good image."""
+        self.names.append(name_to_bytes(name))
+        self.checksums.append(sha256)
+        self.values.extend(picture.statistics.values)
+        self.sizes.extend((picture.header.width, picture.header.height))
+        self.hashes += picture.perceptual_hash
+        self.histogram += picture.statistics.histogram
+        small = _thumbnail_array(picture, (_MEAN_SIDE, _MEAN_SIDE))
+        self.total += small
+        self.total_squared += small**2
+
+    def measures(self) -> dict[str, NDArray[np.float64]]:
+        """The values of each measure, one for each good image."""
+        table = np.asarray(self.values).reshape(-1, len(MEASURES))
+        return {measure.name: table[:, place] for place, measure in enumerate(MEASURES)}
+
+
+def _thumbnail_array(picture: Picture, size: tuple[int, int]) -> NDArray[np.float64]:
+    """The thumbnail stretched to (width, height): (height, width, 3) in [0, 1]."""
+    return np.asarray(_thumbnail(picture).resize(size, Image.Resampling.BILINEAR), np.float64) / 255
+
+
+def _thumbnail(picture: Picture) -> Image.Image:
+    with Image.open(io.BytesIO(picture.thumbnail)) as image:
+        return image.convert("RGB")
+
+
+def analyze(workspace: Workspace, settings: Settings, images: Path, reporter: Reporter) -> AnalysisResult:
+    """Measure every image of a folder or list and write data/validation/.
+
+    Only new and changed files are decoded; stopped anywhere, it goes on there. Raises SourceError.
+    """
+    started = time.perf_counter()
+    source = find_images(images)
+    if not source.names:
+        raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
+    memory = AnalyzedImages(workspace.analyzed_images)
+    try:
+        num_new, rate = _look_at_what_is_new(workspace, settings, source, memory, reporter)
+        dataset = _gather(source, memory, reporter)
+        if not dataset.names:
+            raise SourceError(
+                f"none of the {len(source)} images in {source.location} can be read: {dataset.rejected[0][1]}"
+            )
+        split = _split(workspace, settings, source)
+        summary, has_changed = _report(workspace.validation, source, memory, dataset, split)
+    finally:
+        memory.close()
+    return AnalysisResult(
+        folder=workspace.validation,
+        num_found=len(source),
+        num_new=num_new,
+        num_good=len(dataset.names),
+        num_rejected=len(dataset.rejected),
+        num_not_images=source.num_not_images,
+        findings=summary["findings"],
+        num_outliers=summary["num_outliers"],
+        has_changed=has_changed,
+        seconds=time.perf_counter() - started,
+        images_per_second=rate,
+    )
+
+
+# ---------------------------------------------------------------- looking at images
+
+
+def _look_at_what_is_new(
+    workspace: Workspace, settings: Settings, source: ImageSource, memory: AnalyzedImages, reporter: Reporter
+) -> tuple[int, float]:
+    """Analyze the files that are not known in the state they have; returns how many, and images per second."""
+    places = [place for place, name in enumerate(source.names) if memory.recall(source.path(name)) is None]
+    new = source.names.select(places)
+    if not new:
+        return 0, 0.0
+    num_processors = num_usable_cores() if settings.num_processors == "auto" else settings.num_processors
+    reporter.message(f"{len(new)} images to look at, {len(source) - len(new)} known from before")
+    checked = CheckedImages(workspace.checked_images)
+    started = time.perf_counter()
+    try:
+        with reporter.progress("analyzing", len(new)) as progress:
+            found = map_in_processes(analyze_file, map(source.path, new), min(num_processors, len(new)))
+            for batch in _in_batches(zip(new, found, strict=True), progress.advance):
+                _refuse_vanished(source, batch)
+                memory.remember((source.path(name), analysis) for name, analysis in batch)
+                checked.remember(
+                    (source.path(name), analysis.state, CheckedImage(analysis.sha256, analysis.reason))
+                    for name, analysis in batch
+                )
+    finally:
+        checked.close()
+    return len(new), len(new) / (time.perf_counter() - started)
+
+
+def _in_batches(
+    found: Iterator[tuple[str, Analysis]], advance: Callable[[], None]
+) -> Iterator[list[tuple[str, Analysis]]]:
+    """What was found in the last second, so that it can be saved together; what is there is given out on a stop too."""
+    batch: list[tuple[str, Analysis]] = []
+    saved = time.perf_counter()
+    try:
+        for item in found:
+            batch.append(item)
+            advance()
+            if time.perf_counter() - saved > _SECONDS_BETWEEN_SAVES:
+                yield batch
+                batch, saved = [], time.perf_counter()
+    except KeyboardInterrupt:
+        yield batch
+        raise
+    yield batch
+
+
+def _refuse_vanished(source: ImageSource, batch: Sequence[tuple[str, Analysis]]) -> None:
+    for name, analysis in batch:
+        if analysis.reason and not source.is_there(name):
+            raise SourceError(f"{source.path(name).parent} is gone or empty now: bring its images back and start again")
+
+
+def _gather(source: ImageSource, memory: AnalyzedImages, reporter: Reporter) -> _Dataset:
+    dataset = _Dataset()
+    with reporter.progress("gathering", len(source)) as progress:
+        for name in source.names:
+            analysis = _known(source, memory, name)
+            if analysis.picture is None:
+                dataset.rejected.append((name, analysis.reason))
+            else:
+                dataset.add(name, analysis.sha256, analysis.picture)
+            progress.advance()
+    return dataset
+
+
+def _known(source: ImageSource, memory: AnalyzedImages, name: str) -> Analysis:
+    """What was found of an image; one that changed since, or has no state to be known by, is looked at again."""
+    return memory.recall(source.path(name)) or analyze_file(source.path(name))
+
+
+# ---------------------------------------------------------------- what it comes to
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The good images of a source and all that was found of them."""
+
+    source: ImageSource
+    memory: AnalyzedImages
+    dataset: _Dataset
+    names: Names
+    measures: Mapping[str, NDArray[np.float64]]
+    sides: NDArray[np.str_]  # of each image: train, test or neither
+    groups: Sequence[Sequence[int]]
+    findings: Sequence[Finding]
+    outliers: Sequence[Outlier]
+
+    def picture(self, name: str) -> Picture | None:
+        return _known(self.source, self.memory, name).picture
+
+
+def _split(workspace: Workspace, settings: Settings, source: ImageSource) -> Split | None:
+    """The train and test images that pretraining would take with these settings; None where there are too few."""
+    height, width, channels = settings.picture_shape
+    preprocessing = Preprocessing(height, width, channels, settings.resize_mode)
+    try:
+        return choose_split(workspace, settings, source, preprocessing, 1, SilentReporter()).split
+    except SourceError:
+        return None
+
+
+def _report(
+    folder: Path, source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, split: Split | None
+) -> tuple[dict[str, Any], bool]:
+    """Write what the analysis comes to, unless it stands there already; returns the summary and whether it is new."""
+    fingerprint = _fingerprint(source, dataset, split)
+    summary_file = folder / "summary.json"
+    before = files.read_json(summary_file) if summary_file.is_file() else {}
+    if before.get("fingerprint") == fingerprint and all((folder / name).is_file() for name in _FILES):
+        return before, False
+    found = _find(source, memory, dataset, split)
+    _write_tables(folder, found)
+    _draw(folder, found)
+    summary = {**_summary(found), "made_by": MADE_BY, "fingerprint": fingerprint}
+    files.write_json(summary_file, summary)  # the last, so that a stop before it is noticed
+    return summary, True
+
+
+def _find(source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, split: Split | None) -> _Found:
+    names = Names(dataset.names)
+    measures = dataset.measures()
+    hashes = np.frombuffer(dataset.hashes, ">u8").astype(np.uint64)
+    groups = group_copies(dataset.checksums, hashes, _Sight(source, memory, names))
+    findings = [
+        *(Finding(name, "damaged", reason) for name, reason in dataset.rejected),
+        *_copies(groups, names, dataset.checksums),
+        *find_odd_pictures(names, measures),
+    ]
+    outliers = find_outliers(names, measures)
+    return _Found(source, memory, dataset, names, measures, _sides(names, split), groups, findings, outliers)
+
+
+def _summary(found: _Found) -> dict[str, Any]:
+    return {
+        "source": str(found.source.location),
+        "num_found": len(found.source),
+        "num_good": len(found.names),
+        "num_rejected": len(found.dataset.rejected),
+        "num_not_images": found.source.num_not_images,
+        "num_train": int((found.sides == "train").sum()),
+        "num_test": int((found.sides == "test").sum()),
+        "num_copies_across_split": _num_across(found.groups, found.sides),
+        "findings": {kind: sum(finding.kind == kind for finding in found.findings) for kind in Finding.KINDS},
+        "num_outliers": len(found.outliers),
+        "measures": summarize(found.measures),
+    }
+
+
+def _fingerprint(source: ImageSource, dataset: _Dataset, split: Split | None) -> str:
+    """A checksum of all that the written analysis depends on."""
+    digest = hashlib.sha256(f"{MADE_BY}\n{source.location.absolute()}\n{source.num_not_images}\n".encode())
+    for name, sha256 in zip(dataset.names, dataset.checksums, strict=True):
+        digest.update(name + b"\0" + sha256.encode() + b"\n")
+    for rejected, reason in dataset.rejected:
+        digest.update(name_to_bytes(rejected) + b"\0" + name_to_bytes(reason) + b"\n")
+    for side in (split.train, split.test) if split else ():
+        digest.update(b"\0".join(map(name_to_bytes, side)) + b"\n")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """Holds two pictures beside each other."""
+
+    source: ImageSource
+    memory: AnalyzedImages
+    names: Names
+
+    def __call__(self, one: int, other: int) -> bool:
+        """Whether they look alike: at 32x32 pixels their grey levels go together and are nearly equal."""
+        left, right = (self._small(place) for place in (one, other))
+        if left is None or right is None or left.std() == 0 or right.std() == 0:
+            return False
+        difference = np.sqrt(np.mean((left - right) ** 2))
+        correlation = np.corrcoef(left.ravel(), right.ravel())[0, 1]
+        return bool(correlation >= _MIN_CORRELATION and difference <= _MAX_DIFFERENCE)
+
+    def _small(self, place: int) -> NDArray[np.float64] | None:
+        picture = _known(self.source, self.memory, self.names[place]).picture
+        if picture is None:
+            return None
+        small: NDArray[np.float64] = _thumbnail_array(picture, (_COMPARED_SIDE, _COMPARED_SIDE)).mean(axis=2)
+        return small
+
+
+def _copies(groups: Sequence[Sequence[int]], names: Names, checksums: Sequence[str]) -> Iterator[Finding]:
+    for first, *others in groups:
+        for place in others:
+            yield Finding(names[place], f"{_likeness(first, place, checksums)} copy", f"of {names[first]}")
+
+
+def _likeness(first: int, place: int, checksums: Sequence[str]) -> str:
+    """What an image is to the first of its group: the first itself, an exact copy or a near one."""
+    if place == first:
+        return "first"
+    return "exact" if checksums[place] == checksums[first] else "near"
+
+
+def _sides(names: Names, split: Split | None) -> NDArray[np.str_]:
+    """Which side of the split each image is on: train, test or neither."""
+    if split is None:
+        return np.full(len(names), "", "U5")
+    train, test = set(split.train), set(split.test)
+    return np.array(["train" if name in train else "test" if name in test else "" for name in names], "U5")
+
+
+def _num_across(groups: Sequence[Sequence[int]], sides: NDArray[np.str_]) -> int:
+    return sum({"train", "test"} <= {str(sides[place]) for place in group} for group in groups)
+
+
+# ---------------------------------------------------------------- tables and pictures
+
+
+def _write_tables(folder: Path, found: _Found) -> None:
+    header = ["image", "subset", "format", "mode", "width", "height", "file_size", "sha256"]
+    files.write_csv(folder / "images.csv", [*header, *(measure.name for measure in MEASURES)], _image_rows(found))
+    files.write_csv(folder / "rejected.csv", ("image", "reason"), found.dataset.rejected)
+    copies = [
+        (number, found.names[place], _likeness(group[0], place, found.dataset.checksums))
+        for number, group in enumerate(found.groups, start=1)
+        for place in group
+    ]
+    files.write_csv(folder / "duplicates.csv", ("group", "image", "likeness"), copies)
+    files.write_csv(folder / "findings.csv", ("image", "finding", "detail"), found.findings)
+    files.write_csv(folder / "outliers.csv", ("image", "measure", "value", "usual_low", "usual_high"), found.outliers)
+    has_both = all((found.sides == side).any() for side in ("train", "test"))
+    distances = compare_sides(found.measures, found.sides) if has_both else []
+    header = ["measure", "train_mean", "test_mean", "kolmogorov_smirnov", "p_value", "wasserstein"]
+    files.write_csv(folder / "train_test.csv", header, distances)
+
+
+def _image_rows(found: _Found) -> Iterator[list[object]]:
+    for name, side in zip(found.names, found.sides, strict=True):
+        analysis = _known(found.source, found.memory, name)
+        if analysis.picture is not None:
+            header, statistics = analysis.picture.header, analysis.picture.statistics
+            facts = [name, side, *header, analysis.state.size, analysis.sha256]
+            yield [*facts, *(float(f"{value:.6g}") for value in statistics.values)]
+
+
+def _draw(folder: Path, found: _Found) -> None:
+    dataset = found.dataset
+    mean = dataset.total / len(found.names)
+    spread = np.sqrt(np.maximum(dataset.total_squared / len(found.names) - mean**2, 0))
+    sizes = np.asarray(dataset.sizes).reshape(-1, 2)
+    pictures = ((finding, found.picture(finding.image)) for finding in found.findings)
+    shown = (
+        Shown(finding.image, (finding.kind, finding.detail), np.asarray(_thumbnail(picture)))
+        for finding, picture in pictures
+        if picture is not None
+    )
+    figures = {
+        "intensity.png": intensity_figure(dataset.histogram),
+        "mean_and_spread.png": mean_and_spread_figure(mean, spread, len(found.names)),
+        "sizes.png": sizes_figure(sizes[:, 0], sizes[:, 1]),
+        "measures.png": measures_figure(found.measures, found.sides),
+        "findings.png": sheet_figure("Images to look at", list(islice(shown, _NUM_SHOWN))),
+    }
+    for name, figure in figures.items():
+        files.write_figure(folder / name, figure)
