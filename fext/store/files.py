@@ -127,8 +127,12 @@ def json_text(data: Any) -> str:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A CSV in UTF-8 with '\\n' line ends, quoted as RFC 4180 says."""
-    lines = (readable(csv_line(row)).encode() for row in chain([header], rows))
-    write_whole(path, lambda stream: stream.writelines(lines))
+
+    def write(stream: IO[bytes]) -> None:
+        for row in chain([header], rows):
+            stream.write(readable(csv_line(row)).encode())
+
+    write_whole(path, write)
 
 
 def csv_line(cells: Iterable[object]) -> str:
