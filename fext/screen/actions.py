@@ -160,6 +160,17 @@ def run_export(screen: Screen, folder: Path, file_format: "Format", output: Path
     show_path(screen.console, "encoder", export(folder, file_format, output), screen.workspace.root)
 
 
+def run_catalogue(screen: Screen) -> None:
+    from fext.store.catalogue import write_catalogue
+
+    result = write_catalogue(screen.workspace)
+    for problem in result.problems:
+        screen.reporter.warning(f"left out: {problem}")
+    rows = [(table.replace("_", " "), f"{count:,} rows") for table, count in result.num_rows.items()]
+    show_facts(screen.console, "Catalogue", rows or [("nothing yet", "no analysis, no checkpoint, no extraction")])
+    show_path(screen.console, "written to", result.file, screen.workspace.root)
+
+
 def run_samples(screen: Screen, folder: Path) -> None:
     from fext.store.samples import write_samples
 

@@ -71,6 +71,9 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("--output", type=Path, metavar="FILE", required=True, help="a new file")
     export.set_defaults(run=_export)
 
+    catalogue = commands.add_parser("catalogue", help="put what is known of images and models into one SQLite database")
+    catalogue.set_defaults(run=_catalogue)
+
     samples = commands.add_parser("samples", help="write sample images that everyone has")
     samples.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="where to (default: data/samples)")
     samples.set_defaults(run=_samples)
@@ -136,6 +139,10 @@ def _reconstruct(screen: Screen, words: argparse.Namespace) -> None:
 def _export(screen: Screen, words: argparse.Namespace) -> None:
     folder = screen.workspace.find_checkpoint(words.checkpoint)
     actions.run_export(screen, folder, words.file_format, words.output)
+
+
+def _catalogue(screen: Screen, _: argparse.Namespace) -> None:
+    actions.run_catalogue(screen)
 
 
 def _samples(screen: Screen, words: argparse.Namespace) -> None:

@@ -44,6 +44,10 @@ class Workspace:
         return self.validation / "analyzed_images.sqlite"
 
     @property
+    def catalogue(self) -> Path:
+        return self.root / "data" / "fext.sqlite"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "training" / "checkpoints"
 
