@@ -246,6 +246,14 @@ early_stopping_patience = 10
 early_stopping_delta = 0.0
 
 
+# -------- Evaluation
+
+# Compare the model's encoder with VGG16 trained on ImageNet, too. 'auto' does so where torchvision's weights
+# are on this machine already, True downloads them once (550 MB).
+# Allowed: 'auto', True or False.
+imagenet_reference = "auto"
+
+
 # -------- Extraction of features
 
 # Side of the grid of features kept from the latent: 8 keeps all 8x8x512 = 32,768 values of an image, 4, 2 and

@@ -36,6 +36,7 @@ CATEGORIES = {
     "model": "The autoencoder",
     "custom": 'The autoencoder of architecture = "custom", stage by stage',
     "training": "Pretraining",
+    "evaluation": "Evaluation",
     "extraction": "Extraction of features",
     "general": "Seeds",
 }
@@ -458,6 +459,15 @@ class Settings(BaseModel):
     )
     early_stopping_delta: float = _setting(
         "training", 0.0, "How much lower a test loss must be to count as better.", "a number from 0", ge=0
+    )
+
+    # --- evaluation
+    imagenet_reference: Literal["auto"] | bool = _setting(
+        "evaluation",
+        "auto",
+        "Compare the model's encoder with VGG16 trained on ImageNet, too. 'auto' does so where torchvision's weights "
+        "are on this machine already, True downloads them once (550 MB).",
+        "'auto', True or False",
     )
 
     # --- extraction

@@ -84,6 +84,7 @@ TESTED_ON_THEIR_OWN = {
     "checkpoint_every",
     "checkpoints_kept",
     "encoder_weights",
+    "imagenet_reference",
 }
 
 

@@ -23,6 +23,28 @@ def reconstruct(model: nn.Module, images: torch.Tensor, computation: Computation
 
 
 @torch.inference_mode()
+def encode_and_reconstruct(
+    model: Autoencoder, images: torch.Tensor, computation: Computation, *, batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The latents (N, C, rows, columns) and the reconstructions (N, C, H, W) in [0, 1] of up to batch_size images.
+
+    Both float32 on the CPU.
+    """
+    with computation.autocast():
+        latent: torch.Tensor = model.encoder(computation.to_device(filled_up(images, batch_size)))
+        result: torch.Tensor = model.decoder(latent)
+    return latent[: len(images)].float().cpu(), result[: len(images)].float().clamp(0, 1).cpu()
+
+
+@torch.inference_mode()
+def encode(encoder: nn.Module, images: torch.Tensor, computation: Computation, *, batch_size: int) -> torch.Tensor:
+    """The latents (N, C, rows, columns), float32 on the CPU, of up to batch_size images."""
+    with computation.autocast():
+        latent: torch.Tensor = encoder(computation.to_device(filled_up(images, batch_size)))
+    return latent[: len(images)].float().cpu()
+
+
+@torch.inference_mode()
 def reconstruct_from_first(
     model: Autoencoder, images: torch.Tensor, computation: Computation, *, batch_size: int, counts: Sequence[int]
 ) -> list[torch.Tensor]:

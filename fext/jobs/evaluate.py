@@ -1,28 +1,30 @@
-"""Evaluation: how well a checkpoint reconstructs its own train and test images, beside two neutral yardsticks."""
+"""Evaluation: how well a checkpoint reconstructs images, what its latent holds, and whether training helped."""
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, pstdev
 from typing import Any
 
-from fext.compute.device import Computation, prepare_computation
-from fext.compute.inference import reconstruct
-from fext.data.dataset import Batch, ImageStream
+import numpy as np
+
+from fext.compute.device import prepare_computation
+from fext.data.labels import label_of
 from fext.data.names import Names, name_to_bytes
-from fext.data.readers import num_usable_cores
 from fext.data.source import ImageSource, find_images
 from fext.errors import SourceError
-from fext.jobs.choosing import refuse_vanished
+from fext.jobs.encoders import EncoderComparison, compare_encoders
+from fext.jobs.evaluation_summary import by_psnr, regions, scores_row, summarize
 from fext.jobs.kept_channels import score_kept_channels
+from fext.jobs.latent_maps import LatentMaps, Neighbourhood, find_neighbours, lay_out
 from fext.jobs.linear import learn_linear_map
 from fext.jobs.pictures import reconstruction_pairs
+from fext.jobs.scoring import METHODS, Evaluation, Sample, Scored, score_images
+from fext.model.latent_statistics import LatentSummary
 from fext.model.linear_map import LinearMap
-from fext.model.scores import Scores, reconstruction_scores
-from fext.pictures.figures import kept_channels_figure, pairs_figure, scores_figure
+from fext.model.scores import Scores
+from fext.pictures.evaluation_figures import latent_figure, maps_figure, neighbours_figure, regions_figure
+from fext.pictures.figures import Pair, kept_channels_figure, pairs_figure, scores_figure
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store import files
@@ -30,17 +32,7 @@ from fext.store.checkpoints import Checkpoint, load_checkpoint, record_scores
 from fext.store.workspace import Workspace
 
 _NUM_SHOWN = 6
-_NUM_WORST = 5
-_METHODS = ("model", "linear_map", "mean_image")
-
-
-@dataclass(frozen=True)
-class ImageScores:
-    """One image, its subset (train, test or new), and its scores by method."""
-
-    image: str
-    subset: str
-    scores: Mapping[str, Scores]
+_MOST_ON_A_MAP = 400
 
 
 @dataclass(frozen=True)
@@ -58,25 +50,16 @@ class EvaluationResult:
 
 
 @dataclass(frozen=True)
-class _Evaluation:
-    """The parts of one evaluation."""
+class _Findings:
+    """All that was found of a checkpoint, ready to be written."""
 
-    checkpoint: Checkpoint
-    source: ImageSource
-    subsets: Mapping[str, str]  # image name -> subset
-    settings: Settings
-    computation: Computation
-    reporter: Reporter
-
-    def stream(self, names: Sequence[str]) -> ImageStream:
-        return ImageStream(
-            self.source.root,
-            names,
-            self.checkpoint.preprocessing,
-            batch_size=self.settings.inference_batch_size,
-            num_processors=self.computation.num_processors,
-            pin_memory=self.computation.device.type == "cuda",
-        )
+    scored: Scored
+    latent: LatentSummary
+    encoders: EncoderComparison | None
+    kept_channels: Mapping[int, float]
+    pairs: Mapping[str, list[Pair]]
+    neighbours: list[Neighbourhood]
+    maps: LatentMaps | None
 
 
 def evaluate(
@@ -91,48 +74,71 @@ def evaluate(
     computation = prepare_computation(settings)
     checkpoint = load_checkpoint(folder)
     computation.place(checkpoint.model)
-    source, subsets = _images_to_score(checkpoint, images)
-    evaluation = _Evaluation(checkpoint, source, subsets, settings, computation, reporter)
-    reporter.message(f"evaluating {checkpoint.name} on {len(subsets)} images, {computation.describe()}")
-    linear_map = _learn_linear_map(evaluation)
-    rows, rejected, rate = _score_all(evaluation, linear_map)
-    if not rows:
-        raise SourceError(f"none of the {len(subsets)} images in {source.location} can be read: {rejected[0][1]}")
-    summary = _summary(evaluation, rows, rejected)
-    if checkpoint.settings.ordered_latent:
-        summary["kept_channels"] = _score_kept_channels(evaluation)
-    _write(evaluation, rows, summary)
-    scores_file = record_scores(workspace.checkpoints, _scores_row(checkpoint, summary))
+    source, names, subsets = _images_to_score(checkpoint, images)
+    evaluation = Evaluation(checkpoint, source, names, subsets, settings, computation, reporter)
+    reporter.message(f"evaluating {checkpoint.name} on {len(names)} images, {computation.describe()}")
+    found = _find(evaluation)
+    summary = summarize(evaluation, found.scored, found.latent, found.encoders)
+    if found.kept_channels:
+        summary["kept_channels"] = found.kept_channels
+    _write_tables(evaluation, found, summary)
+    _write_pictures(evaluation, found)
+    scores_file = record_scores(workspace.checkpoints, scores_row(checkpoint, summary))
     return EvaluationResult(
         name=checkpoint.name,
         folder=folder / "evaluation",
         scores_file=scores_file,
         summary=summary,
-        num_images=len(rows),
-        num_rejected=len(rejected),
+        num_images=len(found.scored.names),
+        num_rejected=len(found.scored.rejected),
         seconds=time.perf_counter() - started,
-        images_per_second=rate,
+        images_per_second=found.scored.images_per_second,
     )
 
 
-def _images_to_score(checkpoint: Checkpoint, images: Path | None) -> tuple[ImageSource, dict[str, str]]:
+# ---------------------------------------------------------------- what to score
+
+
+def _images_to_score(checkpoint: Checkpoint, images: Path | None) -> tuple[ImageSource, Names, "np.ndarray[Any, Any]"]:
+    """Where the images are, their names in order, and the subset of each."""
     split = checkpoint.split()
     known = dict.fromkeys(split.train, "train") | dict.fromkeys(split.test, "test")
     if images is not None:
         source = find_images(images)
         if not source.names:
             raise SourceError(f"{source.describe_empty()}: name a folder of images")
-        return source, {name: known.get(name, "new") for name in source.names}
+        return source, source.names, np.array([known.get(name, "new") for name in source.names], "U5")
     location = Path(checkpoint.source)
     if not location.exists():
         raise SourceError(f"the images of {checkpoint.name} are no longer in {location}: name their folder (--images)")
     root = location if location.is_dir() else location.parent
     names = Names.of(sorted(known, key=name_to_bytes))
-    return ImageSource(location, root, names, 0), {name: known[name] for name in names}
+    return ImageSource(location, root, names, 0), names, np.array([known[name] for name in names], "U5")
 
 
-def _learn_linear_map(evaluation: _Evaluation) -> LinearMap | None:
-    train = [name for name, subset in evaluation.subsets.items() if subset == "train"]
+def _find(evaluation: Evaluation) -> _Findings:
+    linear_map = _learn_linear_map(evaluation)
+    scored = score_images(evaluation, linear_map)
+    if not len(scored.names):
+        raise SourceError(
+            f"none of the {len(evaluation.names)} images in {evaluation.source.location} can be read: "
+            f"{scored.rejected[0][1]}"
+        )
+    encoders = compare_encoders(evaluation, linear_map) if linear_map is not None else None
+    is_ordered = evaluation.checkpoint.settings.ordered_latent
+    return _Findings(
+        scored=scored,
+        latent=scored.latent.summarize(),
+        encoders=encoders,
+        kept_channels=_score_kept_channels(evaluation) if is_ordered else {},
+        pairs={title: _pairs(evaluation, names) for title, names in _best_typical_worst(scored).items()},
+        neighbours=find_neighbours(scored.sample),
+        maps=lay_out(scored.sample, evaluation.settings.seed),
+    )
+
+
+def _learn_linear_map(evaluation: Evaluation) -> LinearMap | None:
+    train = evaluation.of_subset("train")
     plan = evaluation.checkpoint.plan
     if not LinearMap.fits(plan.picture_shape, plan.latent_shape):
         evaluation.reporter.message("each latent position stands for too many pixels for a linear map to compare with")
@@ -147,118 +153,10 @@ def _learn_linear_map(evaluation: _Evaluation) -> LinearMap | None:
     return linear_map
 
 
-def _score_all(
-    evaluation: _Evaluation, linear_map: LinearMap | None
-) -> tuple[list[ImageScores], list[tuple[str, str]], float]:
-    names = list(evaluation.subsets)
-    rows: list[ImageScores] = []
-    rejected: list[tuple[str, str]] = []
-    started = time.perf_counter()
-    with evaluation.reporter.progress("evaluating", len(names)) as progress:
-        for batch in evaluation.stream(names).epoch():
-            refuse_vanished(evaluation.source, names, batch)
-            for file in batch.rejected:
-                rejected.append((names[file.position], file.reason))
-                evaluation.reporter.warning(f"rejected: {names[file.position]} ({file.reason})")
-            for position, scores in _score_batch(evaluation, linear_map, batch):
-                rows.append(ImageScores(names[position], evaluation.subsets[names[position]], scores))
-            progress.advance(batch.num_files)
-    return rows, rejected, len(rows) / (time.perf_counter() - started)
-
-
-def _score_batch(
-    evaluation: _Evaluation, linear_map: LinearMap | None, batch: Batch
-) -> Iterator[tuple[int, dict[str, Scores]]]:
-    if not len(batch.images):
-        return
-    made = {
-        "model": reconstruct(
-            evaluation.checkpoint.model,
-            batch.images,
-            evaluation.computation,
-            batch_size=evaluation.settings.inference_batch_size,
-        )
-    }
-    if linear_map is not None:
-        made["linear_map"] = linear_map.reconstruct(batch.images)
-        made["mean_image"] = linear_map.mean_image().expand_as(batch.images)
-    originals = batch.images.permute(0, 2, 3, 1).contiguous().numpy()
-    arrays = {method: images.permute(0, 2, 3, 1).contiguous().numpy() for method, images in made.items()}
-
-    def scores(number: int) -> dict[str, Scores]:
-        return {method: reconstruction_scores(originals[number], images[number]) for method, images in arrays.items()}
-
-    # SSIM takes longer than the model itself; its filters run outside Python's lock, so threads share the work.
-    with ThreadPoolExecutor(num_usable_cores()) as pool:
-        positions = [file.position for file in batch.files]
-        yield from zip(positions, pool.map(scores, range(len(positions))), strict=True)
-
-
-def _summary(
-    evaluation: _Evaluation, rows: Sequence[ImageScores], rejected: Sequence[tuple[str, str]]
-) -> dict[str, Any]:
-    checkpoint = evaluation.checkpoint
-    subsets: dict[str, dict[str, Any]] = {}
-    for subset in ("train", "test", "new"):
-        chosen = [row for row in rows if row.subset == subset]
-        if chosen:
-            subsets[subset] = {"num_images": len(chosen)} | {
-                method: _statistics([row.scores[method] for row in chosen])
-                for method in _METHODS
-                if method in chosen[0].scores
-            }
-            worst = sorted(chosen, key=lambda row: row.scores["model"].psnr)[:_NUM_WORST]
-            subsets[subset]["worst_images"] = [
-                {"image": row.image, "psnr": row.scores["model"].psnr, "ssim": row.scores["model"].ssim}
-                for row in worst
-            ]
-    return {
-        "checkpoint": checkpoint.name,
-        "sha256": checkpoint.sha256,
-        "architecture": checkpoint.plan.architecture,
-        "source": str(evaluation.source.location),
-        "device": evaluation.computation.device.type,
-        "precision": evaluation.computation.precision,
-        "num_images": len(rows),
-        "subsets": subsets,
-        "rejected": [{"image": name, "reason": reason} for name, reason in rejected],
-    }
-
-
-def _statistics(scores: Sequence[Scores]) -> dict[str, dict[str, float]]:
-    statistics = {}
-    for name in Scores._fields:
-        values = [getattr(score, name) for score in scores]
-        statistics[name] = {"mean": fmean(values), "std": pstdev(values), "min": min(values), "max": max(values)}
-    return statistics
-
-
-def _write(
-    evaluation: _Evaluation,
-    rows: Sequence[ImageScores],
-    summary: Mapping[str, Any],
-) -> None:
-    folder = evaluation.checkpoint.folder / "evaluation"
-    header = ["image", "subset", *Scores._fields, "linear_map_psnr", "linear_map_ssim"]
-    files.write_csv(folder / "per_image.csv", header, [_per_image_row(row) for row in rows])
-    files.write_json(folder / "summary.json", summary)
-    psnr = {
-        subset: {
-            method: [row.scores[method].psnr for row in rows if row.subset == subset]
-            for method in _METHODS
-            if method in summary["subsets"][subset]
-        }
-        for subset in summary["subsets"]
-    }
-    files.write_figure(folder / "psnr.png", scores_figure(psnr))
-    for title, chosen in _best_typical_worst(rows).items():
-        _write_pairs(evaluation, folder, title, chosen)
-
-
-def _score_kept_channels(evaluation: _Evaluation) -> dict[int, float]:
-    """PSNR of test images (else of all) by how many latent channels are kept; writes the table and the plot."""
-    names = [name for name, subset in evaluation.subsets.items() if subset == "test"] or list(evaluation.subsets)
-    psnr = score_kept_channels(
+def _score_kept_channels(evaluation: Evaluation) -> dict[int, float]:
+    """PSNR of test images (else of all) by how many latent channels are kept."""
+    names = evaluation.of_subset("test") or evaluation.names
+    return score_kept_channels(
         evaluation.checkpoint.model,
         evaluation.source,
         names,
@@ -267,25 +165,12 @@ def _score_kept_channels(evaluation: _Evaluation) -> dict[int, float]:
         evaluation.settings.inference_batch_size,
         evaluation.reporter,
     )
-    folder = evaluation.checkpoint.folder / "evaluation"
-    files.write_csv(folder / "kept_channels.csv", ("channels", "psnr"), list(psnr.items()))
-    files.write_figure(folder / "kept_channels.png", kept_channels_figure(psnr))
-    return psnr
 
 
-def _per_image_row(row: ImageScores) -> list[object]:
-    linear = row.scores.get("linear_map")
-    return [row.image, row.subset, *row.scores["model"], linear.psnr if linear else "", linear.ssim if linear else ""]
-
-
-def _best_typical_worst(rows: Sequence[ImageScores]) -> dict[str, list[str]]:
-    """Names by PSNR, of test images where there are any, for these are what the model has not seen."""
-    for subset in ("test", "new", "train"):
-        chosen = sorted((row for row in rows if row.subset == subset), key=lambda row: row.scores["model"].psnr)
-        if chosen:
-            break
-    names = [row.image for row in chosen]
-    middle = max(0, math.ceil((len(names) - _NUM_SHOWN) / 2))
+def _best_typical_worst(scored: Scored) -> dict[str, list[str]]:
+    """Names by PSNR, of the images that are shown."""
+    names = [scored.names[place] for place in by_psnr(scored, _shown_subset(scored))]
+    middle = max(0, -((_NUM_SHOWN - len(names)) // 2))
     return {
         "best": names[::-1][:_NUM_SHOWN],
         "typical": names[middle : middle + _NUM_SHOWN],
@@ -293,29 +178,113 @@ def _best_typical_worst(rows: Sequence[ImageScores]) -> dict[str, list[str]]:
     }
 
 
-def _write_pairs(evaluation: _Evaluation, folder: Path, title: str, names: Sequence[str]) -> None:
+def _shown_subset(scored: Scored) -> str:
+    """Test where there are any, for these are what the model has not seen."""
+    found = scored.found_subsets()
+    return next(subset for subset in ("test", "new", "train") if subset in found)
+
+
+def _pairs(evaluation: Evaluation, names: list[str]) -> list[Pair]:
     checkpoint = evaluation.checkpoint
-    pairs = reconstruction_pairs(
+    return reconstruction_pairs(
         checkpoint.model, evaluation.source, names, checkpoint.preprocessing, evaluation.computation
     )
-    subset = evaluation.subsets[names[0]]
-    heading = f"{checkpoint.name}: {title} {subset} images above their reconstructions"
-    files.write_figure(folder / f"{title}.png", pairs_figure(heading, pairs))
 
 
-def _scores_row(checkpoint: Checkpoint, summary: Mapping[str, Any]) -> dict[str, object]:
-    row: dict[str, object] = {
-        "checkpoint": checkpoint.name,
-        "architecture": checkpoint.plan.architecture,
-        "epochs": checkpoint.summary.get("epochs", ""),
-        "best_epoch": checkpoint.summary.get("best_epoch", ""),
+# ---------------------------------------------------------------- tables and pictures
+
+
+def _write_tables(evaluation: Evaluation, found: _Findings, summary: Mapping[str, Any]) -> None:
+    folder = evaluation.checkpoint.folder / "evaluation"
+    header = ["image", "subset", *Scores._fields, "linear_map_psnr", "linear_map_ssim"]
+    files.write_csv(folder / "per_image.csv", header, _per_image_rows(found.scored))
+    files.write_csv(folder / "channels.csv", ("channel", "mean", "std", "kind"), _channel_rows(found.latent))
+    header = ["image", "neighbour", "rank", "similarity"]
+    files.write_csv(folder / "neighbours.csv", header, _neighbour_rows(found))
+    header = ["image", "subset", "label", "pca_1", "pca_2", "tsne_1", "tsne_2"]
+    files.write_csv(folder / "latent_map.csv", header, _map_rows(found))
+    if found.kept_channels:
+        files.write_csv(folder / "kept_channels.csv", ("channels", "psnr"), list(found.kept_channels.items()))
+    files.write_json(folder / "summary.json", summary)
+
+
+def _per_image_rows(scored: Scored) -> Iterator[list[object]]:
+    psnr, ssim = Scores._fields.index("psnr"), Scores._fields.index("ssim")
+    linear = scored.scores.get("linear_map")
+    for place, (name, subset) in enumerate(zip(scored.names, scored.subsets, strict=True)):
+        beside = ["", ""] if linear is None else [float(linear[place, psnr]), float(linear[place, ssim])]
+        yield [name, subset, *scored.scores["model"][place].tolist(), *beside]
+
+
+def _channel_rows(latent: LatentSummary) -> Iterator[list[object]]:
+    kinds = dict.fromkeys(latent.redundant_channels, "redundant") | dict.fromkeys(latent.dead_channels, "dead")
+    for channel, (mean, std) in enumerate(zip(latent.channel_means, latent.channel_stds, strict=True)):
+        yield [channel, f"{mean:.6g}", f"{std:.6g}", kinds.get(channel, "")]
+
+
+def _neighbour_rows(found: _Findings) -> Iterator[list[object]]:
+    names = found.scored.sample.names
+    for place, neighbours in found.neighbours:
+        for rank, neighbour in enumerate(neighbours, start=1):
+            yield [names[place], names[neighbour.place], rank, f"{neighbour.similarity:.6f}"]
+
+
+def _map_rows(found: _Findings) -> Iterator[list[object]]:
+    sample, maps = found.scored.sample, found.maps
+    if maps is None:
+        return
+    for place, name in enumerate(sample.names):
+        points = [*maps.pca[place].tolist(), *maps.tsne[place].tolist()]
+        yield [name, sample.subsets[place], label_of(name), *(f"{value:.6g}" for value in points)]
+
+
+def _write_pictures(evaluation: Evaluation, found: _Findings) -> None:
+    name, folder, scored = evaluation.checkpoint.name, evaluation.checkpoint.folder / "evaluation", found.scored
+    subset, shape = _shown_subset(scored), evaluation.checkpoint.plan.latent_shape
+    psnr = {
+        side: {method: scored.values(method, "psnr", side) for method in METHODS if method in scored.scores}
+        for side in scored.found_subsets()
     }
-    for subset in ("train", "test", "new"):
-        found = summary["subsets"].get(subset, {})
-        row[f"{subset}_images"] = found.get("num_images", 0)
-        for score in Scores._fields:
-            row[f"{subset}_{score}"] = found["model"][score]["mean"] if found else ""
-        linear = found.get("linear_map")
-        row[f"{subset}_linear_map_psnr"] = linear["psnr"]["mean"] if linear else ""
-        row[f"{subset}_linear_map_ssim"] = linear["ssim"]["mean"] if linear else ""
-    return row
+    errors, ssim = scored.error_maps[subset], scored.ssim_maps[subset]
+    heading = f"{name}: where the errors lie, mean of the {subset} images"
+    latent = found.latent
+    figures = {
+        "psnr": scores_figure(psnr),
+        "regions": regions_figure(errors, regions(errors, shape), regions(ssim, shape), heading),
+        "latent": latent_figure(latent.channel_stds, latent.spectrum, latent.effective_rank),
+    }
+    if found.kept_channels:
+        figures["kept_channels"] = kept_channels_figure(found.kept_channels)
+    for title, pairs in found.pairs.items():
+        above = f"{name}: {title} {subset} images, their reconstructions, and the error"
+        figures[title] = pairs_figure(above, pairs, with_errors=True)
+    if found.neighbours:
+        figures["neighbours"] = neighbours_figure(_neighbours_shown(scored.sample, found.neighbours))
+    if found.maps is not None:
+        figures["latent_maps"] = _maps_figure(scored.sample, found.maps)
+    for title, figure in figures.items():
+        files.write_figure(folder / f"{title}.png", figure)
+
+
+def _neighbours_shown(
+    sample: Sample, found: list[Neighbourhood]
+) -> list[list[tuple["np.ndarray[Any, Any]", str, str]]]:
+    return [
+        [
+            (sample.thumbnails[place], sample.names[place], f"{sample.subsets[place]} image"),
+            *(
+                (sample.thumbnails[near], sample.names[near], f"{sample.subsets[near]}, {similarity:.3f}")
+                for near, similarity in neighbours
+            ),
+        ]
+        for place, neighbours in found
+    ]
+
+
+def _maps_figure(sample: Sample, maps: LatentMaps) -> Any:
+    chosen = slice(None, None, -(-len(sample.names) // _MOST_ON_A_MAP))
+    points = {
+        f"principal components ({maps.pca_share:.0%} of the variance)": maps.pca[chosen],
+        "t-SNE": maps.tsne[chosen],
+    }
+    return maps_figure(points, sample.thumbnails[chosen], sample.subsets[chosen])

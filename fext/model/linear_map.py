@@ -58,9 +58,13 @@ class LinearMap:
 
     def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
         """Project a batch (N, C, H, W) on the components and back, clipped to [0, 1]."""
+        latent = self.encode(images).permute(0, 2, 3, 1)
+        return to_images(latent @ self._components.T + self._mean, self.block).clamp(0, 1)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """The latent (N, components, rows, columns) of a batch (N, C, H, W)."""
         blocks = to_blocks(images, self.block) - self._mean
-        projected = (blocks @ self._components) @ self._components.T + self._mean
-        return to_images(projected, self.block).clamp(0, 1)
+        return (blocks @ self._components).permute(0, 3, 1, 2)
 
     def directions(self) -> torch.Tensor:
         """(components, block values): the principal directions, orthonormal, that of the largest variance first."""

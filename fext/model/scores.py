@@ -35,21 +35,35 @@ class Scores(NamedTuple):
     ssim: float
 
 
+class Comparison(NamedTuple):
+    """Scores of one image's reconstruction, and where it is wrong: (H, W) of absolute error and of SSIM, float32."""
+
+    scores: Scores
+    error_map: NDArray[np.float32]
+    ssim_map: NDArray[np.float32]
+
+
 def reconstruction_scores(image: NDArray[np.float32], reconstruction: NDArray[np.float32]) -> Scores:
     """Compare (H, W, C) float32 in [0, 1] with its reconstruction.
 
     PSNR and SSIM are scikit-image's; SSIM with the window of Wang et al., 'Image quality assessment: from error
     visibility to structural similarity', 2004 (Gaussian, sigma 1.5), averaged over the channels.
     """
+    return compare(image, reconstruction).scores
+
+
+def compare(image: NDArray[np.float32], reconstruction: NDArray[np.float32]) -> Comparison:
+    """reconstruction_scores, and the maps behind them, each averaged over the channels."""
     from skimage import metrics
 
+    difference = np.abs(image - reconstruction)
     mse = float(metrics.mean_squared_error(image, reconstruction))
-    mae = float(np.abs(image - reconstruction).mean(dtype=np.float64))
+    mae = float(difference.mean(dtype=np.float64))
     psnr = MAX_PSNR
     if mse > _SMALLEST_MSE:
         psnr = float(metrics.peak_signal_noise_ratio(image, reconstruction, data_range=1.0))
-    ssim = metrics.structural_similarity(
+    ssim, ssim_map = metrics.structural_similarity(
         image, reconstruction, data_range=1.0, channel_axis=2, gaussian_weights=True, sigma=1.5,
-        use_sample_covariance=False,
+        use_sample_covariance=False, full=True,
     )  # fmt: skip
-    return Scores(mse, mae, psnr, float(ssim))
+    return Comparison(Scores(mse, mae, psnr, float(ssim)), difference.mean(axis=2), ssim_map.mean(axis=2))

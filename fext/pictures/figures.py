@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 TRAIN_COLOUR, TEST_COLOUR, GREY = "#4c78a8", "#e4572e", "#777777"
 COLUMNS = 6
+MOST_ERROR = 0.25  # the brightest of the error maps
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,34 @@ def _curves(
     axes.legend(frameon=False)
 
 
-def pairs_figure(title: str, pairs: Sequence[Pair]) -> Figure:
-    """Originals above their reconstructions, six to a row."""
+def pairs_figure(title: str, pairs: Sequence[Pair], *, with_errors: bool = False) -> Figure:
+    """Originals above their reconstructions, six to a row; below them, where asked for, where they differ."""
+    rows_each = 3 if with_errors else 2
     num_rows = max(1, -(-len(pairs) // COLUMNS))
     num_columns = max(1, min(COLUMNS, len(pairs)))
-    height = 4.75 * num_rows + 0.4
+    height = 2.375 * rows_each * num_rows + 0.4
     figure = Figure(figsize=(2.1 * num_columns + 0.4, height), dpi=110)
     figure.suptitle(title, fontsize=11, parse_math=False, y=1 - 0.12 / height, va="top")
     # Fixed places: matplotlib's own layout takes seconds for this many pictures, and finds the same.
     places = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - 0.6 / height, "wspace": 0.04, "hspace": 0.13}
-    grid = figure.subplots(2 * num_rows, num_columns, squeeze=False, gridspec_kw=places)
+    grid = figure.subplots(rows_each * num_rows, num_columns, squeeze=False, gridspec_kw=places)
     for axes in grid.flat:
         axes.set_axis_off()
     for number, pair in enumerate(pairs):
-        row, column = 2 * (number // COLUMNS), number % COLUMNS
+        row, column = rows_each * (number // COLUMNS), number % COLUMNS
         _show(grid[row, column], pair.original, shorten(pair.name, 24))
         _show(grid[row + 1, column], pair.reconstruction, pair.caption)
+        if with_errors:
+            error = error_map(pair)
+            grid[row + 2, column].imshow(error, vmin=0, vmax=MOST_ERROR, cmap="magma")
+            grid[row + 2, column].set_title(f"error: mean {error.mean():.3f}", fontsize=8)
     return figure
+
+
+def error_map(pair: Pair) -> NDArray[np.float32]:
+    """(H, W) absolute difference, averaged over the channels."""
+    error: NDArray[np.float32] = np.abs(pair.original - pair.reconstruction).mean(axis=2)
+    return error
 
 
 def _show(axes: Axes, image: NDArray[np.float32], caption: str) -> None:
@@ -78,13 +90,13 @@ def _show(axes: Axes, image: NDArray[np.float32], caption: str) -> None:
     axes.set_title(caption, fontsize=8, parse_math=False)
 
 
-def scores_figure(psnr: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+def scores_figure(psnr: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> Figure:
     """Histograms of PSNR per subset: the model beside its yardsticks. `psnr` is subset -> method -> values."""
     figure = Figure(figsize=(5.5 * len(psnr), 3.6), dpi=110, layout="constrained")
     grid = figure.subplots(1, len(psnr), squeeze=False, sharex=True)
     colours = {"model": TEST_COLOUR, "linear_map": TRAIN_COLOUR, "mean_image": GREY}
-    values = [value for methods in psnr.values() for points in methods.values() for value in points]
-    edges = np.linspace(min(values), max(values) + 1e-6, 40).tolist()
+    values = np.concatenate([points for methods in psnr.values() for points in methods.values()])
+    edges = np.linspace(values.min(), values.max() + 1e-6, 40).tolist()
     for axes, (subset, methods) in zip(grid[0], psnr.items(), strict=True):
         for method, points in methods.items():
             label = f"{method.replace('_', ' ')}: mean {np.mean(points):.1f} dB"

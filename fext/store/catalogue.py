@@ -22,6 +22,7 @@ _TEXT = {
     "finding", "detail", "likeness", "measure", "method", "score", "status", "row_sha256", "device", "precision",
     "engine",
 }  # fmt: skip
+_STATISTICS = ("mean", "mean_low", "mean_high", "std", "min", "max")
 
 
 @dataclass(frozen=True)
@@ -157,14 +158,14 @@ def _add_evaluation(filler: _Filler, folder: Path) -> None:
             found["num_images"],
             method,
             score,
-            *(values[key] for key in ("mean", "std", "min", "max")),
+            *(values.get(key) for key in _STATISTICS),
         )
         for subset, found in files.read_json(evaluation / "summary.json")["subsets"].items()
         for method, scores in found.items()
         if isinstance(scores, dict)
         for score, values in scores.items()
     ]
-    columns = ("checkpoint", "subset", "num_images", "method", "score", "mean", "std", "min", "max")
+    columns = ("checkpoint", "subset", "num_images", "method", "score", *_STATISTICS)
     filler.add("evaluations", columns, rows)
     _add_csv(filler, "evaluated_images", evaluation / "per_image.csv", {"checkpoint": folder.name})
 

@@ -1,13 +1,24 @@
 """Weights that others trained, which torchvision downloads into its own cache."""
 
 import pickle
+from pathlib import Path
 
 import torch
 
 from fext.errors import ModelError
 
 
-def imagenet_encoder_weights(architecture: str) -> dict[str, torch.Tensor]:
+def has_imagenet_weights(architecture: str) -> bool:
+    """Whether the weights lie in torchvision's cache on this machine."""
+    from torchvision.models import get_model_weights
+
+    file = str(get_model_weights(architecture).DEFAULT.url).rpartition("/")[2]
+    return (Path(torch.hub.get_dir()) / "checkpoints" / file).is_file()
+
+
+def imagenet_encoder_weights(
+    architecture: str, wanted_by: str = "encoder_weights = 'imagenet'", remedy: str = "set encoder_weights to 'none'"
+) -> dict[str, torch.Tensor]:
     """The weights of the feature stack of 'vgg16' or 'vgg16_bn' trained on ImageNet, for pictures in [0, 1].
 
     torchvision's are for pictures from which ImageNet's mean colour was taken, divided by its spread; here the first
@@ -23,8 +34,8 @@ def imagenet_encoder_weights(architecture: str) -> dict[str, torch.Tensor]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
-            f"encoder_weights = 'imagenet', but they cannot be downloaded or read ({reason}): connect this machine to "
-            f"the internet once, remove a damaged copy from {torch.hub.get_dir()}, or set encoder_weights to 'none'"
+            f"{wanted_by}, but its weights cannot be downloaded or read ({reason}): connect this machine to the "
+            f"internet once, remove a damaged copy from {torch.hub.get_dir()}, or {remedy}"
         ) from error
     features = {
         name.removeprefix("features."): tensor for name, tensor in everything.items() if name.startswith("features.")
