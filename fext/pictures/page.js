@@ -10,7 +10,7 @@ const LOOK = {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     colorway: ["#4c78a8", "#e4572e", "#54a24b", "#b279a2", "#eeca3b", "#9d755d", "#72b7b2", "#777777"],
-    margin: { l: 56, r: 16, t: 16, b: 48 },
+    margin: { l: 48, r: 16, t: 16, b: 32 },
     legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
     hoverlabel: { align: "left" },
     xaxis: { automargin: true, zeroline: false, title: { standoff: 8 } },
@@ -22,14 +22,24 @@ const LOOK = {
 
 const canvases = [...document.querySelectorAll("figure.plot > .canvas")];
 
-for (const canvas of canvases) {
+function draw(canvas) {
+  seen.unobserve(canvas);
+  if (canvas.classList.contains("js-plotly-plot")) return;
   const figure = JSON.parse(canvas.nextElementSibling.textContent);
   figure.layout.template = LOOK;
   Plotly.newPlot(canvas, figure.data, figure.layout, { responsive: true, displayModeBar: false });
 }
 
+// A page may have dozens of plots: each is drawn when it is about to be seen.
+const seen = new IntersectionObserver(
+  (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => draw(entry.target)),
+  { rootMargin: "100%" },
+);
+for (const canvas of canvases) seen.observe(canvas);
+
 addEventListener("beforeprint", () => {
   for (const canvas of canvases) {
+    draw(canvas);
     Plotly.relayout(canvas, { width: canvas.closest(".columns") ? PRINTED_WIDTH.column : PRINTED_WIDTH.whole });
   }
 });

@@ -8,7 +8,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,7 +47,7 @@ Block = Html | Iterator[Html]
 
 
 class Section:
-    """A headed part of a page: a text that may be empty, and blocks below it."""
+    """A headed part of a page: a paragraph of text that may be empty, and blocks below it."""
 
     def __init__(self, title: str, text: str, *blocks: Block) -> None:
         self.title, self.text, self.blocks = title, text, blocks
@@ -65,8 +65,11 @@ class Item(NamedTuple):
     larger: str = ""
 
 
-def page(title: str, introduction: str, sections: Sequence[Section]) -> Iterator[Html]:
-    """A whole page, piece by piece, to be written in UTF-8. plotly.js is in it once if there is a plot, else not."""
+def page(title: str, introduction: str, sections: Sequence[Section], *scripts: str) -> Iterator[Html]:
+    """A whole page, piece by piece, to be written in UTF-8. plotly.js is in it once if there is a plot, else not.
+
+    `scripts` are files beside this one that come after page.js.
+    """
     yield _head(title)
     yield Html("<header>\n<h1>{}</h1>\n{}</header>\n").format(title, paragraph(introduction))
     yield _contents(sections)
@@ -77,13 +80,27 @@ def page(title: str, introduction: str, sections: Sequence[Section]) -> Iterator
     yield Html('<dialog id="larger" aria-label="Picture"></dialog>\n')
     if has_plots:
         yield _plotly()
-    yield script(_resource("page.js"))
+    for name in ("page.js", *scripts):
+        yield _script(_resource(name))
     yield Html("</body>\n</html>\n")
 
 
 def paragraph(text: str) -> Html:
     """A paragraph of running text; nothing where the text is empty."""
     return Html("<p>{}</p>\n").format(text) if text else Html()
+
+
+def bullets(texts: Iterable[str]) -> Html:
+    """A list of sentences."""
+    return Html("<ul>\n{}</ul>\n").format(Html().join(Html("<li>{}</li>\n").format(text) for text in texts))
+
+
+def colour_key(colours: Mapping[str, str]) -> Html:
+    """What each colour (#rrggbb) stands for in the plots below."""
+    marks = (
+        Html('<li><i style="background:{}"></i>{}</li>\n').format(colour, name) for name, colour in colours.items()
+    )
+    return Html('<ul class="key">\n{}</ul>\n').format(Html().join(marks))
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Html:
@@ -102,7 +119,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], caption: str)
     ).format(caption, caption, Html().join(heads), Html().join(body))
 
 
-def plot(figure: "Figure", alternative_text: str, caption: str = "", height: int = 320) -> Html:
+def plot(figure: "Figure", alternative_text: str, caption: str = "", height: int = 320, title: str = "") -> Html:
     """A plotly figure, `height` pixels high and as wide as there is room; page.js gives it fonts and colours.
 
     What it shows of file names has to go through plot_text.
@@ -112,11 +129,10 @@ def plot(figure: "Figure", alternative_text: str, caption: str = "", height: int
     content = figure.to_dict()
     content["layout"].pop("template", None)
     data = to_json_plotly(content, engine="orjson")
-    below = Html("<figcaption>{}</figcaption>\n").format(caption) if caption else Html()
     return Html(
-        _PLOT + ' aria-label="{}">\n<div class="canvas" role="img" aria-label="{}" style="height:{}px"></div>\n'
-        '<script type="application/json">{}</script>\n{}</figure>\n'
-    ).format(caption or alternative_text, alternative_text, height, _in_script(data), below)
+        _PLOT + '>\n{}<div class="canvas" role="img" aria-label="{}" style="height:{}px"></div>\n'
+        '<script type="application/json">{}</script>\n</figure>\n'
+    ).format(_figcaption(caption, title), alternative_text, height, _in_script(data))
 
 
 def plot_text(text: str) -> str:
@@ -129,16 +145,20 @@ def columns(blocks: Iterable[Html]) -> Html:
     return Html('<div class="columns">\n{}</div>\n').format(Html().join(blocks))
 
 
+def group(title: str, *blocks: Html) -> Html:
+    """Blocks that belong together under a small heading."""
+    return Html('<div class="group">\n<h3>{}</h3>\n{}</div>\n').format(title, Html().join(blocks))
+
+
 def gallery(items: Iterable[Item]) -> Html:
     """Thumbnails with names and captions; a click opens the larger picture."""
     return Html('<div class="gallery">\n{}</div>\n').format(Html().join(map(_gallery_item, items)))
 
 
-def picture(data: bytes, alternative_text: str, caption: str = "") -> Html:
+def picture(data: bytes, alternative_text: str, caption: str = "", title: str = "") -> Html:
     """A PNG or WebP file as a figure."""
-    below = Html("<figcaption>{}</figcaption>\n").format(caption) if caption else Html()
     image = Html('<img src="{}" alt="{}">\n').format(file_uri(data), alternative_text)
-    return Html('<figure class="picture">\n{}{}</figure>\n').format(image, below)
+    return Html('<figure class="picture">\n{}{}</figure>\n').format(_figcaption(caption, title), image)
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:
@@ -166,8 +186,7 @@ def json_text(data: object) -> Html:
     return _in_script(re.sub("[\udc80-\udcff]", lambda odd: f"\\\\x{ord(odd.group()) - 0xDC00:02x}", text))
 
 
-def script(text: str) -> Html:
-    """A script of this package."""
+def _script(text: str) -> Html:
     return Html("<script>\n{}</script>\n").format(Html(text))
 
 
@@ -208,13 +227,17 @@ def _main(sections: Sequence[Section]) -> Iterator[Html]:
 def _plotly() -> Html:
     from plotly.offline import get_plotlyjs
 
-    return Html("<noscript><p>The plots of this page are drawn by JavaScript.</p></noscript>\n") + script(
-        get_plotlyjs()
-    )
+    without = Html("<noscript><p>The plots of this page are drawn by JavaScript.</p></noscript>\n")
+    return without + _script(get_plotlyjs())
 
 
 def _resource(name: str) -> str:
     return (files("fext.pictures") / name).read_text(encoding="utf-8")
+
+
+def _figcaption(caption: str, title: str) -> Html:
+    heading = Html("<b>{}</b>").format(title) if title else Html()
+    return Html("<figcaption>{}{}</figcaption>\n").format(heading, caption) if title or caption else Html()
 
 
 def _cell(value: object) -> Html:
