@@ -1,7 +1,6 @@
 """All that is to be known of one image file, from reading and decoding it once."""
 
 import importlib.metadata
-import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from fext.data.images import (
     read_file,
 )
 from fext.data.statistics import MAX_SIDE, STATISTICS_VERSION, PictureStatistics, picture_statistics
+from fext.data.thumbnails import shrunken
 from fext.errors import ImageRejected, TooLittleMemory
 
 # What decides what is found of a file.
@@ -61,13 +61,6 @@ def analyze_file(path: Path) -> Analysis:
     except ImageRejected as error:
         return Analysis(state, sha256, str(error), None)
     shown = Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
+    thumbnail = shrunken(shown, THUMBNAIL_SIDE)
     bits = np.packbits(imagehash.phash(shown).hash)
-    return Analysis(state, sha256, "", Picture(header, picture_statistics(pixels), bits.tobytes(), _thumbnail(shown)))
-
-
-def _thumbnail(shown: Image.Image) -> bytes:
-    small = shown.copy()
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    stream = io.BytesIO()
-    small.save(stream, "WEBP", quality=80)
-    return stream.getvalue()
+    return Analysis(state, sha256, "", Picture(header, picture_statistics(pixels), bits.tobytes(), thumbnail))

@@ -16,6 +16,11 @@ def name_from_bytes(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
+def readable(text: str) -> str:
+    """A text in which what stands for bytes that are not UTF-8 is spelled out, as in 'caf\\xe9.png'."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 class Names(Sequence[str]):
     """An unchangeable sequence of names, equal to any sequence of the same names."""
 

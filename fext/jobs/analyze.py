@@ -4,6 +4,7 @@ import hashlib
 import io
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,8 +24,9 @@ from fext.data.source import ImageSource, find_images
 from fext.data.split import Split
 from fext.data.statistics import MEASURES, NUM_LEVELS
 from fext.errors import SourceError
+from fext.jobs.analysis_report import write_pages
 from fext.jobs.choosing import WHERE_TO_GET_IMAGES, choose_split
-from fext.jobs.findings import Finding, Outlier, compare_sides, find_odd_pictures, find_outliers, summarize
+from fext.jobs.findings import Finding, Outlier, compare_sides, find_odd_pictures, find_outliers, likeness, summarize
 from fext.pictures.dataset_figures import (
     Shown,
     intensity_figure,
@@ -47,7 +49,8 @@ _MIN_CORRELATION, _MAX_DIFFERENCE = 0.97, 0.08
 _NUM_SHOWN = 24
 _FILES = (
     "images.csv", "rejected.csv", "duplicates.csv", "findings.csv", "outliers.csv", "train_test.csv",
-    "intensity.png", "mean_and_spread.png", "sizes.png", "measures.png", "findings.png", "summary.json",
+    "intensity.png", "mean_and_spread.png", "sizes.png", "measures.png", "findings.png",
+    "report.html", "summary.json",
 )  # fmt: skip
 
 
@@ -80,6 +83,7 @@ class _Dataset:
     histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, NUM_LEVELS), np.int64))
     total: NDArray[np.float64] = field(default_factory=lambda: np.zeros((_MEAN_SIDE, _MEAN_SIDE, 3)))
     total_squared: NDArray[np.float64] = field(default_factory=lambda: np.zeros((_MEAN_SIDE, _MEAN_SIDE, 3)))
+    kinds: Counter[tuple[str, str]] = field(default_factory=Counter)  # how many have a format and mode
     rejected: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, name: str, sha256: str, picture: Picture) -> None:
@@ -88,6 +92,7 @@ class _Dataset:
         self.checksums.append(sha256)
         self.values.extend(picture.statistics.values)
         self.sizes.extend((picture.header.width, picture.header.height))
+        self.kinds[picture.header.format, picture.header.mode] += 1
         self.hashes += picture.perceptual_hash
         self.histogram += picture.statistics.histogram
         small = _thumbnail_array(picture, (_MEAN_SIDE, _MEAN_SIDE))
@@ -98,6 +103,11 @@ class _Dataset:
         """The values of each measure, one for each good image."""
         table = np.asarray(self.values).reshape(-1, len(MEASURES))
         return {measure.name: table[:, place] for place, measure in enumerate(MEASURES)}
+
+    def mean_and_spread(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The mean picture and the standard deviation of each of its values, (64, 64, 3) in [0, 1]."""
+        mean = self.total / len(self.names)
+        return mean, np.sqrt(np.maximum(self.total_squared / len(self.names) - mean**2, 0))
 
 
 def _thumbnail_array(picture: Picture, size: tuple[int, int]) -> NDArray[np.float64]:
@@ -223,8 +233,8 @@ def _known(source: ImageSource, memory: AnalyzedImages, name: str) -> Analysis:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The good images of a source and all that was found of them."""
+class Found:
+    """The images of a source and all that was found of them; `names` and what goes by their order are the good ones."""
 
     source: ImageSource
     memory: AnalyzedImages
@@ -236,8 +246,16 @@ class _Found:
     findings: Sequence[Finding]
     outliers: Sequence[Outlier]
 
+    @property
+    def num_across(self) -> int:
+        """Groups of copies with images on both sides of the split."""
+        return sum({"train", "test"} <= {str(self.sides[place]) for place in group} for group in self.groups)
+
+    def analysis(self, name: str) -> Analysis:
+        return _known(self.source, self.memory, name)
+
     def picture(self, name: str) -> Picture | None:
-        return _known(self.source, self.memory, name).picture
+        return self.analysis(name).picture
 
 
 def _split(workspace: Workspace, settings: Settings, source: ImageSource) -> Split | None:
@@ -267,7 +285,7 @@ def _report(
     return summary, True
 
 
-def _find(source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, split: Split | None) -> _Found:
+def _find(source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, split: Split | None) -> Found:
     names = Names(dataset.names)
     measures = dataset.measures()
     hashes = np.frombuffer(dataset.hashes, ">u8").astype(np.uint64)
@@ -278,10 +296,10 @@ def _find(source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, split:
         *find_odd_pictures(names, measures),
     ]
     outliers = find_outliers(names, measures)
-    return _Found(source, memory, dataset, names, measures, _sides(names, split), groups, findings, outliers)
+    return Found(source, memory, dataset, names, measures, _sides(names, split), groups, findings, outliers)
 
 
-def _summary(found: _Found) -> dict[str, Any]:
+def _summary(found: Found) -> dict[str, Any]:
     return {
         "source": str(found.source.location),
         "num_found": len(found.source),
@@ -290,7 +308,7 @@ def _summary(found: _Found) -> dict[str, Any]:
         "num_not_images": found.source.num_not_images,
         "num_train": int((found.sides == "train").sum()),
         "num_test": int((found.sides == "test").sum()),
-        "num_copies_across_split": _num_across(found.groups, found.sides),
+        "num_copies_across_split": found.num_across,
         "findings": {kind: sum(finding.kind == kind for finding in found.findings) for kind in Finding.KINDS},
         "num_outliers": len(found.outliers),
         "measures": summarize(found.measures),
@@ -337,14 +355,7 @@ class _Sight:
 def _copies(groups: Sequence[Sequence[int]], names: Names, checksums: Sequence[str]) -> Iterator[Finding]:
     for first, *others in groups:
         for place in others:
-            yield Finding(names[place], f"{_likeness(first, place, checksums)} copy", f"of {names[first]}")
-
-
-def _likeness(first: int, place: int, checksums: Sequence[str]) -> str:
-    """What an image is to the first of its group: the first itself, an exact copy or a near one."""
-    if place == first:
-        return "first"
-    return "exact" if checksums[place] == checksums[first] else "near"
+            yield Finding(names[place], f"{likeness(first, place, checksums)} copy", f"of {names[first]}")
 
 
 def _sides(names: Names, split: Split | None) -> NDArray[np.str_]:
@@ -355,19 +366,15 @@ def _sides(names: Names, split: Split | None) -> NDArray[np.str_]:
     return np.array(["train" if name in train else "test" if name in test else "" for name in names], "U5")
 
 
-def _num_across(groups: Sequence[Sequence[int]], sides: NDArray[np.str_]) -> int:
-    return sum({"train", "test"} <= {str(sides[place]) for place in group} for group in groups)
-
-
 # ---------------------------------------------------------------- tables and pictures
 
 
-def _write_tables(folder: Path, found: _Found) -> None:
+def _write_tables(folder: Path, found: Found) -> None:
     header = ["image", "subset", "format", "mode", "width", "height", "file_size", "sha256"]
     files.write_csv(folder / "images.csv", [*header, *(measure.name for measure in MEASURES)], _image_rows(found))
     files.write_csv(folder / "rejected.csv", ("image", "reason"), found.dataset.rejected)
     copies = [
-        (number, found.names[place], _likeness(group[0], place, found.dataset.checksums))
+        (number, found.names[place], likeness(group[0], place, found.dataset.checksums))
         for number, group in enumerate(found.groups, start=1)
         for place in group
     ]
@@ -380,7 +387,7 @@ def _write_tables(folder: Path, found: _Found) -> None:
     files.write_csv(folder / "train_test.csv", header, distances)
 
 
-def _image_rows(found: _Found) -> Iterator[list[object]]:
+def _image_rows(found: Found) -> Iterator[list[object]]:
     for name, side in zip(found.names, found.sides, strict=True):
         analysis = _known(found.source, found.memory, name)
         if analysis.picture is not None:
@@ -389,10 +396,9 @@ def _image_rows(found: _Found) -> Iterator[list[object]]:
             yield [*facts, *(float(f"{value:.6g}") for value in statistics.values)]
 
 
-def _draw(folder: Path, found: _Found) -> None:
+def _draw(folder: Path, found: Found) -> None:
     dataset = found.dataset
-    mean = dataset.total / len(found.names)
-    spread = np.sqrt(np.maximum(dataset.total_squared / len(found.names) - mean**2, 0))
+    mean, spread = dataset.mean_and_spread()
     sizes = np.asarray(dataset.sizes).reshape(-1, 2)
     pictures = ((finding, found.picture(finding.image)) for finding in found.findings)
     shown = (
@@ -409,3 +415,4 @@ def _draw(folder: Path, found: _Found) -> None:
     }
     for name, figure in figures.items():
         files.write_figure(folder / name, figure)
+    write_pages(folder, found)

@@ -11,13 +11,13 @@ from typing import Any
 from fext.compute.device import Computation, prepare_computation
 from fext.compute.engines import EngineName, RowShape, choose_engine, engine_version
 from fext.data.images import DECODERS
+from fext.data.names import readable
 from fext.data.source import ImageSource
 from fext.errors import DeviceError, ExtractionError
 from fext.settings import Settings, change_settings
 from fext.store import extractions
 from fext.store.checkpoints import Checkpoint
 from fext.store.extractions import Description
-from fext.store.files import readable
 from fext.store.tables import Columns
 from fext.store.workspace import Workspace
 

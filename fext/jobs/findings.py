@@ -77,6 +77,13 @@ def find_outliers(names: Sequence[str], measures: Measures) -> list[Outlier]:
     return outliers
 
 
+def likeness(first: int, place: int, checksums: Sequence[str]) -> str:
+    """What an image is to the first of its group: the first itself, an exact copy or a near one."""
+    if place == first:
+        return "first"
+    return "exact" if checksums[place] == checksums[first] else "near"
+
+
 def compare_sides(measures: Measures, sides: NDArray[np.str_]) -> list[Distance]:
     """Train beside test, measure by measure (scipy.stats.ks_2samp and wasserstein_distance)."""
     distances = []

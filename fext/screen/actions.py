@@ -59,6 +59,7 @@ def run_analyze(screen: Screen, settings: "Settings", images: Path) -> None:
     if not result.has_changed:
         screen.reporter.message("nothing has changed since the last analysis: what stands there is kept")
     show_path(screen.console, "tables and pictures", result.folder, screen.workspace.root)
+    show_path(screen.console, "report", result.folder / "report.html", screen.workspace.root)
 
 
 def run_pretrain(screen: Screen, settings: "Settings", images: Path, name: str | None) -> None:

@@ -22,8 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from fext.data.names import readable
 from fext.screen.interrupts import Interrupt, asked_to_stop
-from fext.store.files import readable
 
 
 def make_console() -> Console:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fext.data.images import FileState, file_state
-from fext.data.names import Names
+from fext.data.names import Names, readable
 from fext.data.source import ImageSource
 from fext.errors import ExtractionError, FextError
 from fext.store import files
@@ -303,7 +303,7 @@ def _list(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequence[obje
     """A CSV to write line by line, on the disk when the block has ended well."""
     with path.open("wb") as stream:
         stream.write(files.csv_line(header).encode())
-        yield lambda cells: stream.write(files.readable(files.csv_line(cells)).encode())
+        yield lambda cells: stream.write(readable(files.csv_line(cells)).encode())
         files.close_on_disk(stream)
 
 

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from fext.data.names import readable
 from fext.errors import FextError
 
 if TYPE_CHECKING:
@@ -111,9 +112,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, readable(text).encode())
 
 
-def readable(text: str) -> str:
-    """A text in which what stands for bytes that are not UTF-8 is spelled out, as in 'caf\\xe9.png'."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def write_text_chunks(path: Path, chunks: Iterable[str]) -> None:
+    """A text that comes in pieces, so that it need not fit into memory; as write_text."""
+
+    def write(stream: IO[bytes]) -> None:
+        for chunk in chunks:
+            stream.write(readable(chunk).encode())
+
+    write_whole(path, write)
 
 
 def write_json(path: Path, data: Any) -> None:
