@@ -24,6 +24,7 @@ from fext.model.latent_statistics import LatentSummary
 from fext.model.linear_map import LinearMap
 from fext.model.scores import Scores
 from fext.pictures.evaluation_figures import latent_figure, maps_figure, neighbours_figure, regions_figure
+from fext.pictures.evaluation_report import EvaluationReport, Placed, evaluation_page
 from fext.pictures.figures import Pair, kept_channels_figure, pairs_figure, scores_figure
 from fext.reporting import Reporter
 from fext.settings import Settings
@@ -83,6 +84,7 @@ def evaluate(
         summary["kept_channels"] = found.kept_channels
     _write_tables(evaluation, found, summary)
     _write_pictures(evaluation, found)
+    files.write_text_chunks(folder / "evaluation" / "report.html", evaluation_page(_report(evaluation, found, summary)))
     scores_file = record_scores(workspace.checkpoints, scores_row(checkpoint, summary))
     return EvaluationResult(
         name=checkpoint.name,
@@ -264,6 +266,55 @@ def _write_pictures(evaluation: Evaluation, found: _Findings) -> None:
         figures["latent_maps"] = _maps_figure(scored.sample, found.maps)
     for title, figure in figures.items():
         files.write_figure(folder / f"{title}.png", figure)
+
+
+def _report(evaluation: Evaluation, found: _Findings, summary: Mapping[str, Any]) -> EvaluationReport:
+    scored, subset, checkpoint = found.scored, _shown_subset(found.scored), evaluation.checkpoint
+    shape = checkpoint.plan.latent_shape
+    history = checkpoint.folder / "history.csv"
+    return EvaluationReport(
+        summary=summary,
+        training=_training_facts(checkpoint),
+        history=[_as_numbers(row) for row in files.read_csv(history)] if history.is_file() else [],
+        names=scored.names,
+        subsets=scored.subsets,
+        scores=scored.scores,
+        shown=subset,
+        pairs=found.pairs,
+        error_map=scored.error_maps[subset],
+        region_errors=regions(scored.error_maps[subset], shape),
+        region_ssim=regions(scored.ssim_maps[subset], shape),
+        latent=found.latent,
+        neighbours=_neighbours_shown(scored.sample, found.neighbours),
+        placed=None if found.maps is None else _placed(scored.sample, found.maps),
+    )
+
+
+def _as_numbers(row: Mapping[str, str]) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items()}
+
+
+def _training_facts(checkpoint: Checkpoint) -> dict[str, object]:
+    settings = checkpoint.settings
+    height, width, channels = checkpoint.plan.picture_shape
+    rows, columns, latent_channels = checkpoint.plan.latent_shape
+    return {
+        "architecture": checkpoint.plan.architecture,
+        "picture": f"{height}×{width}×{channels}, {checkpoint.preprocessing.resize_mode}",
+        "latent": f"{rows}×{columns}×{latent_channels}",
+        "epochs": checkpoint.summary.get("epochs", ""),
+        "best epoch": checkpoint.summary.get("best_epoch", ""),
+        "loss": settings.loss_name,
+        "optimizer": settings.optimizer,
+        "learning rate": settings.learning_rate,
+        "schedule": settings.lr_schedule,
+        "batch size": settings.batch_size,
+    }
+
+
+def _placed(sample: Sample, maps: LatentMaps) -> Placed:
+    points = {f"Principal components ({maps.pca_share:.0%} of the variance)": maps.pca, "t-SNE": maps.tsne}
+    return Placed(sample.names, sample.subsets, [label_of(name) for name in sample.names], sample.thumbnails, points)
 
 
 def _neighbours_shown(

@@ -90,7 +90,7 @@ def maps_figure(
     figure = Figure(figsize=(8.2 * len(maps), 9), dpi=110, layout="constrained")
     grid = figure.subplots(1, len(maps), squeeze=False)
     for axes, (title, points) in zip(grid[0], maps.items(), strict=True):
-        axes.imshow(_canvas(points, thumbnails, subsets))
+        axes.imshow(pasted(points, thumbnails, subsets))
         axes.set_title(title, fontsize=11)
         axes.set_axis_off()
     present = [subset for subset in SUBSET_COLOURS if (subsets == subset).any()]
@@ -101,8 +101,11 @@ def maps_figure(
 _COLOUR_NAMES = {"train": "blue", "test": "orange", "new": "green"}
 
 
-def _canvas(points: NDArray[np.float64], thumbnails: NDArray[np.uint8], subsets: NDArray[np.str_]) -> NDArray[np.uint8]:
-    """The thumbnails pasted on white, smaller the more there are; the first lie on top."""
+def pasted(points: NDArray[np.float64], thumbnails: NDArray[np.uint8], subsets: NDArray[np.str_]) -> NDArray[np.uint8]:
+    """Thumbnails (N, side, side, 3) at their places (N, 2) on white, framed by the colour of their subset, as pixels.
+
+    They are smaller the more there are; the first lie on top.
+    """
     side = int(np.clip(_MAP_PIXELS / np.sqrt(len(points)), 24, thumbnails.shape[1]))
     pick = np.linspace(0, thumbnails.shape[1] - 1, side).round().astype(int)
     canvas = np.full((_MAP_PIXELS + 2 * _MARGIN + side, _MAP_PIXELS + 2 * _MARGIN + side, 3), 255, np.uint8)

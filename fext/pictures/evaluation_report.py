@@ -1,0 +1,538 @@
+"""The report page of an evaluation: how good a model is, how sure that is, where it errs, and what its latent holds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from matplotlib import colormaps
+from numpy.typing import NDArray
+
+from fext.model.latent_statistics import LatentSummary
+from fext.pictures.evaluation_figures import SUBSET_COLOURS, pasted
+from fext.pictures.figures import GREY, MOST_ERROR, TEST_COLOUR, TRAIN_COLOUR, Pair, error_map
+from fext.pictures.page import (
+    Html,
+    Item,
+    Section,
+    bullets,
+    colour_key,
+    columns,
+    data_uri,
+    facts,
+    gallery,
+    group,
+    page,
+    plot,
+    plot_text,
+    table,
+)
+
+Summary = Mapping[str, Any]
+
+METHOD_NAMES = {"model": "model", "linear_map": "linear map", "mean_image": "mean image"}
+ENCODER_NAMES = {
+    "model": "this model",
+    "untrained": "the same, untrained",
+    "linear_map": "linear map",
+    "imagenet_vgg16": "VGG16 trained on ImageNet",
+}
+_METHOD_COLOURS = {"model": TEST_COLOUR, "linear_map": TRAIN_COLOUR, "mean_image": GREY}
+_LABEL_COLOURS = (
+    "#4c78a8", "#e4572e", "#54a24b", "#b279a2", "#eeca3b", "#9d755d", "#72b7b2", "#ff9da6", "#79706e", "#8cd17d",
+)  # fmt: skip
+_NUM_ROWS, _NUM_POINTS, _BINS = 1000, 2000, 40
+_SHOWN_SIDE = 160  # pixels of a thumbnail
+_LESS = 4  # every so many pixels of a map with thumbnails make it a thumbnail itself
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Images on a map: names, subsets, labels (the folders they are in), thumbnails (N, side, side, 3), and the places
+    of each by title, (N, 2)."""
+
+    names: Sequence[str]
+    subsets: NDArray[np.str_]
+    labels: Sequence[str]
+    thumbnails: NDArray[np.uint8]
+    maps: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """All that the page tells.
+
+    `summary` is that of summary.json. `names`, `subsets` and `scores` (by method, (N, 4): MSE, MAE, PSNR, SSIM) belong
+    to the images that could be read; `error_map` is (H, W), `region_errors` and `region_ssim` (rows, columns), of the
+    `shown` subset. `neighbours` holds rows of (thumbnail, name, caption), the image itself first.
+    """
+
+    summary: Summary
+    training: Mapping[str, object]
+    history: Sequence[Mapping[str, float]]
+    names: Sequence[str]
+    subsets: NDArray[np.str_]
+    scores: Mapping[str, NDArray[np.float64]]
+    shown: str
+    pairs: Mapping[str, Sequence[Pair]]
+    error_map: NDArray[np.float64]
+    region_errors: NDArray[np.float64]
+    region_ssim: NDArray[np.float64]
+    latent: LatentSummary
+    neighbours: Sequence[Sequence[tuple[NDArray[np.uint8], str, str]]]
+    placed: Placed | None
+
+
+def evaluation_page(report: EvaluationReport) -> Iterator[Html]:
+    """The page in pieces, as page.page gives them."""
+    summary = report.summary
+    introduction = (
+        f"{summary['architecture']}, evaluated on {summary['num_images']:,} images of {summary['source']}. Intervals "
+        f"are 95 % confidence intervals of means over images."
+    )
+    sections = [
+        Section("In short", "", bullets(verdicts(summary))),
+        _scores(report),
+        _reconstructions(report),
+        _regions(report),
+        _every_image(report),
+        _encoders(summary),
+        _latent(report.latent),
+        _neighbours(report),
+        *([_maps(report.placed)] if report.placed else []),
+        *([_kept_channels(summary["kept_channels"])] if "kept_channels" in summary else []),
+        _training(report),
+    ]
+    return page(f"Evaluation of {summary['checkpoint']}", introduction, sections)
+
+
+# ---------------------------------------------------------------- in words
+
+
+def verdicts(summary: Summary) -> list[str]:
+    """What the numbers say, a sentence each."""
+    return [
+        *_how_good(summary),
+        *_train_beside_test(summary),
+        *_whether_training_helped(summary),
+        _of_the_latent(summary["latent"]),
+        *([_of_the_rejected(summary["rejected"])] if summary["rejected"] else []),
+    ]
+
+
+def _how_good(summary: Summary) -> list[str]:
+    found = []
+    for subset in ("test", "new"):
+        if subset not in summary["subsets"]:
+            continue
+        scores = summary["subsets"][subset]
+        psnr, ssim = scores["model"]["psnr"], scores["model"]["ssim"]
+        found.append(
+            f"{subset.capitalize()} images are reconstructed at {interval_text(psnr, 'dB')} PSNR and an SSIM of "
+            f"{interval_text(ssim, digits=3)}."
+        )
+        if "model_minus_linear_map" in scores:
+            gain = scores["model_minus_linear_map"]["psnr"]
+            found.append(f"Beside the linear map of equal latent size the model is {_better_or_worse(gain, 'dB')}.")
+    return found
+
+
+def _train_beside_test(summary: Summary) -> list[str]:
+    if "train_minus_test" not in summary:
+        return []
+    gap = summary["train_minus_test"]["psnr"]
+    text = interval_text(gap, "dB", signed=True)
+    if gap["mean_low"] is not None and gap["mean_low"] > 0:
+        return [f"Train images come out better than test images, by {text}: the model knows them by heart to a part."]
+    return [f"Train and test images come out alike (difference {text}): no sign of overfitting."]
+
+
+def _whether_training_helped(summary: Summary) -> list[str]:
+    if "encoders" not in summary:
+        return []
+    encoders = summary["encoders"]["encoders"]
+    gain = encoders["model"]["gain_over_untrained"]
+    found = [
+        f"What a linear readout gets out of its latent is {_better_or_worse(gain, 'dB')} than out of the same encoder "
+        f"untrained."
+    ]
+    accuracy = encoders["model"]["label_accuracy"]
+    if accuracy is not None:
+        untrained = encoders["untrained"]["label_accuracy"]
+        found.append(
+            f"The nearest train images have the label (folder) of a test image in {accuracy:.0%} of cases; "
+            f"{untrained:.0%} untrained, {summary['encoders']['label_chance']:.0%} by always naming the commonest."
+        )
+    return found
+
+
+def _of_the_latent(latent: Summary) -> str:
+    dead, redundant, channels = len(latent["dead_channels"]), len(latent["redundant_channels"]), latent["num_channels"]
+    rank = f"their effective rank is {latent['effective_rank']:.0f} of {channels}"
+    if not dead and not redundant:
+        return f"None of the {channels} latent channels is dead or redundant; {rank}."
+    return f"Of the {channels} latent channels {dead} are dead and {redundant} redundant; {rank}."
+
+
+def _of_the_rejected(rejected: Sequence[Mapping[str, str]]) -> str:
+    first = rejected[0]
+    others = f" and {len(rejected) - 1:,} others" if len(rejected) > 1 else ""
+    return f"Not read, and left out: {first['image']} ({first['reason']}){others}; summary.json names all."
+
+
+def interval_text(value: Summary, unit: str = "", *, digits: int = 2, signed: bool = False) -> str:
+    """A mean and its interval, as in '33.93 dB (33.10 to 34.76)'."""
+    sign = "+" if signed else ""
+    mean = f"{value['mean']:{sign}.{digits}f}{' ' + unit if unit else ''}"
+    if value["mean_low"] is None:
+        return mean
+    return f"{mean} ({value['mean_low']:{sign}.{digits}f} to {value['mean_high']:{sign}.{digits}f})"
+
+
+def _better_or_worse(gain: Summary, unit: str) -> str:
+    """A difference in words; where its interval holds zero, that nothing can be told."""
+    low, high = gain["mean_low"], gain["mean_high"]
+    text = interval_text(gain, unit, signed=True)
+    if low is None or low <= 0 <= high:
+        return f"neither better nor worse, as far as can be told ({text})"
+    return f"{'better' if low > 0 else 'worse'} by {text}"
+
+
+# ---------------------------------------------------------------- scores
+
+
+def _scores(report: EvaluationReport) -> Section:
+    rows = [
+        (
+            f"{subset} ({found['num_images']:,})",
+            METHOD_NAMES[method],
+            found[method]["psnr"]["mean"],
+            _range(found[method]["psnr"], 2),
+            found[method]["psnr"]["std"],
+            found[method]["ssim"]["mean"],
+            _range(found[method]["ssim"], 3),
+            found[method]["mse"]["mean"],
+            found[method]["mae"]["mean"],
+        )
+        for subset, found in report.summary["subsets"].items()
+        for method in METHOD_NAMES
+        if method in found
+    ]
+    header = ["images", "method", "PSNR dB", "interval", "spread", "SSIM", "interval", "MSE", "MAE"]
+    plots = columns(
+        plot(
+            _psnr_figure(report, subset),
+            f"Histogram of PSNR of {subset} images by method",
+            title=f"PSNR of {subset} images",
+        )
+        for subset in report.summary["subsets"]
+    )
+    text = (
+        "The linear map is the best one of equal latent size (principal components of squares of pixels), the mean "
+        "image what a model scores that has learned nothing of the single image."
+    )
+    return Section("Scores", text, table(header, rows, "Means over images"), colour_key(_method_colours(report)), plots)
+
+
+def _method_colours(report: EvaluationReport) -> dict[str, str]:
+    return {METHOD_NAMES[method]: _METHOD_COLOURS[method] for method in report.scores}
+
+
+def _range(value: Summary, digits: int) -> str:
+    return "" if value["mean_low"] is None else f"{value['mean_low']:.{digits}f} to {value['mean_high']:.{digits}f}"
+
+
+def _psnr_figure(report: EvaluationReport, subset: str) -> go.Figure:
+    psnr = {method: scores[report.subsets == subset, 2] for method, scores in report.scores.items()}
+    everything = np.concatenate(list(psnr.values()))
+    edges = np.linspace(everything.min(), everything.max() + 1e-6, _BINS)
+    figure = go.Figure()
+    for method, values in psnr.items():
+        counts, _ = np.histogram(values, edges)
+        figure.add_bar(
+            x=(edges[1:] + edges[:-1]) / 2,
+            y=counts,
+            width=edges[1] - edges[0],
+            opacity=0.65,
+            marker={"color": _METHOD_COLOURS[method], "line": {"width": 0}},
+            hovertemplate=f"{METHOD_NAMES[method]}, %{{x:.1f}} dB: %{{y}} images<extra></extra>",
+        )
+    figure.update_layout(barmode="overlay", showlegend=False)
+    figure.update_xaxes(title="PSNR, dB")
+    figure.update_yaxes(title="images")
+    return figure
+
+
+def _reconstructions(report: EvaluationReport) -> Section:
+    groups = [
+        group(
+            f"{title.capitalize()} {report.shown} images",
+            gallery(Item(pair.name, (pair.caption,), *_strip(pair)) for pair in pairs),
+        )
+        for title, pairs in report.pairs.items()
+    ]
+    text = (
+        f"By PSNR. A click shows the original, the reconstruction and the error, black for none, light yellow for "
+        f"{MOST_ERROR:g} or more of the whole range."
+    )
+    return Section("Reconstructions", text, *groups)
+
+
+def _strip(pair: Pair) -> tuple[str, str]:
+    """The reconstruction small, and original, reconstruction and error beside each other."""
+    original, reconstruction = (_pixels(image) for image in (pair.original, pair.reconstruction))
+    error = (colormaps["magma"](np.clip(error_map(pair) / MOST_ERROR, 0, 1))[:, :, :3] * 255).round().astype(np.uint8)
+    gap = np.full((original.shape[0], 4, 3), 255, np.uint8)
+    step = max(1, max(original.shape[:2]) // _SHOWN_SIDE)
+    strip = np.concatenate([original, gap, reconstruction, gap, error], axis=1)
+    return data_uri(np.ascontiguousarray(reconstruction[::step, ::step])), data_uri(strip)
+
+
+def _pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    coloured = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+    pixels: NDArray[np.uint8] = (np.clip(coloured, 0, 1) * 255).round().astype(np.uint8)
+    return pixels
+
+
+def _regions(report: EvaluationReport) -> Section:
+    text = (
+        f"The mean over the {report.shown} images. A region is what one position of the latent stands for; where one "
+        f"is much worse than the others, the model has a blind spot there, or the images are busiest there."
+    )
+    maps = (
+        ("Error of each pixel", report.error_map, "Magma", "error"),
+        ("Error of each region", report.region_errors, "Magma", "error"),
+        ("SSIM of each region", report.region_ssim, "Viridis", "SSIM"),
+    )
+    plots = columns(
+        plot(_heatmap(values, colours, kind), title, title=title, height=340) for title, values, colours, kind in maps
+    )
+    return Section("Where the errors lie", text, plots)
+
+
+def _heatmap(values: NDArray[np.float64], colours: str, kind: str) -> go.Figure:
+    hover = f"row %{{y}}, column %{{x}}: {kind} %{{z:.4f}}<extra></extra>"
+    bar = {"thickness": 12, "outlinewidth": 0, "orientation": "h", "y": -0.02, "yanchor": "top", "nticks": 5}
+    figure = go.Figure(go.Heatmap(z=values.round(5), colorscale=colours, colorbar=bar, hovertemplate=hover))
+    figure.update_yaxes(autorange="reversed", visible=False, scaleanchor="x", constrain="domain")
+    figure.update_xaxes(visible=False, constrain="domain")
+    return figure
+
+
+def _every_image(report: EvaluationReport) -> Section:
+    scores = report.scores["model"]
+    order = np.argsort(scores[:, 2], kind="stable")[:_NUM_ROWS].tolist()
+    rows = [(report.names[place], str(report.subsets[place]), *scores[place, [2, 3, 0, 1]].tolist()) for place in order]
+    more = len(report.names) > _NUM_ROWS
+    note = f": the worst {_NUM_ROWS:,} of {len(report.names):,}; all are in per_image.csv" if more else ""
+    header = ["image", "subset", "PSNR dB", "SSIM", "MSE", "MAE"]
+    return Section(
+        "Every image",
+        "",
+        plot(_scatter(report), "PSNR against SSIM of each image", title="PSNR and SSIM of each image"),
+        table(header, rows, f"Images by PSNR, the worst first{note}"),
+    )
+
+
+def _scatter(report: EvaluationReport) -> go.Figure:
+    figure = go.Figure()
+    for subset, colour in SUBSET_COLOURS.items():
+        places = np.flatnonzero(report.subsets == subset)
+        if not len(places):
+            continue
+        places = places[np.unique(np.linspace(0, len(places) - 1, min(_NUM_POINTS, len(places))).astype(int))]
+        figure.add_scatter(
+            x=report.scores["model"][places, 2].round(3),
+            y=report.scores["model"][places, 3].round(4),
+            mode="markers",
+            name=subset,
+            marker={"size": 6, "opacity": 0.6, "color": colour},
+            text=[plot_text(report.names[place]) for place in places.tolist()],
+            hovertemplate="%{text}<br>%{x:.2f} dB, SSIM %{y:.3f}<extra></extra>",
+        )
+    figure.update_xaxes(title="PSNR, dB")
+    figure.update_yaxes(title="SSIM")
+    figure.update_layout(showlegend=True)
+    return figure
+
+
+# ---------------------------------------------------------------- the latent
+
+
+def _encoders(summary: Summary) -> Section:
+    title = "Did training help?"
+    if "encoders" not in summary:
+        return Section(title, "Not judged: there are too few train or test images here.")
+    found = summary["encoders"]
+    has_labels = found["num_labels"] > 0
+    rows = [
+        (
+            ENCODER_NAMES[name],
+            encoder["readout_psnr"],
+            ""
+            if encoder["gain_over_untrained"] is None
+            else interval_text(encoder["gain_over_untrained"], signed=True),
+            encoder["effective_rank"],
+            *([encoder["label_accuracy"]] if has_labels else []),
+        )
+        for name, encoder in found["encoders"].items()
+    ]
+    header = ["encoder", "readout PSNR dB", "gain over untrained", "effective rank", *(["labels right"] * has_labels)]
+    text = (
+        f"Encoders judged alike, on {found['num_train']:,} train and {found['num_test']:,} test images. The readout is "
+        f"a linear regression from the latent back to the pixels: it shows how much of an image a latent still holds, "
+        f"and the linear map is by its making the best at it. "
+        + (
+            f"Labels are the {found['num_labels']} folders of the images, told by the nearest train images; the "
+            f"commonest label alone would be right for {found['label_chance']:.0%}."
+            if has_labels
+            else "Where images lie in folders by what they show, the labels of nearest neighbours are judged, too."
+        )
+    )
+    return Section(title, text, table(header, rows, "Encoders"))
+
+
+def _latent(latent: LatentSummary) -> Section:
+    text = (
+        "A dead channel hardly varies; a redundant one says what an earlier one says already. The effective rank is "
+        "how many directions the latent vectors really use. channels.csv has every channel."
+    )
+    numbers = facts(
+        [
+            ("channels", latent.num_channels),
+            ("dead", len(latent.dead_channels)),
+            ("redundant", len(latent.redundant_channels)),
+            ("effective rank", latent.effective_rank),
+            ("components for 99 %", latent.components_for_99_percent),
+            ("zeros", f"{latent.share_of_zeros:.1%}"),
+            ("mean", latent.mean),
+            ("standard deviation", latent.std),
+        ]
+    )
+    spread = go.Figure(
+        go.Scatter(
+            x=np.arange(1, latent.num_channels + 1),
+            y=sorted(latent.channel_stds, reverse=True),
+            mode="lines",
+            line={"color": TEST_COLOUR},
+            hovertemplate="%{x}: %{y:.4g}<extra></extra>",
+        )
+    )
+    spread.update_xaxes(title="channels, the most varying first")
+    spread.update_yaxes(title="standard deviation", rangemode="tozero")
+    variance = go.Figure(
+        go.Scatter(
+            x=np.arange(1, latent.num_channels + 1),
+            y=np.cumsum(latent.spectrum),
+            mode="lines",
+            line={"color": TRAIN_COLOUR},
+            hovertemplate="%{x} components: %{y:.1%}<extra></extra>",
+        )
+    )
+    variance.update_xaxes(title="principal components")
+    variance.update_yaxes(title="share of the variance", tickformat=".0%", range=[0, 1.02])
+    plots = columns(
+        [
+            plot(spread, "Standard deviation of each channel", title="Spread of the channels"),
+            plot(variance, "Cumulative share of the variance", title="Variance by components"),
+        ]
+    )
+    return Section("The latent", text, numbers, plots)
+
+
+def _neighbours(report: EvaluationReport) -> Section:
+    text = "The nearest by the cosine of the features, averaged over the latent's quarters; neighbours.csv has them."
+    groups = [
+        group(row[0][1], gallery(Item(name, (caption,), data_uri(thumbnail)) for thumbnail, name, caption in row))
+        for row in report.neighbours
+    ]
+    return Section("Nearest neighbours", text if groups else "There are too few images for neighbours.", *groups)
+
+
+def _maps(placed: Placed) -> Section:
+    count = len(set(placed.labels))
+    by_label = 2 <= count <= len(_LABEL_COLOURS)
+    kinds = list(placed.labels) if by_label else [str(subset) for subset in placed.subsets]
+    colours = (
+        {label or "(no folder)": colour for label, colour in zip(sorted(set(kinds)), _LABEL_COLOURS, strict=False)}
+        if by_label
+        else {subset: SUBSET_COLOURS[subset] for subset in SUBSET_COLOURS if subset in kinds}
+    )
+    kinds = [kind or "(no folder)" for kind in kinds]
+    blocks = [
+        group(
+            title,
+            plot(_map_figure(points, placed, kinds, colours), f"{title}: images by place", height=480),
+            gallery([_with_thumbnails(points, placed)]),
+        )
+        for title, points in placed.maps.items()
+    ]
+    text = (
+        f"{len(placed.names):,} images, by their features. What lies together is alike to the model; distances between "
+        f"groups far apart mean little in t-SNE. latent_map.csv has the places."
+    )
+    return Section("Maps of the latent", text, colour_key(colours), columns(blocks))
+
+
+def _with_thumbnails(points: NDArray[np.float64], placed: Placed) -> Item:
+    canvas = pasted(points, placed.thumbnails, placed.subsets)
+    small = np.ascontiguousarray(canvas[::_LESS, ::_LESS])
+    return Item("the same with thumbnails", (), data_uri(small), data_uri(canvas))
+
+
+def _map_figure(
+    points: NDArray[np.float64], placed: Placed, kinds: Sequence[str], colours: Mapping[str, str]
+) -> go.Figure:
+    figure = go.Figure(
+        go.Scatter(
+            x=points[:, 0].round(4),
+            y=points[:, 1].round(4),
+            mode="markers",
+            marker={"size": 7, "opacity": 0.75, "color": [colours[kind] for kind in kinds]},
+            text=[plot_text(name) for name in placed.names],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    for axis in (figure.update_xaxes, figure.update_yaxes):
+        axis(showticklabels=False, showgrid=False)
+    return figure
+
+
+def _kept_channels(psnr: Mapping[int, float]) -> Section:
+    figure = go.Figure(
+        go.Scatter(
+            x=[str(count) for count in psnr],
+            y=list(psnr.values()),
+            mode="lines+markers",
+            line={"color": TEST_COLOUR},
+            hovertemplate="%{x} channels: %{y:.2f} dB<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="latent channels kept, from the first on", type="category")
+    figure.update_yaxes(title="PSNR, dB")
+    text = "The latent is ordered: the first channels carry the most."
+    return Section("Fewer channels", text, plot(figure, "PSNR by the number of channels kept"))
+
+
+# ---------------------------------------------------------------- training
+
+
+def _training(report: EvaluationReport) -> Section:
+    figure = go.Figure()
+    epochs = [row["epoch"] for row in report.history]
+    for subset in ("train", "test"):
+        figure.add_scatter(
+            x=epochs,
+            y=[row[f"{subset}_loss"] for row in report.history],
+            mode="lines+markers",
+            name=subset,
+            line={"color": SUBSET_COLOURS[subset]},
+            marker={"size": 4},
+            hovertemplate=f"epoch %{{x}}, {subset}: %{{y:.5f}}<extra></extra>",
+        )
+    figure.update_xaxes(title="epoch")
+    figure.update_yaxes(title="loss", type="log")
+    figure.update_layout(showlegend=True)
+    blocks = [plot(figure, "Loss by epoch", title="Loss by epoch")] if report.history else []
+    return Section("How it was trained", "", facts(report.training.items()), *blocks)
