@@ -17,7 +17,7 @@ from fext.data.labels import are_labels, label_of
 from fext.data.names import Names
 from fext.errors import ModelError
 from fext.jobs.choosing import refuse_vanished
-from fext.jobs.intervals import Interval, mean_interval
+from fext.model.intervals import Interval, mean_interval
 from fext.jobs.scoring import Evaluation, pooled
 from fext.model.autoencoder import Autoencoder, build_autoencoder
 from fext.model.latent_statistics import LatentStatistics

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.jobs.encoders import EncoderComparison
-from fext.jobs.intervals import Interval, difference_interval, mean_interval
+from fext.model.intervals import Interval, difference_interval, mean_interval
 from fext.jobs.scoring import METHODS, SUBSETS, Evaluation, Scored
 from fext.model.latent_statistics import LatentSummary
 from fext.model.scores import Scores

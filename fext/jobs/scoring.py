@@ -29,7 +29,7 @@ SUBSETS = ("train", "test", "new")
 METHODS = ("model", "linear_map", "mean_image")
 _MOST_SAMPLED = 1000  # images whose features stay in memory for neighbours and maps
 _SAMPLE_GRID = 2  # positions a side that those are averaged to
-_THUMBNAIL_SIDE = 64
+_THUMBNAIL_SIDE = 96
 
 
 @dataclass(frozen=True)

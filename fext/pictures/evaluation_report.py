@@ -9,6 +9,9 @@ import plotly.graph_objects as go
 from matplotlib import colormaps
 from numpy.typing import NDArray
 
+from PIL import Image
+
+from fext.model.intervals import Interval
 from fext.model.latent_statistics import LatentSummary
 from fext.pictures.evaluation_figures import SUBSET_COLOURS, pasted
 from fext.pictures.figures import GREY, MOST_ERROR, TEST_COLOUR, TRAIN_COLOUR, Pair, error_map
@@ -24,6 +27,7 @@ from fext.pictures.page import (
     gallery,
     group,
     page,
+    picture,
     plot,
     plot_text,
     table,
@@ -43,8 +47,8 @@ _LABEL_COLOURS = (
     "#4c78a8", "#e4572e", "#54a24b", "#b279a2", "#eeca3b", "#9d755d", "#72b7b2", "#ff9da6", "#79706e", "#8cd17d",
 )  # fmt: skip
 _NUM_ROWS, _NUM_POINTS, _BINS = 1000, 2000, 40
+_MOST_TICKS = 12
 _SHOWN_SIDE = 160  # pixels of a thumbnail
-_LESS = 4  # every so many pixels of a map with thumbnails make it a thumbnail itself
 
 
 @dataclass(frozen=True)
@@ -127,13 +131,13 @@ def _how_good(summary: Summary) -> list[str]:
         if subset not in summary["subsets"]:
             continue
         scores = summary["subsets"][subset]
-        psnr, ssim = scores["model"]["psnr"], scores["model"]["ssim"]
+        psnr, ssim = (_interval(scores["model"][score]) for score in ("psnr", "ssim"))
         found.append(
-            f"{subset.capitalize()} images are reconstructed at {interval_text(psnr, 'dB')} PSNR and an SSIM of "
-            f"{interval_text(ssim, digits=3)}."
+            f"{subset.capitalize()} images are reconstructed at {psnr.text('dB', signed=False)} PSNR and an SSIM of "
+            f"{ssim.text(digits=3, signed=False)}."
         )
         if "model_minus_linear_map" in scores:
-            gain = scores["model_minus_linear_map"]["psnr"]
+            gain = _interval(scores["model_minus_linear_map"]["psnr"])
             found.append(f"Beside the linear map of equal latent size the model is {_better_or_worse(gain, 'dB')}.")
     return found
 
@@ -144,7 +148,9 @@ def _train_beside_test(summary: Summary) -> list[str]:
     gap = summary["train_minus_test"]["psnr"]
     text = interval_text(gap, "dB", signed=True)
     if gap["mean_low"] is not None and gap["mean_low"] > 0:
-        return [f"Train images come out better than test images, by {text}: the model knows them by heart to a part."]
+        return [
+            f"Train images come out better than test images, by {text}: the model has partly learned them by heart."
+        ]
     return [f"Train and test images come out alike (difference {text}): no sign of overfitting."]
 
 
@@ -152,7 +158,7 @@ def _whether_training_helped(summary: Summary) -> list[str]:
     if "encoders" not in summary:
         return []
     encoders = summary["encoders"]["encoders"]
-    gain = encoders["model"]["gain_over_untrained"]
+    gain = _interval(encoders["model"]["gain_over_untrained"])
     found = [
         f"What a linear readout gets out of its latent is {_better_or_worse(gain, 'dB')} than out of the same encoder "
         f"untrained."
@@ -181,22 +187,15 @@ def _of_the_rejected(rejected: Sequence[Mapping[str, str]]) -> str:
     return f"Not read, and left out: {first['image']} ({first['reason']}){others}; summary.json names all."
 
 
-def interval_text(value: Summary, unit: str = "", *, digits: int = 2, signed: bool = False) -> str:
-    """A mean and its interval, as in '33.93 dB (33.10 to 34.76)'."""
-    sign = "+" if signed else ""
-    mean = f"{value['mean']:{sign}.{digits}f}{' ' + unit if unit else ''}"
-    if value["mean_low"] is None:
-        return mean
-    return f"{mean} ({value['mean_low']:{sign}.{digits}f} to {value['mean_high']:{sign}.{digits}f})"
+def _interval(value: Summary) -> Interval:
+    return Interval(value["mean"], value["mean_low"], value["mean_high"])
 
 
-def _better_or_worse(gain: Summary, unit: str) -> str:
+def _better_or_worse(gain: Interval, unit: str) -> str:
     """A difference in words; where its interval holds zero, that nothing can be told."""
-    low, high = gain["mean_low"], gain["mean_high"]
-    text = interval_text(gain, unit, signed=True)
-    if low is None or low <= 0 <= high:
-        return f"neither better nor worse, as far as can be told ({text})"
-    return f"{'better' if low > 0 else 'worse'} by {text}"
+    if not gain.excludes_zero:
+        return f"neither better nor worse, as far as can be told ({gain.text(unit)})"
+    return f"{'better' if gain.mean > 0 else 'worse'} by {gain.text(unit)}"
 
 
 # ---------------------------------------------------------------- scores
@@ -281,7 +280,7 @@ def _reconstructions(report: EvaluationReport) -> Section:
 
 def _strip(pair: Pair) -> tuple[str, str]:
     """The reconstruction small, and original, reconstruction and error beside each other."""
-    original, reconstruction = (_pixels(image) for image in (pair.original, pair.reconstruction))
+    original, reconstruction = (shown_pixels(image) for image in (pair.original, pair.reconstruction))
     error = (colormaps["magma"](np.clip(error_map(pair) / MOST_ERROR, 0, 1))[:, :, :3] * 255).round().astype(np.uint8)
     gap = np.full((original.shape[0], 4, 3), 255, np.uint8)
     step = max(1, max(original.shape[:2]) // _SHOWN_SIDE)
@@ -289,7 +288,8 @@ def _strip(pair: Pair) -> tuple[str, str]:
     return data_uri(np.ascontiguousarray(reconstruction[::step, ::step])), data_uri(strip)
 
 
-def _pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+def shown_pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(H, W, C) in [0, 1] as (H, W, 3) of 8 bits."""
     coloured = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
     pixels: NDArray[np.uint8] = (np.clip(coloured, 0, 1) * 255).round().astype(np.uint8)
     return pixels
@@ -372,7 +372,7 @@ def _encoders(summary: Summary) -> Section:
             encoder["readout_psnr"],
             ""
             if encoder["gain_over_untrained"] is None
-            else interval_text(encoder["gain_over_untrained"], signed=True),
+            else _interval(encoder["gain_over_untrained"]).text(),
             encoder["effective_rank"],
             *([encoder["label_accuracy"]] if has_labels else []),
         )
@@ -464,7 +464,7 @@ def _maps(placed: Placed) -> Section:
         group(
             title,
             plot(_map_figure(points, placed, kinds, colours), f"{title}: images by place", height=480),
-            gallery([_with_thumbnails(points, placed)]),
+            _with_thumbnails(title, points, placed),
         )
         for title, points in placed.maps.items()
     ]
@@ -475,10 +475,9 @@ def _maps(placed: Placed) -> Section:
     return Section("Maps of the latent", text, colour_key(colours), columns(blocks))
 
 
-def _with_thumbnails(points: NDArray[np.float64], placed: Placed) -> Item:
+def _with_thumbnails(title: str, points: NDArray[np.float64], placed: Placed) -> Html:
     canvas = pasted(points, placed.thumbnails, placed.subsets)
-    small = np.ascontiguousarray(canvas[::_LESS, ::_LESS])
-    return Item("the same with thumbnails", (), data_uri(small), data_uri(canvas))
+    return picture(as_webp(Image.fromarray(canvas)), f"{title}: images by place, as thumbnails")
 
 
 def _map_figure(
@@ -531,8 +530,8 @@ def _training(report: EvaluationReport) -> Section:
             marker={"size": 4},
             hovertemplate=f"epoch %{{x}}, {subset}: %{{y:.5f}}<extra></extra>",
         )
-    figure.update_xaxes(title="epoch")
-    figure.update_yaxes(title="loss", type="log")
+    figure.update_xaxes(title="epoch", tick0=1, dtick=-(-len(epochs) // _MOST_TICKS) or 1)
+    figure.update_yaxes(title="loss", type="log", tickformat=".3~g")
     figure.update_layout(showlegend=True)
     blocks = [plot(figure, "Loss by epoch", title="Loss by epoch")] if report.history else []
     return Section("How it was trained", "", facts(report.training.items()), *blocks)

@@ -20,6 +20,18 @@ class Interval(NamedTuple):
         """Whether the sign of the mean can be trusted."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
+    def text(self, unit: str = "", *, digits: int = 2, signed: bool = True) -> str:
+        """As in '+0.36 dB (-0.59 to +1.30)'."""
+        sign = "+" if signed else ""
+        mean = f"{self.mean:{sign}.{digits}f}{' ' + unit if unit else ''}"
+        if self.low is None:
+            return mean
+        return f"{mean} ({self.low:{sign}.{digits}f} to {self.high:{sign}.{digits}f})"
+
+    def negated(self) -> "Interval":
+        """Of the difference the other way round."""
+        return Interval(-self.mean, None if self.high is None else -self.high, None if self.low is None else -self.low)
+
 
 def mean_interval(values: NDArray[np.float64]) -> Interval:
     """Of one mean, or, given the differences of pairs, of the mean difference (scipy.stats.ttest_1samp)."""

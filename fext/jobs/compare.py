@@ -1,0 +1,210 @@
+"""Several checkpoints side by side, on images that none of them was trained on: which one is better, and how sure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fext.compute.device import prepare_computation
+from fext.data.names import Names
+from fext.data.source import ImageSource
+from fext.errors import CheckpointError, UsageError
+from fext.jobs.evaluate import evaluate
+from fext.model.intervals import mean_interval
+from fext.jobs.pictures import reconstruction_pairs
+from fext.model.scores import Scores
+from fext.pictures.comparison_report import ComparedCheckpoint, Comparison, SideBySide, comparison_page
+from fext.reporting import Reporter
+from fext.settings import Settings
+from fext.store import files
+from fext.store.checkpoints import has_weights, load_checkpoint, load_description
+from fext.store.workspace import Workspace
+
+_NUM_SHOWN = 4  # images at each end of the differences
+_FEWEST = 2
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """The checkpoints, the best by PSNR first, what the numbers say, and where it was written."""
+
+    comparison: Comparison
+    verdicts: Sequence[str]
+    table: Path
+    report: Path
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """A checkpoint's scores of images, (N, 4) in the order of Scores._fields."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+    subsets: Mapping[str, str]
+    scores: Mapping[str, tuple[float, ...]]
+
+
+def compare_checkpoints(
+    workspace: Workspace, settings: Settings, folders: Sequence[Path], images: Path | None, reporter: Reporter
+) -> ComparisonResult:
+    """Hold checkpoints against each other and write training/checkpoints/comparison.csv and .html.
+
+    Those without an up-to-date evaluation are evaluated first; with `images` all are, on the images of that folder or
+    list. Raises UsageError for fewer than two checkpoints, CheckpointError where they have no images in common that
+    none of them was trained on, and what evaluating raises.
+    """
+    if len(set(folders)) < _FEWEST:
+        raise UsageError("a comparison needs at least two different checkpoints")
+    evaluated = [_evaluated(workspace, settings, folder, images, reporter) for folder in dict.fromkeys(folders)]
+    names = _images_in_common(evaluated)
+    scores = {found.folder.name: np.array([found.scores[name] for name in names]) for found in evaluated}
+    checkpoints = _ranked(evaluated, scores)
+    location = Path(str(evaluated[0].summary["source"]))
+    shown = _side_by_side(settings, [found.folder for found in evaluated], location, checkpoints, names, scores)
+    comparison = Comparison(str(location), names, checkpoints, scores, shown)
+    table, report = workspace.checkpoints / "comparison.csv", workspace.checkpoints / "comparison.html"
+    files.write_csv(table, _COLUMNS, _rows(comparison))
+    verdicts = _verdicts(comparison)
+    files.write_text_chunks(report, comparison_page(comparison, verdicts))
+    return ComparisonResult(comparison, verdicts, table, report)
+
+
+def _evaluated(
+    workspace: Workspace, settings: Settings, folder: Path, images: Path | None, reporter: Reporter
+) -> _Evaluated:
+    if images is not None or not _is_up_to_date(folder):
+        evaluate(workspace, settings, folder, images, reporter)
+    rows = files.read_csv(folder / "evaluation" / "per_image.csv")
+    return _Evaluated(
+        folder=folder,
+        summary=files.read_json(folder / "evaluation" / "summary.json"),
+        subsets={row["image"]: row["subset"] for row in rows},
+        scores={row["image"]: tuple(float(row[score]) for score in Scores._fields) for row in rows},
+    )
+
+
+def _is_up_to_date(folder: Path) -> bool:
+    """Whether the evaluation that stands there is of these weights, on the images of the checkpoint's own split."""
+    evaluation = folder / "evaluation"
+    if not all((evaluation / name).is_file() for name in ("summary.json", "per_image.csv")):
+        return False
+    summary = files.read_json(evaluation / "summary.json")
+    return has_weights(folder, str(summary["sha256"])) and summary["source"] == load_description(folder).source
+
+
+def _images_in_common(evaluated: Sequence[_Evaluated]) -> list[str]:
+    """Names of the images that every checkpoint was scored on and none was trained on, in order."""
+    sources = {str(found.summary["source"]) for found in evaluated}
+    if len(sources) > 1:
+        raise CheckpointError(
+            f"these checkpoints were trained on images of different folders ({', '.join(sorted(sources))}): name a "
+            f"folder of new images to compare them on (--images)"
+        )
+    first, *others = evaluated
+    names = [
+        name
+        for name, subset in first.subsets.items()
+        if subset != "train" and all(found.subsets.get(name, "train") != "train" for found in others)
+    ]
+    if len(names) < _FEWEST:
+        raise CheckpointError(
+            "these checkpoints have no test images in common that none of them was trained on: name a folder of new "
+            "images to compare them on (--images)"
+        )
+    return names
+
+
+def _ranked(evaluated: Sequence[_Evaluated], scores: Mapping[str, NDArray[np.float64]]) -> list[ComparedCheckpoint]:
+    """The best by mean PSNR first; each held against it, image by image."""
+    psnr, ssim = Scores._fields.index("psnr"), Scores._fields.index("ssim")
+    order = sorted(evaluated, key=lambda found: -scores[found.folder.name][:, psnr].mean())
+    best = scores[order[0].folder.name]
+    ranked = []
+    for found in order:
+        own = scores[found.folder.name]
+        description = load_description(found.folder)
+        is_best = found is order[0]
+        ranked.append(
+            ComparedCheckpoint(
+                name=found.folder.name,
+                architecture=description.plan.architecture,
+                latent_shape=description.plan.latent_shape,
+                picture_shape=description.plan.picture_shape,
+                epochs=description.summary.get("epochs", ""),
+                psnr=mean_interval(own[:, psnr]),
+                ssim=mean_interval(own[:, ssim]),
+                psnr_minus_best=None if is_best else mean_interval(own[:, psnr] - best[:, psnr]),
+                ssim_minus_best=None if is_best else mean_interval(own[:, ssim] - best[:, ssim]),
+            )
+        )
+    return ranked
+
+
+def _verdicts(comparison: Comparison) -> list[str]:
+    best, *others = comparison.checkpoints
+    count = f"{len(comparison.names):,} images that none of them was trained on"
+    found = []
+    for other in others:
+        assert other.psnr_minus_best is not None
+        assert other.ssim_minus_best is not None
+        gain = other.psnr_minus_best.negated()
+        if gain.excludes_zero:
+            text = f"{best.name} is better than {other.name}: {gain.text("dB")} PSNR on {count}."
+            if other.ssim_minus_best.excludes_zero and other.ssim_minus_best.mean > 0:
+                text += f" By SSIM it is the other way round: {other.ssim_minus_best.text(digits=4)} for {other.name}."
+        else:
+            text = f"{best.name} and {other.name} cannot be told apart: {gain.text("dB")} PSNR on {count}."
+        found.append(text)
+    if len({checkpoint.picture_shape for checkpoint in comparison.checkpoints}) > 1:
+        found.append("They see pictures of different sizes, and each is scored at its own: take the scores with care.")
+    return found
+
+
+# ---------------------------------------------------------------- pictures and table
+
+
+def _side_by_side(
+    settings: Settings,
+    folders: Sequence[Path],
+    location: Path,
+    checkpoints: Sequence[ComparedCheckpoint],
+    names: Sequence[str],
+    scores: Mapping[str, NDArray[np.float64]],
+) -> list[SideBySide]:
+    """Where the best two differ most, either way, as each checkpoint reconstructs it."""
+    psnr = Scores._fields.index("psnr")
+    gains = scores[checkpoints[0].name][:, psnr] - scores[checkpoints[1].name][:, psnr]
+    order = np.argsort(-gains, kind="stable").tolist()
+    places = list(dict.fromkeys([*order[:_NUM_SHOWN], *order[-_NUM_SHOWN:]]))
+    chosen = [names[place] for place in places]
+    computation = prepare_computation(settings)
+    source = ImageSource(location, location if location.is_dir() else location.parent, Names.of(names), 0)
+    pairs = {}
+    for folder in folders:
+        checkpoint = load_checkpoint(folder)
+        computation.place(checkpoint.model)
+        found = reconstruction_pairs(checkpoint.model, source, chosen, checkpoint.preprocessing, computation)
+        pairs[folder.name] = {pair.name: pair for pair in found}
+    return [
+        SideBySide(name, float(gains[place]), {model: found[name] for model, found in pairs.items()})
+        for place, name in zip(places, chosen, strict=True)
+        if all(name in found for found in pairs.values())
+    ]
+
+
+_COLUMNS = (
+    "checkpoint", "architecture", "epochs", "images",
+    "psnr", "psnr_low", "psnr_high", "psnr_minus_best", "psnr_minus_best_low", "psnr_minus_best_high",
+    "ssim", "ssim_low", "ssim_high", "ssim_minus_best", "ssim_minus_best_low", "ssim_minus_best_high",
+)  # fmt: skip
+
+
+def _rows(comparison: Comparison) -> Iterator[list[object]]:
+    for checkpoint in comparison.checkpoints:
+        intervals = (checkpoint.psnr, checkpoint.psnr_minus_best, checkpoint.ssim, checkpoint.ssim_minus_best)
+        cells = [cell for interval in intervals for cell in (interval or ("", "", ""))]
+        facts = [checkpoint.name, checkpoint.architecture, checkpoint.epochs, len(comparison.names)]
+        yield [*facts, *("" if cell is None else cell for cell in cells)]
