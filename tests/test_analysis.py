@@ -220,6 +220,16 @@ def test_pretraining_need_not_look_at_what_was_analyzed(workspace: Workspace, se
     assert all(image is not None and len(image.sha256) == 64 for image in known)
 
 
+def test_pretraining_does_not_take_what_the_analysis_found_damaged(workspace: Workspace, settings: Settings) -> None:
+    (workspace.images / "text.jpg").write_text("no picture", encoding="utf-8")
+    analyze(workspace, settings, workspace.images, SilentReporter())
+    source = find_images(workspace.images)
+    shape = Preprocessing(64, 64, 3, "stretch")
+    chosen = choose_split(workspace, settings, source, shape, 1, SilentReporter())
+    assert "text.jpg" not in {*chosen.split.train, *chosen.split.test}
+    assert chosen.num_rejected == 1
+
+
 def test_a_far_out_value_is_named_with_what_is_usual(workspace: Workspace, settings: Settings) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
     Image.fromarray(noise).save(workspace.images / "noise.png")

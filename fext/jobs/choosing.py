@@ -89,6 +89,7 @@ class _Search:
         if checked.reason:
             self.num_rejected += 1
             self.reporter.warning(f"rejected: {name} ({checked.reason})")
+            return ""
         return checked.sha256
 
     def _known(self, name: str) -> CheckedImage | None:
