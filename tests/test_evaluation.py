@@ -15,8 +15,8 @@ from scipy import stats
 
 from fext.data.labels import are_labels, label_of
 from fext.jobs.evaluate import evaluate
-from fext.model.intervals import difference_interval, mean_interval
 from fext.jobs.pretrain import pretrain
+from fext.model.intervals import difference_interval, mean_interval
 from fext.model.latent_statistics import LatentStatistics
 from fext.model.linear_map import LinearMap
 from fext.model.linear_readout import LinearReadout

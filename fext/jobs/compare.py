@@ -13,8 +13,8 @@ from fext.data.names import Names
 from fext.data.source import ImageSource
 from fext.errors import CheckpointError, UsageError
 from fext.jobs.evaluate import evaluate
-from fext.model.intervals import mean_interval
 from fext.jobs.pictures import reconstruction_pairs
+from fext.model.intervals import mean_interval
 from fext.model.scores import Scores
 from fext.pictures.comparison_report import ComparedCheckpoint, Comparison, SideBySide, comparison_page
 from fext.reporting import Reporter
@@ -152,11 +152,11 @@ def _verdicts(comparison: Comparison) -> list[str]:
         assert other.ssim_minus_best is not None
         gain = other.psnr_minus_best.negated()
         if gain.excludes_zero:
-            text = f"{best.name} is better than {other.name}: {gain.text("dB")} PSNR on {count}."
+            text = f"{best.name} is better than {other.name}: {gain.text('dB')} PSNR on {count}."
             if other.ssim_minus_best.excludes_zero and other.ssim_minus_best.mean > 0:
                 text += f" By SSIM it is the other way round: {other.ssim_minus_best.text(digits=4)} for {other.name}."
         else:
-            text = f"{best.name} and {other.name} cannot be told apart: {gain.text("dB")} PSNR on {count}."
+            text = f"{best.name} and {other.name} cannot be told apart: {gain.text('dB')} PSNR on {count}."
         found.append(text)
     if len({checkpoint.picture_shape for checkpoint in comparison.checkpoints}) > 1:
         found.append("They see pictures of different sizes, and each is scored at its own: take the scores with care.")

@@ -17,9 +17,9 @@ from fext.data.labels import are_labels, label_of
 from fext.data.names import Names
 from fext.errors import ModelError
 from fext.jobs.choosing import refuse_vanished
-from fext.model.intervals import Interval, mean_interval
 from fext.jobs.scoring import Evaluation, pooled
 from fext.model.autoencoder import Autoencoder, build_autoencoder
+from fext.model.intervals import Interval, mean_interval
 from fext.model.latent_statistics import LatentStatistics
 from fext.model.linear_map import LinearMap
 from fext.model.linear_readout import LinearReadout

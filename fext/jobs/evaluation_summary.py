@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.jobs.encoders import EncoderComparison
-from fext.model.intervals import Interval, difference_interval, mean_interval
 from fext.jobs.scoring import METHODS, SUBSETS, Evaluation, Scored
+from fext.model.intervals import Interval, difference_interval, mean_interval
 from fext.model.latent_statistics import LatentSummary
 from fext.model.scores import Scores
 from fext.store.checkpoints import Checkpoint

@@ -30,7 +30,7 @@ _NUM_POINTS = 2000
 
 @dataclass(frozen=True)
 class ComparedCheckpoint:
-    """A checkpoint, its mean scores with their intervals, and what it has more than the best one (None for that one)."""
+    """A checkpoint, its mean scores, and what it has more than the best one (None for that one), with intervals."""
 
     name: str
     architecture: str

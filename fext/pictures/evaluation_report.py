@@ -8,9 +8,9 @@ import numpy as np
 import plotly.graph_objects as go
 from matplotlib import colormaps
 from numpy.typing import NDArray
-
 from PIL import Image
 
+from fext.data.thumbnails import as_webp
 from fext.model.intervals import Interval
 from fext.model.latent_statistics import LatentSummary
 from fext.pictures.evaluation_figures import SUBSET_COLOURS, pasted
@@ -145,13 +145,13 @@ def _how_good(summary: Summary) -> list[str]:
 def _train_beside_test(summary: Summary) -> list[str]:
     if "train_minus_test" not in summary:
         return []
-    gap = summary["train_minus_test"]["psnr"]
-    text = interval_text(gap, "dB", signed=True)
-    if gap["mean_low"] is not None and gap["mean_low"] > 0:
+    gap = _interval(summary["train_minus_test"]["psnr"])
+    if gap.excludes_zero and gap.mean > 0:
         return [
-            f"Train images come out better than test images, by {text}: the model has partly learned them by heart."
+            f"Train images come out better than test images, by {gap.text('dB')}: the model has partly learned them by "
+            f"heart, or they are easier."
         ]
-    return [f"Train and test images come out alike (difference {text}): no sign of overfitting."]
+    return [f"Train and test images come out alike (difference {gap.text('dB')}): no sign of overfitting."]
 
 
 def _whether_training_helped(summary: Summary) -> list[str]:
@@ -370,9 +370,7 @@ def _encoders(summary: Summary) -> Section:
         (
             ENCODER_NAMES[name],
             encoder["readout_psnr"],
-            ""
-            if encoder["gain_over_untrained"] is None
-            else _interval(encoder["gain_over_untrained"]).text(),
+            "" if encoder["gain_over_untrained"] is None else _interval(encoder["gain_over_untrained"]).text(),
             encoder["effective_rank"],
             *([encoder["label_accuracy"]] if has_labels else []),
         )

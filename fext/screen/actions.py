@@ -77,6 +77,7 @@ def run_resume(screen: Screen, settings: "Settings", folder: Path, epochs: int |
 
 def run_evaluate(screen: Screen, settings: "Settings", folder: Path, images: Path | None) -> None:
     from fext.jobs.evaluate import evaluate
+    from fext.pictures.evaluation_report import verdicts
 
     result = evaluate(screen.workspace, settings, folder, images, screen.reporter)
     rows = []
@@ -91,13 +92,37 @@ def run_evaluate(screen: Screen, settings: "Settings", folder: Path, images: Pat
     if kept := result.summary.get("kept_channels"):
         rows = [[str(count), f"{psnr:.2f}"] for count, psnr in kept.items()]
         show_table(screen.console, "Reconstructed from the first channels alone", ["channels kept", "PSNR dB"], rows)
+    for verdict in verdicts(result.summary):
+        screen.reporter.message(verdict)
     rejected = f", {result.num_rejected} rejected" if result.num_rejected else ""
     screen.console.print(
         f"{result.num_images} images in {_duration(result.seconds)}, "
         f"{result.images_per_second:.1f} images/s{rejected}; means over images"
     )
+    show_path(screen.console, "report", result.folder / "report.html", screen.workspace.root)
     show_path(screen.console, "pictures and scores", result.folder, screen.workspace.root)
     show_path(screen.console, "all models", result.scores_file, screen.workspace.root)
+
+
+def run_compare(screen: Screen, settings: "Settings", folders: Sequence[Path], images: Path | None) -> None:
+    from fext.jobs.compare import compare_checkpoints
+
+    result = compare_checkpoints(screen.workspace, settings, folders, images, screen.reporter)
+    rows = [
+        [
+            checkpoint.name,
+            checkpoint.psnr.text(signed=False),
+            "the best" if checkpoint.psnr_minus_best is None else checkpoint.psnr_minus_best.text(),
+            checkpoint.ssim.text(digits=3, signed=False),
+        ]
+        for checkpoint in result.comparison.checkpoints
+    ]
+    header = ["checkpoint", "PSNR dB", "behind the best", "SSIM"]
+    show_table(screen.console, f"Side by side on {len(result.comparison.names)} images", header, rows)
+    for verdict in result.verdicts:
+        screen.reporter.message(verdict)
+    show_path(screen.console, "table", result.table, screen.workspace.root)
+    show_path(screen.console, "report", result.report, screen.workspace.root)
 
 
 def run_extract(screen: Screen, settings: "Settings", folder: Path, images: Path | None, name: str | None) -> None:

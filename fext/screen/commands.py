@@ -34,8 +34,13 @@ def make_parser() -> argparse.ArgumentParser:
     resume.add_argument("--epochs", type=int, metavar="N", help="new total of epochs")
     resume.set_defaults(run=_resume)
 
-    evaluate = commands.add_parser("evaluate", help="score a checkpoint on its train and test images")
-    _add_checkpoint(evaluate)
+    evaluate = commands.add_parser("evaluate", help="score a checkpoint, or hold several against each other")
+    evaluate.add_argument(
+        "checkpoints",
+        nargs="*",
+        metavar="CHECKPOINT",
+        help="name or path (default: the only one); two or more are compared",
+    )
     evaluate.add_argument(
         "--images", type=Path, metavar="FOLDER", help="score the images of this folder or list instead"
     )
@@ -126,7 +131,11 @@ def _resume(screen: Screen, words: argparse.Namespace) -> None:
 
 def _evaluate(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
-    actions.run_evaluate(screen, settings, screen.workspace.find_checkpoint(words.checkpoint), words.images)
+    folders = [screen.workspace.find_checkpoint(name) for name in words.checkpoints or [None]]
+    if len(folders) == 1:
+        actions.run_evaluate(screen, settings, folders[0], words.images)
+    else:
+        actions.run_compare(screen, settings, folders, words.images)
 
 
 def _extract(screen: Screen, words: argparse.Namespace) -> None:

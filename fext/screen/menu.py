@@ -109,9 +109,14 @@ class Menu:
 
     def _evaluate(self) -> None:
         settings = self._screen.settings()
-        folder = self._choose_checkpoint()
-        self._say(f"Evaluate {folder.name} on its own train and test images")
-        actions.run_evaluate(self._screen, settings, folder, None)
+        folders = self._choose_checkpoints()
+        if len(folders) == 1:
+            self._say(f"Evaluate {folders[0].name} on its own train and test images")
+            actions.run_evaluate(self._screen, settings, folders[0], None)
+            return
+        names = ", ".join(folder.name for folder in folders)
+        self._say(f"Compare {names} on the test images that they have in common; those not yet evaluated are first")
+        actions.run_compare(self._screen, settings, folders, None)
 
     def _extract(self) -> None:
         settings = self._screen.settings()
@@ -146,6 +151,24 @@ class Menu:
         if len(names) == 1:
             return self._screen.workspace.checkpoints / names[0]
         return self._screen.workspace.checkpoints / str(_ask(questionary.select("Which checkpoint?", choices=names)))
+
+    def _choose_checkpoints(self) -> list[Path]:
+        """One checkpoint, or several to be held against each other."""
+        names = self._screen.workspace.checkpoint_names()
+        if len(names) < 2:
+            return [self._choose_checkpoint()]
+        several = Choice("several, side by side", value="")
+        name = str(_ask(questionary.select("Which checkpoint?", choices=[*names, several])))
+        if name:
+            return [self._screen.workspace.checkpoints / name]
+        chosen = _ask(
+            questionary.checkbox(
+                "Which checkpoints? (space marks, Enter goes on)",
+                choices=names,
+                validate=lambda marked: len(marked) >= 2 or "mark at least two",
+            )
+        )
+        return [self._screen.workspace.checkpoints / name for name in chosen]
 
     def _choose_source(self) -> Path:
         from fext.data.source import find_images
