@@ -370,6 +370,19 @@ def test_a_model_can_be_evaluated_on_other_images(copy: Workspace, tiny: Tiny, t
     assert result.num_images == 3
 
 
+def test_images_of_another_folder_are_new_whatever_their_names_and_those_of_a_moved_folder_are_not(
+    copy: Workspace, tiny: Tiny, tmp_path: Path
+) -> None:
+    shutil.copytree(copy.images, tmp_path / "others")
+    result = evaluate(copy, tiny(), copy.checkpoints / "model", tmp_path / "others", QUIET)
+    assert set(result.summary["subsets"]) == {"new"}
+    description = json.loads((copy.checkpoints / "model" / "model.json").read_text())
+    description["source"] = str(tmp_path / "gone")
+    (copy.checkpoints / "model" / "model.json").write_text(json.dumps(description))
+    result = evaluate(copy, tiny(), copy.checkpoints / "model", tmp_path / "others", QUIET)
+    assert set(result.summary["subsets"]) == {"train", "test"}
+
+
 def test_images_that_have_gone_are_rejected_and_counted_in_an_evaluation(copy: Workspace, tiny: Tiny) -> None:
     gone = load_checkpoint(copy.checkpoints / "model").split().test[0]
     (copy.images / gone).unlink()

@@ -68,7 +68,8 @@ def evaluate(
 ) -> EvaluationResult:
     """Score every train and test image of a checkpoint and write evaluation/ and a row of scores.csv.
 
-    With `images`, the images of that folder or list: those named in the split count as train and test, others as new.
+    With `images`, those of that folder or list, which count as new; where the checkpoint's own folder has gone, this is
+    where it went, and images named in the split count as train and test.
     Raises CheckpointError, SourceError and DeviceError.
     """
     started = time.perf_counter()
@@ -109,6 +110,8 @@ def _images_to_score(checkpoint: Checkpoint, images: Path | None) -> tuple[Image
         source = find_images(images)
         if not source.names:
             raise SourceError(f"{source.describe_empty()}: name a folder of images")
+        if not _may_be_its_own(checkpoint, images):
+            known = {}
         return source, source.names, np.array([known.get(name, "new") for name in source.names], "U5")
     location = Path(checkpoint.source)
     if not location.exists():
@@ -116,6 +119,12 @@ def _images_to_score(checkpoint: Checkpoint, images: Path | None) -> tuple[Image
     root = location if location.is_dir() else location.parent
     names = Names.of(sorted(known, key=name_to_bytes))
     return ImageSource(location, root, names, 0), names, np.array([known[name] for name in names], "U5")
+
+
+def _may_be_its_own(checkpoint: Checkpoint, images: Path) -> bool:
+    """Whether this is the folder that the checkpoint's images were taken from, or they are there no more."""
+    own = Path(checkpoint.source)
+    return not own.exists() or own.samefile(images)
 
 
 def _find(evaluation: Evaluation) -> _Findings:

@@ -30,7 +30,9 @@ class Interval(NamedTuple):
 
     def negated(self) -> "Interval":
         """Of the difference the other way round."""
-        return Interval(-self.mean, None if self.high is None else -self.high, None if self.low is None else -self.low)
+        if self.low is None or self.high is None:
+            return Interval(0 - self.mean, None, None)
+        return Interval(0 - self.mean, 0 - self.high, 0 - self.low)  # 0 - 0 is 0, where -0 is shown as such
 
 
 def mean_interval(values: NDArray[np.float64]) -> Interval:

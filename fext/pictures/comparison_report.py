@@ -75,7 +75,8 @@ def comparison_page(comparison: Comparison, verdicts: Sequence[str]) -> Iterator
         _image_by_image(comparison),
         _reconstructions(comparison),
     ]
-    return page(" · ".join(checkpoint.name for checkpoint in comparison.checkpoints), introduction, sections)
+    names = ", ".join(checkpoint.name for checkpoint in comparison.checkpoints)
+    return page(f"Side by side: {names}", introduction, sections)
 
 
 def _scores(comparison: Comparison) -> Section:
@@ -86,7 +87,7 @@ def _scores(comparison: Comparison) -> Section:
         "epochs",
         "PSNR dB",
         "interval",
-        "behind the best",
+        "less the best",
         "SSIM",
         "interval",
     ]
@@ -98,7 +99,7 @@ def _scores(comparison: Comparison) -> Section:
             checkpoint.epochs,
             checkpoint.psnr.mean,
             _ends(checkpoint.psnr, 2),
-            _behind(checkpoint.psnr_minus_best),
+            _less_best(checkpoint.psnr_minus_best),
             checkpoint.ssim.mean,
             _ends(checkpoint.ssim, 3),
         )
@@ -122,7 +123,7 @@ def _ends(interval: Interval, digits: int) -> str:
     return "" if interval.low is None else f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
 
 
-def _behind(interval: Interval | None) -> str:
+def _less_best(interval: Interval | None) -> str:
     return "" if interval is None else interval.text(digits=2)
 
 

@@ -111,13 +111,13 @@ def run_compare(screen: Screen, settings: "Settings", folders: Sequence[Path], i
     rows = [
         [
             checkpoint.name,
-            checkpoint.psnr.text(signed=False),
+            f"{checkpoint.psnr.mean:.2f}",
             "the best" if checkpoint.psnr_minus_best is None else checkpoint.psnr_minus_best.text(),
-            checkpoint.ssim.text(digits=3, signed=False),
+            f"{checkpoint.ssim.mean:.3f}",
         ]
         for checkpoint in result.comparison.checkpoints
     ]
-    header = ["checkpoint", "PSNR dB", "behind the best", "SSIM"]
+    header = ["checkpoint", "PSNR dB", "less the best", "SSIM"]
     show_table(screen.console, f"Side by side on {len(result.comparison.names)} images", header, rows)
     for verdict in result.verdicts:
         screen.reporter.message(verdict)
