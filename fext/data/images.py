@@ -344,6 +344,12 @@ def from_bytes(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return scaled
 
 
+def to_bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Values in [0, 1] as the nearest of 0 to 255."""
+    levels: NDArray[np.uint8] = np.rint(values * np.float32(255)).astype(np.uint8)
+    return levels
+
+
 def _fit(decoded: _Decoded, preprocessing: Preprocessing) -> Image.Image:
     """Resize as the picture lies in its file, then set the small picture upright: the same and less to turn."""
     size = (preprocessing.width, preprocessing.height)
