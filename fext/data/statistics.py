@@ -19,7 +19,6 @@ from fext.data.images import to_bytes
 
 # What the numbers below are made by; a higher number makes the analysis look at every image again.
 STATISTICS_VERSION = 2
-MAX_SIDE = 1024
 NUM_LEVELS = 256
 
 _UNDER, _OVER = 0.05, 0.95

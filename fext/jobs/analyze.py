@@ -5,6 +5,7 @@ import io
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,15 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fext.data.analysis import MADE_BY, Analysis, Picture, analyze_file
-from fext.data.duplicates import group_copies
-from fext.data.images import Preprocessing
+from fext.data.duplicates import group_copies, hashes_from_bytes, small_pictures
 from fext.data.names import Names, name_to_bytes
 from fext.data.readers import map_in_processes, num_usable_cores
 from fext.data.source import ImageSource, find_images
 from fext.data.split import Split
 from fext.data.statistics import MEASURES, NUM_LEVELS
-from fext.errors import SourceError
-from fext.jobs.choosing import WHERE_TO_GET_IMAGES, choose_split
+from fext.errors import FextError, SourceError
+from fext.jobs.choosing import WHERE_TO_GET_IMAGES, choose_split, refuse_missing
 from fext.jobs.findings import Finding, Outlier, compare_sides, find_odd_pictures, find_outliers, summarize
 from fext.pictures.dataset_figures import (
     Shown,
@@ -42,8 +42,6 @@ from fext.store.workspace import Workspace
 
 _SECONDS_BETWEEN_SAVES = 1.0
 _MEAN_SIDE = 64  # pixels of the mean image
-_COMPARED_SIDE = 32  # pixels at which two pictures are held beside each other
-_MIN_CORRELATION, _MAX_DIFFERENCE = 0.97, 0.08
 _NUM_SHOWN = 24
 _FILES = (
     "images.csv", "rejected.csv", "duplicates.csv", "findings.csv", "outliers.csv", "train_test.csv",
@@ -165,15 +163,18 @@ def _look_at_what_is_new(
         with reporter.progress("analyzing", len(new)) as progress:
             found = map_in_processes(analyze_file, map(source.path, new), min(num_processors, len(new)))
             for batch in _in_batches(zip(new, found, strict=True), progress.advance):
-                _refuse_vanished(source, batch)
+                refuse_missing(source, (name for name, analysis in batch if analysis.reason))
                 memory.remember((source.path(name), analysis) for name, analysis in batch)
-                checked.remember(
-                    (source.path(name), analysis.state, CheckedImage(analysis.sha256, analysis.reason))
-                    for name, analysis in batch
-                )
+                checked.remember((source.path(name), analysis.state, _as_checked(analysis)) for name, analysis in batch)
     finally:
         checked.close()
     return len(new), len(new) / (time.perf_counter() - started)
+
+
+def _as_checked(analysis: Analysis) -> CheckedImage:
+    picture = analysis.picture
+    looks = (picture.perceptual_hash, picture.small) if picture else ()
+    return CheckedImage(analysis.sha256, analysis.reason, *looks)
 
 
 def _in_batches(
@@ -193,12 +194,6 @@ def _in_batches(
         yield batch
         raise
     yield batch
-
-
-def _refuse_vanished(source: ImageSource, batch: Sequence[tuple[str, Analysis]]) -> None:
-    for name, analysis in batch:
-        if analysis.reason and not source.is_there(name):
-            raise SourceError(f"{source.path(name).parent} is gone or empty now: bring its images back and start again")
 
 
 def _gather(source: ImageSource, memory: AnalyzedImages, reporter: Reporter) -> _Dataset:
@@ -242,10 +237,8 @@ class _Found:
 
 def _split(workspace: Workspace, settings: Settings, source: ImageSource) -> Split | None:
     """The train and test images that pretraining would take with these settings; None where there are too few."""
-    height, width, channels = settings.picture_shape
-    preprocessing = Preprocessing(height, width, channels, settings.resize_mode)
     try:
-        return choose_split(workspace, settings, source, preprocessing, 1, SilentReporter()).split
+        return choose_split(workspace, settings, source, SilentReporter()).split
     except SourceError:
         return None
 
@@ -256,7 +249,7 @@ def _report(
     """Write what the analysis comes to, unless it stands there already; returns the summary and whether it is new."""
     fingerprint = _fingerprint(source, dataset, split)
     summary_file = folder / "summary.json"
-    before = files.read_json(summary_file) if summary_file.is_file() else {}
+    before = _read_summary(summary_file)
     if before.get("fingerprint") == fingerprint and all((folder / name).is_file() for name in _FILES):
         return before, False
     found = _find(source, memory, dataset, split)
@@ -267,11 +260,23 @@ def _report(
     return summary, True
 
 
+def _read_summary(file: Path) -> dict[str, Any]:
+    """The summary of the analysis before; nothing where there is none or it is damaged."""
+    with suppress(FextError):
+        summary = files.read_json(file)
+        if isinstance(summary, dict):
+            return summary
+    return {}
+
+
 def _find(source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, split: Split | None) -> _Found:
     names = Names(dataset.names)
     measures = dataset.measures()
-    hashes = np.frombuffer(dataset.hashes, ">u8").astype(np.uint64)
-    groups = group_copies(dataset.checksums, hashes, _Sight(source, memory, names))
+
+    def pictures_of(places: NDArray[np.intp]) -> NDArray[np.uint8]:
+        return small_pictures([memory.small(source.path(names[place])) for place in places])
+
+    groups = group_copies(dataset.checksums, hashes_from_bytes(dataset.hashes), pictures_of)
     findings = [
         *(Finding(name, "damaged", reason) for name, reason in dataset.rejected),
         *_copies(groups, names, dataset.checksums),
@@ -307,31 +312,6 @@ def _fingerprint(source: ImageSource, dataset: _Dataset, split: Split | None) ->
     for side in (split.train, split.test) if split else ():
         digest.update(b"\0".join(map(name_to_bytes, side)) + b"\n")
     return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class _Sight:
-    """Holds two pictures beside each other."""
-
-    source: ImageSource
-    memory: AnalyzedImages
-    names: Names
-
-    def __call__(self, one: int, other: int) -> bool:
-        """Whether they look alike: at 32x32 pixels their grey levels go together and are nearly equal."""
-        left, right = (self._small(place) for place in (one, other))
-        if left is None or right is None or left.std() == 0 or right.std() == 0:
-            return False
-        difference = np.sqrt(np.mean((left - right) ** 2))
-        correlation = np.corrcoef(left.ravel(), right.ravel())[0, 1]
-        return bool(correlation >= _MIN_CORRELATION and difference <= _MAX_DIFFERENCE)
-
-    def _small(self, place: int) -> NDArray[np.float64] | None:
-        picture = _known(self.source, self.memory, self.names[place]).picture
-        if picture is None:
-            return None
-        small: NDArray[np.float64] = _thumbnail_array(picture, (_COMPARED_SIDE, _COMPARED_SIDE)).mean(axis=2)
-        return small
 
 
 def _copies(groups: Sequence[Sequence[int]], names: Names, checksums: Sequence[str]) -> Iterator[Finding]:
