@@ -4,7 +4,9 @@ import io
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import imagehash
@@ -107,6 +109,16 @@ def test_a_table_that_was_removed_is_written_again(workspace: Workspace, tiny: T
     assert (workspace.validation / "images.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize("damage", ["", "{", "[1, 2]", '{"fingerprint": 3}', "\0\0"])
+def test_a_damaged_summary_is_written_again(workspace: Workspace, settings: Settings, damage: str) -> None:
+    analyze(workspace, settings, workspace.images, SilentReporter())
+    summary = workspace.validation / "summary.json"
+    before = summary.read_bytes()
+    summary.write_text(damage, encoding="utf-8")
+    assert analyze(workspace, settings, workspace.images, SilentReporter()).has_changed
+    assert summary.read_bytes() == before
+
+
 def test_only_new_and_changed_files_are_decoded_and_deleted_ones_leave(
     workspace: Workspace, settings: Settings, looked_at: list[str]
 ) -> None:
@@ -121,6 +133,26 @@ def test_only_new_and_changed_files_are_decoded_and_deleted_ones_leave(
     rows = table(workspace, "images.csv").set_index("image")
     assert "image_000.png" not in rows.index
     assert (rows["width"]["image_003.png"], rows["width"]["new.png"]) == (90, 20)
+
+
+def test_what_is_known_of_a_deleted_file_is_dropped_unless_its_folder_went_away(
+    workspace: Workspace, settings: Settings, looked_at: list[str]
+) -> None:
+    for folder in ("kept", "share"):
+        write_images(workspace.images / folder, 2)
+    analyze(workspace, settings, workspace.images, SilentReporter())
+    deleted, share = workspace.images / "kept" / "image_001.png", workspace.images / "share"
+    data = deleted.read_bytes()
+    deleted.unlink()
+    share.rename(workspace.root / "away")
+    analyze(workspace, settings, workspace.images, SilentReporter())
+    with closing(sqlite3.connect(workspace.analyzed_images)) as database:
+        assert database.execute("SELECT count(*) FROM analyzed_images").fetchone() == (15,)
+    looked_at.clear()
+    (workspace.root / "away").rename(share)
+    deleted.write_bytes(data)
+    analyze(workspace, settings, workspace.images, SilentReporter())
+    assert looked_at == ["image_001.png"]
 
 
 def test_a_stopped_run_goes_on_where_it_was(

@@ -3,6 +3,7 @@
 import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import imagehash
 import numpy as np
@@ -95,36 +96,33 @@ def _near_within(
 
 
 def group_copies(
-    checksums: Sequence[str],
+    checksums: NDArray[Any],
     hashes: NDArray[np.uint64],
     pictures_of: Callable[[NDArray[np.intp]], NDArray[np.uint8]],
 ) -> list[list[int]]:
     """Groups of two or more pictures that are copies of one another, each sorted, in the order of their first.
 
-    `hashes` are perceptual ones, one for each picture; where they are near, the small pictures that `pictures_of` gives
-    for some places, (N, 32 * 32) grey levels, decide. A copy of a copy is in the same group.
+    Of each picture there is a checksum, the same for the same bytes, and a perceptual hash; where hashes are near, the
+    small pictures that `pictures_of` gives for some places, (N, 32 * 32) grey levels, decide. A copy of a copy is in
+    the same group.
     """
-    groups = _Groups(len(checksums))
-    seen: dict[str, int] = {}
-    for place, checksum in enumerate(checksums):
-        if (first := seen.setdefault(checksum, place)) != place:
-            groups.join(first, place)
-    del seen
+    _, first, content = np.unique(checksums, return_index=True, return_inverse=True)
+    groups = _Groups(first[content])
     for rows, columns, near in near_blocks(hashes):
         is_open = near & (groups.leaders(rows)[:, None] != groups.leaders(columns))
         if is_open.any():
             row, column = np.flatnonzero(is_open.any(axis=1)), np.flatnonzero(is_open.any(axis=0))
             rows, columns, is_open = rows[row], columns[column], is_open[np.ix_(row, column)]
             one, other = np.nonzero(is_open & look_alike(pictures_of(rows), pictures_of(columns)))
-            groups.join_all(rows[one], columns[other])
+            groups.join(rows[one], columns[other])
     return groups.of_several()
 
 
 class _Groups:
     """Which places belong together: each knows one before it, and the first of a group itself."""
 
-    def __init__(self, count: int) -> None:
-        self._before = np.arange(count)
+    def __init__(self, before: NDArray[np.intp]) -> None:
+        self._before = before
 
     def leaders(self, places: NDArray[np.intp]) -> NDArray[np.intp]:
         """The first of the group of each place."""
@@ -133,11 +131,7 @@ class _Groups:
             self._before[places] = found = further
         return found
 
-    def join(self, one: int, other: int) -> None:
-        first, second = sorted(self.leaders(np.array([one, other])).tolist())
-        self._before[second] = first
-
-    def join_all(self, one: NDArray[np.intp], other: NDArray[np.intp]) -> None:
+    def join(self, one: NDArray[np.intp], other: NDArray[np.intp]) -> None:
         """Join pairs of places, of which there may be many more than groups."""
         while one.size:
             first, second = self.leaders(one), self.leaders(other)

@@ -70,8 +70,8 @@ class AnalysisResult:
 class _Dataset:
     """What the good images have in common, gathered one after another; a few bytes for each stay in memory."""
 
-    names: list[bytes] = field(default_factory=list)
-    checksums: list[str] = field(default_factory=list)
+    places: "array[int]" = field(default_factory=lambda: array("L"))  # among the names of the source
+    digests: bytearray = field(default_factory=bytearray)  # SHA-256, 32 bytes each
     values: "array[float]" = field(default_factory=lambda: array("d"))
     sizes: "array[int]" = field(default_factory=lambda: array("L"))
     hashes: bytearray = field(default_factory=bytearray)
@@ -80,10 +80,10 @@ class _Dataset:
     total_squared: NDArray[np.float64] = field(default_factory=lambda: np.zeros((_MEAN_SIDE, _MEAN_SIDE, 3)))
     rejected: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, name: str, sha256: str, picture: Picture) -> None:
+    def add(self, place: int, sha256: str, picture: Picture) -> None:
         """Take in one good image."""
-        self.names.append(name_to_bytes(name))
-        self.checksums.append(sha256)
+        self.places.append(place)
+        self.digests += bytes.fromhex(sha256)
         self.values.extend(picture.statistics.values)
         self.sizes.extend((picture.header.width, picture.header.height))
         self.hashes += picture.perceptual_hash
@@ -91,6 +91,10 @@ class _Dataset:
         small = _thumbnail_array(picture, (_MEAN_SIDE, _MEAN_SIDE))
         self.total += small
         self.total_squared += small**2
+
+    @property
+    def checksums(self) -> NDArray[np.bytes_]:
+        return np.frombuffer(self.digests, "S32")
 
     def measures(self) -> dict[str, NDArray[np.float64]]:
         """The values of each measure, one for each good image."""
@@ -120,8 +124,9 @@ def analyze(workspace: Workspace, settings: Settings, images: Path, reporter: Re
     memory = AnalyzedImages(workspace.analyzed_images)
     try:
         num_new, rate = _look_at_what_is_new(workspace, settings, source, memory, reporter)
+        memory.forget_vanished(source.root)
         dataset = _gather(source, memory, reporter)
-        if not dataset.names:
+        if not dataset.places:
             raise SourceError(
                 f"none of the {len(source)} images in {source.location} can be read: {dataset.rejected[0][1]}"
             )
@@ -133,7 +138,7 @@ def analyze(workspace: Workspace, settings: Settings, images: Path, reporter: Re
         folder=workspace.validation,
         num_found=len(source),
         num_new=num_new,
-        num_good=len(dataset.names),
+        num_good=len(dataset.places),
         num_rejected=len(dataset.rejected),
         num_not_images=source.num_not_images,
         findings=summary["findings"],
@@ -199,12 +204,12 @@ def _in_batches(
 def _gather(source: ImageSource, memory: AnalyzedImages, reporter: Reporter) -> _Dataset:
     dataset = _Dataset()
     with reporter.progress("gathering", len(source)) as progress:
-        for name in source.names:
+        for place, name in enumerate(source.names):
             analysis = _known(source, memory, name)
             if analysis.picture is None:
                 dataset.rejected.append((name, analysis.reason))
             else:
-                dataset.add(name, analysis.sha256, analysis.picture)
+                dataset.add(place, analysis.sha256, analysis.picture)
             progress.advance()
     return dataset
 
@@ -270,7 +275,7 @@ def _read_summary(file: Path) -> dict[str, Any]:
 
 
 def _find(source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, split: Split | None) -> _Found:
-    names = Names(dataset.names)
+    names = source.names.select(dataset.places)
     measures = dataset.measures()
 
     def pictures_of(places: NDArray[np.intp]) -> NDArray[np.uint8]:
@@ -305,8 +310,9 @@ def _summary(found: _Found) -> dict[str, Any]:
 def _fingerprint(source: ImageSource, dataset: _Dataset, split: Split | None) -> str:
     """A checksum of all that the written analysis depends on."""
     digest = hashlib.sha256(f"{MADE_BY}\n{source.location.absolute()}\n{source.num_not_images}\n".encode())
-    for name, sha256 in zip(dataset.names, dataset.checksums, strict=True):
-        digest.update(name + b"\0" + sha256.encode() + b"\n")
+    digest.update(dataset.digests)
+    for name in source.names.iter_bytes():
+        digest.update(name + b"\n")
     for rejected, reason in dataset.rejected:
         digest.update(name_to_bytes(rejected) + b"\0" + name_to_bytes(reason) + b"\n")
     for side in (split.train, split.test) if split else ():
@@ -314,13 +320,13 @@ def _fingerprint(source: ImageSource, dataset: _Dataset, split: Split | None) ->
     return digest.hexdigest()
 
 
-def _copies(groups: Sequence[Sequence[int]], names: Names, checksums: Sequence[str]) -> Iterator[Finding]:
+def _copies(groups: Sequence[Sequence[int]], names: Names, checksums: NDArray[np.bytes_]) -> Iterator[Finding]:
     for first, *others in groups:
         for place in others:
             yield Finding(names[place], f"{_likeness(first, place, checksums)} copy", f"of {names[first]}")
 
 
-def _likeness(first: int, place: int, checksums: Sequence[str]) -> str:
+def _likeness(first: int, place: int, checksums: NDArray[np.bytes_]) -> str:
     """What an image is to the first of its group: the first itself, an exact copy or a near one."""
     if place == first:
         return "first"

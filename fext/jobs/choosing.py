@@ -95,7 +95,7 @@ class _Search:
             return small_pictures([self.memory.small(self.source.path(images[place].name)) for place in places])
 
         hashes = hashes_from_bytes(b"".join(image.perceptual_hash for image in images))
-        return group_copies([image.sha256 for image in images], hashes, pictures_of)
+        return group_copies(np.array([image.sha256 for image in images], "S64"), hashes, pictures_of)
 
     def _checked(self, name: str) -> CheckedImage:
         """What is known of an image; looked at where it replaces a rejected one."""

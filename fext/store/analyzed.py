@@ -47,6 +47,10 @@ class AnalyzedImages:
         """Keep what was found of files in the state in which they were read."""
         self._files.remember((path, analysis.state, _as_row(analysis)) for path, analysis in found)
 
+    def forget_vanished(self, folder: Path) -> None:
+        """Drop what was found of files below a folder that are no longer there."""
+        self._files.forget_vanished(folder)
+
     def close(self) -> None:
         self._files.close()
 

@@ -54,6 +54,20 @@ class RememberedFiles:
             self._go_on_without(self._database, error)
             self._write(rows)
 
+    def forget_vanished(self, folder: Path) -> None:
+        """Drop what is known of files below a folder that are no longer there, though the folder that held them is."""
+        first = _key(folder) + os.fsencode(os.sep)
+        behind_last = first[:-1] + bytes([first[-1] + 1])
+        try:
+            known = self._database.execute(
+                f"SELECT path FROM {self._table} WHERE path >= ? AND path < ?", (first, behind_last)
+            )
+            gone = [row for row in known if _is_gone(row[0])]
+            with self._database:
+                self._database.executemany(f"DELETE FROM {self._table} WHERE path = ?", gone)
+        except sqlite3.Error as error:
+            self._go_on_without(self._database, error)
+
     def close(self) -> None:
         self._database.close()
 
@@ -117,6 +131,17 @@ class CheckedImages:
 
     def close(self) -> None:
         self._files.close()
+
+
+def _is_gone(path: bytes) -> bool:
+    """Whether a file was removed; an empty folder may be a share that is away and comes back with it."""
+    if os.path.lexists(path):
+        return False
+    try:
+        with os.scandir(Path(os.fsdecode(path)).parent) as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
 
 
 def _key(path: Path) -> bytes:
