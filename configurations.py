@@ -27,8 +27,8 @@ jit_backend = "inductor"
 use_tensorboard = True
 
 # Processes that read and decode images; 1 does it in the main process. 'auto' takes 1 when the model runs on
-# the CPU, which is busy enough, up to 8 for a GPU, and all cores to analyze images. It changes the speed,
-# never the result.
+# the CPU, which is busy enough, up to 8 for a GPU, and all cores to analyze or choose images. It changes the
+# speed, never the result.
 # Allowed: 'auto' or a whole number from 1 to 256.
 num_processors = "auto"
 
@@ -64,7 +64,7 @@ num_train_samples = 8000
 num_test_samples = 2000
 
 # 'random' divides the images into train and test by split_seed; 'folders' takes those below the folders train
-# and test. Identical files never stand on both sides.
+# and test. Identical files never stand on both sides, and near copies only where nearly all images are such.
 # Allowed: 'random' or 'folders'.
 split = "random"
 

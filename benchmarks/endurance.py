@@ -24,6 +24,8 @@ from PIL import Image
 
 SMALL = ("architecture=redux", "picture_shape=(64,64,3)", "feature_grid=1", "use_tensorboard=False")
 TIMES = ("seconds", "waiting_seconds", "images_per_second")
+TABLES = ("csv", "npy", "parquet")
+JOBS = ("analyze", "analyze-copies", "pretrain", *TABLES)
 FORMATS = ("jpg", "png", "gif", "bmp", "webp", "tif", "jp2", "ppm", "ico", "tga", "avif")
 
 
@@ -254,25 +256,40 @@ def damaged(folder: Path, images: Path, count: int, seed: int) -> bool:
     )
 
 
-def memory(folder: Path, counts: tuple[int, int], processors: int) -> bool:
-    """Peak memory of training and of extraction in each format with few and with many images."""
+def memory(folder: Path, counts: tuple[int, int], processors: int, jobs: tuple[str, ...]) -> bool:
+    """Peak memory of each job with few and with many images, all different; the analysis with copies of fifty too."""
     chance = np.random.default_rng(0)
-    formats = ("csv", "npy", "parquet")
-    peaks: dict[str, list[float]] = {"pretrain": [], **{name: [] for name in formats}}
+    peaks: dict[str, list[float]] = {job: [] for job in jobs}
     for count in counts:
         images = folder / str(count)
         make_images(images, count, chance)
+        if "analyze-copies" in jobs:
+            make_copies(folder / f"copies_{count}", count)
         settings = (*SMALL, f"num_train_samples={count * 4 // 5}", f"num_test_samples={count // 5}", "epochs=1")
         settings += (f"num_processors={processors}", "inference_batch_size=32", "batch_size=32")
-        name = f"of_{count}"
-        peaks["pretrain"].append(run(folder, "pretrain", "--images", str(images), "--name", name, settings=settings))
-        for file_format in formats:
-            words = ("extract", name, "--images", str(images), "--name", f"{name}_{file_format}")
-            chosen = (*settings, f"feature_formats={file_format}")
-            peaks[file_format].append(run(folder, *words, settings=chosen))
+        for job in jobs:
+            peaks[job].append(run(folder, *words_of(job, images), settings=(*settings, *settings_of(job))))
     for job, (few, many) in peaks.items():
         print(f"{job}: {few:.0f} MB with {counts[0]:,} images, {many:.0f} MB with {counts[1]:,}: {many / few - 1:+.1%}")
     return all(many <= 1.05 * few for few, many in peaks.values())
+
+
+def words_of(job: str, images: Path) -> tuple[str, ...]:
+    """The command of one of the jobs whose memory is measured."""
+    name = f"of_{images.name}"
+    match job:
+        case "analyze":
+            return ("analyze", "--images", str(images))
+        case "analyze-copies":
+            return ("analyze", "--images", str(images.with_name(f"copies_{images.name}")))
+        case "pretrain":
+            return ("pretrain", "--images", str(images), "--name", name)
+    return ("extract", name, "--images", str(images), "--name", f"{name}_{job}")
+
+
+def settings_of(job: str) -> tuple[str, ...]:
+    """An extraction is in the format that its job is named after."""
+    return (f"feature_formats={job}",) if job in TABLES else ()
 
 
 def main() -> int:
@@ -289,6 +306,7 @@ def main() -> int:
     remembering = commands.add_parser("memory", help=memory.__doc__)
     remembering.add_argument("--counts", type=int, nargs=2, default=(1000, 20000))
     remembering.add_argument("--processors", type=int, default=1)
+    remembering.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS)
     extracting = commands.add_parser("extraction-kills", help=extraction_kills.__doc__)
     extracting.add_argument("images", type=Path)
     extracting.add_argument("--num-images", type=int, default=500)
@@ -310,7 +328,7 @@ def main() -> int:
         elif words.command == "start":
             kept = start_many(folder, words.count)
         else:
-            kept = memory(folder, tuple(words.counts), words.processors)
+            kept = memory(folder, tuple(words.counts), words.processors, tuple(words.jobs))
     print("kept" if kept else "NOT KEPT")
     return 0 if kept else 1
 

@@ -144,8 +144,8 @@ class Settings(BaseModel):
         "advanced",
         "auto",
         "Processes that read and decode images; 1 does it in the main process. 'auto' takes 1 when the model "
-        "runs on the CPU, which is busy enough, up to 8 for a GPU, and all cores to analyze images. It changes the "
-        "speed, never the result.",
+        "runs on the CPU, which is busy enough, up to 8 for a GPU, and all cores to analyze or choose images. It "
+        "changes the speed, never the result.",
         "'auto' or a whole number from 1 to 256",
     )
     cache_images: bool = _setting(
@@ -199,7 +199,7 @@ class Settings(BaseModel):
         "data",
         "random",
         "'random' divides the images into train and test by split_seed; 'folders' takes those below the folders train "
-        "and test. Identical files never stand on both sides.",
+        "and test. Identical files never stand on both sides, and near copies only where nearly all images are such.",
         "'random' or 'folders'",
     )
     augmentation: bool = _setting(

@@ -4,17 +4,20 @@ import io
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+import imagehash
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_images
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fext.data.analysis import analyze_file
-from fext.data.images import Preprocessing
+from fext.data.looks import look_at_file
 from fext.data.source import find_images
 from fext.data.statistics import MEASURES
 from fext.errors import SourceError
@@ -106,6 +109,16 @@ def test_a_table_that_was_removed_is_written_again(workspace: Workspace, tiny: T
     assert (workspace.validation / "images.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize("damage", ["", "{", "[1, 2]", '{"fingerprint": 3}', "\0\0"])
+def test_a_damaged_summary_is_written_again(workspace: Workspace, settings: Settings, damage: str) -> None:
+    analyze(workspace, settings, workspace.images, SilentReporter())
+    summary = workspace.validation / "summary.json"
+    before = summary.read_bytes()
+    summary.write_text(damage, encoding="utf-8")
+    assert analyze(workspace, settings, workspace.images, SilentReporter()).has_changed
+    assert summary.read_bytes() == before
+
+
 def test_only_new_and_changed_files_are_decoded_and_deleted_ones_leave(
     workspace: Workspace, settings: Settings, looked_at: list[str]
 ) -> None:
@@ -120,6 +133,26 @@ def test_only_new_and_changed_files_are_decoded_and_deleted_ones_leave(
     rows = table(workspace, "images.csv").set_index("image")
     assert "image_000.png" not in rows.index
     assert (rows["width"]["image_003.png"], rows["width"]["new.png"]) == (90, 20)
+
+
+def test_what_is_known_of_a_deleted_file_is_dropped_unless_its_folder_went_away(
+    workspace: Workspace, settings: Settings, looked_at: list[str]
+) -> None:
+    for folder in ("kept", "share"):
+        write_images(workspace.images / folder, 2)
+    analyze(workspace, settings, workspace.images, SilentReporter())
+    deleted, share = workspace.images / "kept" / "image_001.png", workspace.images / "share"
+    data = deleted.read_bytes()
+    deleted.unlink()
+    share.rename(workspace.root / "away")
+    analyze(workspace, settings, workspace.images, SilentReporter())
+    with closing(sqlite3.connect(workspace.analyzed_images)) as database:
+        assert database.execute("SELECT count(*) FROM analyzed_images").fetchone() == (15,)
+    looked_at.clear()
+    (workspace.root / "away").rename(share)
+    deleted.write_bytes(data)
+    analyze(workspace, settings, workspace.images, SilentReporter())
+    assert looked_at == ["image_001.png"]
 
 
 def test_a_stopped_run_goes_on_where_it_was(
@@ -186,6 +219,43 @@ def test_copies_damaged_and_empty_pictures_are_found_and_no_others(tmp_path: Pat
     assert list(groups) == [{"image_000.png", "same.png"}, {"image_001.png", "recompressed.jpg", "resized.png"}]
 
 
+def test_in_a_folder_of_200_pictures_all_that_was_planted_is_found_and_no_copy_stands_on_both_sides(
+    tmp_path: Path, tiny: Tiny, settings: Settings
+) -> None:
+    space = Workspace(tmp_path)
+    names = write_images(space.images, 200, size=(120, 90))
+    copies = {}
+    for number, name in enumerate(names[:10]):
+        with Image.open(space.images / name) as image:
+            if number < 5:
+                copies[name] = f"copy_{number}.png"
+                shutil.copy(space.images / name, space.images / copies[name])
+            elif number < 8:
+                copies[name] = f"copy_{number}.jpg"
+                image.save(space.images / copies[name], quality=50)
+            else:
+                copies[name] = f"copy_{number}.webp"
+                image.resize((70, 50)).save(space.images / copies[name])
+            if number < 3:
+                stream = io.BytesIO()
+                image.save(stream, "JPEG")
+                (space.images / f"damaged_{number}.jpg").write_bytes(stream.getvalue()[:-100])
+                image.point(lambda level: level // 40).save(space.images / f"dark_{number}.png")
+    for seed in (1, 2, 3):
+        change = {"num_processors": 1, "num_train_samples": 400, "num_test_samples": 100, "split_seed": seed}
+        analyze(space, tiny(**change), space.images, SilentReporter())
+        rows = table(space, "images.csv").set_index("image")
+        assert all(rows["subset"][name] == rows["subset"][copy] for name, copy in copies.items())
+        summary = json.loads((space.validation / "summary.json").read_text(encoding="utf-8"))
+        assert summary["num_copies_across_split"] == 0
+        assert (summary["num_train"], summary["num_test"]) == (170, 43)
+    found = findings(space)
+    assert {kind: len(images) for kind, images in found.items()} == {
+        "damaged": 3, "exact copy": 5, "near copy": 5, "nearly black": 3
+    }  # fmt: skip
+    assert found["exact copy"] | found["near copy"] == set(names[:10])  # 'copy' comes first among the names
+
+
 def test_names_with_odd_characters_come_back_from_the_tables(tmp_path: Path, settings: Settings) -> None:
     space = Workspace(tmp_path)
     write_images(space.images, 3)
@@ -199,9 +269,7 @@ def test_names_with_odd_characters_come_back_from_the_tables(tmp_path: Path, set
 def test_the_sides_are_those_that_pretraining_takes(workspace: Workspace, settings: Settings) -> None:
     analyze(workspace, settings, workspace.images, SilentReporter())
     source = find_images(workspace.images)
-    height, width, channels = settings.picture_shape
-    shape = Preprocessing(height, width, channels, settings.resize_mode)
-    split = choose_split(workspace, settings, source, shape, 1, SilentReporter()).split
+    split = choose_split(workspace, settings, source, SilentReporter()).split
     rows = table(workspace, "images.csv")
     assert tuple(rows[rows["subset"] == "train"]["image"]) == split.train
     assert tuple(rows[rows["subset"] == "test"]["image"]) == split.test
@@ -217,15 +285,111 @@ def test_pretraining_need_not_look_at_what_was_analyzed(workspace: Workspace, se
     checked = CheckedImages(workspace.checked_images)
     known = [checked.recall(file) for file in workspace.images.iterdir()]
     checked.close()
-    assert all(image is not None and len(image.sha256) == 64 for image in known)
+    assert all(image is not None and len(image.sha256) == 64 and len(image.small) == 32 * 32 for image in known)
+
+
+def odd_pictures(folder: Path) -> None:
+    """Pictures that are decoded in ways of their own: a large JPEG, one that lies on its side, 16 bits, and so on."""
+    folder.mkdir()
+    random = np.random.default_rng(3)
+    coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    coarse.resize((2301, 1703)).save(folder / "large.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    coarse.resize((300, 200)).save(folder / "sideways.jpg", exif=exif)
+    coarse.resize((300, 200)).convert("L").save(folder / "grey.png")
+    coarse.resize((300, 200)).convert("CMYK").save(folder / "inks.jpg")
+    coarse.convert("RGBA").resize((5, 3)).save(folder / "small.png")
+    Image.fromarray(random.integers(0, 2**16, (9, 70), dtype=np.uint16)).save(folder / "16_bits.png")
+    coarse.resize((1500, 3)).save(folder / "thin.webp")
+    (folder / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+
+
+def test_choosing_sees_what_the_analysis_sees(tmp_path: Path) -> None:
+    odd_pictures(tmp_path / "odd")
+    for path in sorted((tmp_path / "odd").iterdir()):
+        looks, analyzed = look_at_file(path), analyze_file(path)
+        assert (looks.state, looks.reason) == (analyzed.state, analyzed.reason)
+        if analyzed.picture is None:
+            assert path.name == "damaged.png"
+            continue
+        assert looks.sha256 == analyzed.sha256
+        assert (looks.perceptual_hash, looks.small) == (analyzed.picture.perceptual_hash, analyzed.picture.small)
+        with Image.open(path) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            if picture.mode in {"RGB", "L"}:
+                differing = int.from_bytes(looks.perceptual_hash, "big") ^ int(str(imagehash.phash(upright)), 16)
+                assert differing.bit_count() <= 4
+
+
+def test_a_new_training_run_keeps_near_copies_together_whether_or_not_they_were_analyzed(
+    tmp_path: Path, tiny: Tiny
+) -> None:
+    space, analyzed = Workspace(tmp_path / "one"), Workspace(tmp_path / "two")
+    names = write_images(space.images, 40)
+    for name in names[:20]:
+        with Image.open(space.images / name) as image:
+            image.resize((70, 90)).save(space.images / f"{name[:-4]}.jpg")
+    settings = tiny(num_processors=1, num_train_samples=48, num_test_samples=12)
+    source = find_images(space.images)
+    split = choose_split(space, settings, source, SilentReporter()).split
+    assert (len(split.train), len(split.test)) == (48, 12)
+    assert all((name in split.test) == (f"{name[:-4]}.jpg" in split.test) for name in names[:20])
+    analyze(analyzed, settings, space.images, SilentReporter())
+    assert choose_split(analyzed, settings, source, SilentReporter()).split == split
+
+
+class _Listener(SilentReporter):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def test_frames_of_one_film_are_divided_all_the_same_and_that_is_said(tmp_path: Path, tiny: Tiny) -> None:
+    space = Workspace(tmp_path)
+    space.images.mkdir(parents=True)
+    start, end = np.random.default_rng(5).integers(0, 256, (2, 6, 8, 3))
+    for number in range(40):
+        coarse = Image.fromarray(np.uint8(start + (end - start) * number / 39))
+        coarse.resize((80, 60), Image.Resampling.BICUBIC).save(space.images / f"{number:03}.png")
+    listener = _Listener()
+    settings = tiny(num_processors=1, num_train_samples=30, num_test_samples=10)
+    split = choose_split(space, settings, find_images(space.images), listener).split
+    assert (len(split.train), len(split.test)) == (30, 10)
+    assert [warning.split(" ", 1)[1] for warning in listener.warnings] == [
+        "images belong to groups of near copies that stand on both sides of the split: kept together, they would leave "
+        "too few images on one side"
+    ]
+
+
+def test_a_train_image_that_looks_like_a_test_image_is_left_out_and_named(tmp_path: Path, tiny: Tiny) -> None:
+    space = Workspace(tmp_path)
+    write_images(space.images / "train", 24)
+    names = write_images(space.images / "others", 30)[24:]
+    (space.images / "test").mkdir()
+    for name in names:
+        shutil.move(space.images / "others" / name, space.images / "test" / name)
+    shutil.rmtree(space.images / "others")
+    with Image.open(space.images / "test" / names[0]) as image:
+        image.save(space.images / "train" / "near.jpg", quality=70)
+    shutil.copy(space.images / "test" / names[1], space.images / "train" / "same.png")
+    listener = _Listener()
+    settings = tiny(num_processors=1, split="folders", num_train_samples=100, num_test_samples=100)
+    split = choose_split(space, settings, find_images(space.images), listener).split
+    assert len(split.train) == 24
+    assert listener.warnings == [
+        "left out: train/same.png (the same file is in test/)",
+        "left out: train/near.jpg (a near copy is in test/)",
+    ]
 
 
 def test_pretraining_does_not_take_what_the_analysis_found_damaged(workspace: Workspace, settings: Settings) -> None:
     (workspace.images / "text.jpg").write_text("no picture", encoding="utf-8")
     analyze(workspace, settings, workspace.images, SilentReporter())
     source = find_images(workspace.images)
-    shape = Preprocessing(64, 64, 3, "stretch")
-    chosen = choose_split(workspace, settings, source, shape, 1, SilentReporter())
+    chosen = choose_split(workspace, settings, source, SilentReporter())
     assert "text.jpg" not in {*chosen.split.train, *chosen.split.test}
     assert chosen.num_rejected == 1
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fext.data.split import sampling_order, split_images
+from fext.data.split import num_across, sampling_order, split_by_folder, split_images
 from fext.errors import TooFewImagesError
 
 NAMES = [f"{number:03}.png" for number in range(100)]
@@ -84,3 +84,72 @@ def test_fewer_than_two_different_images_are_refused(contents: list[str]) -> Non
     pairs = [(f"{position}.png", content) for position, content in enumerate(contents)]
     with pytest.raises(TooFewImagesError, match="at least 2 different images"):
         split_images(pairs, 8, 2)
+
+
+# --- near copies
+
+
+def pairs_of(names: list[str], size: int, count: int) -> list[list[int]]:
+    """The first `count` groups of so many images, which lie far apart in the order."""
+    step = len(names) // size
+    return [[first + step * number for number in range(size)] for first in range(count)]
+
+
+@pytest.mark.parametrize(("size", "count"), [(2, 1), (2, 50), (3, 33), (7, 10), (20, 3), (50, 1), (80, 1)])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_near_copies_stay_on_one_side_and_cost_no_side_more_than_a_tenth(size: int, count: int, seed: int) -> None:
+    order = sampling_order(NAMES, seed)
+    copies = pairs_of(order, size, count)
+    split = split_images(images(order), 80, 20, copies)
+    assert num_across(copies, order, split) == 0
+    assert sorted(split.train + split.test) == NAMES
+    assert 18 <= len(split.test) <= 28
+    assert split == split_images(images(order), 80, 20, copies)
+
+
+def test_without_near_copies_the_split_is_what_it_was() -> None:
+    order = images(sampling_order(NAMES, 4))
+    assert split_images(order, 80, 20, [[3]]) == split_images(order, 80, 20)
+
+
+def test_where_one_group_holds_nearly_all_it_alone_is_taken_apart() -> None:
+    order = sampling_order(NAMES, 5)
+    film = list(range(90))
+    copies = [film, [90, 95], [91, 96], [92, 97]]
+    split = split_images(images(order), 80, 20, copies)
+    assert len(split.test) == 20
+    assert num_across([film], order, split) == 90
+    assert num_across(copies[1:], order, split) == 0
+
+
+def test_identical_images_stay_together_where_their_near_copies_cannot() -> None:
+    order = sampling_order(NAMES, 6)
+    content = {name: str(place // 2) for place, name in enumerate(order)}
+    everything = [list(range(100))]
+    split = split_images([(name, content[name]) for name in order], 80, 20, everything)
+    assert (len(split.train), len(split.test)) == (80, 20)
+    assert not {content[name] for name in split.train} & {content[name] for name in split.test}
+
+
+def test_two_near_copies_alone_are_one_to_train_and_one_to_test_on() -> None:
+    split = split_images(images(["a", "b"]), 8, 2, [[0, 1]])
+    assert (len(split.train), len(split.test)) == (1, 1)
+
+
+def test_a_train_image_that_is_a_copy_of_a_test_image_is_left_out() -> None:
+    train, test = images(NAMES[:50]), images(NAMES[50:70])
+    train[7] = ("same", test[3][1])
+    copies = [[7, 53], [1, 2], [4, 5, 60], [51, 52]]
+    split, exact, near = split_by_folder(train, test, copies)
+    assert exact == ("same",)
+    assert near == (NAMES[4], NAMES[5])
+    assert set(split.train) == {name for name, _ in train} - {"same", NAMES[4], NAMES[5]}
+    assert split.test == tuple(NAMES[50:70])
+
+
+def test_where_too_many_train_images_are_near_copies_of_test_images_the_largest_groups_stay() -> None:
+    copies = [[*range(20), 50], [20, 21, 51], [22, 52]]
+    split, exact, near = split_by_folder(images(NAMES[:50]), images(NAMES[50:70]), copies)
+    assert (exact, near) == ((), (NAMES[20], NAMES[21], NAMES[22]))
+    assert len(split.train) == 47
+    assert num_across(copies, NAMES, split) == 21

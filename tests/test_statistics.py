@@ -6,13 +6,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import color, data, feature, filters, measure, restoration
 
-from fext.data.statistics import MEASURES, NUM_LEVELS, picture_statistics
+from fext.data.images import to_bytes
+from fext.data.statistics import MEASURES, NUM_LEVELS, PictureStatistics, picture_statistics
 
 Picture = NDArray[np.float32]
 
 
+def statistics_of(picture: Picture) -> PictureStatistics:
+    return picture_statistics(picture, to_bytes(picture))
+
+
 def measured(picture: Picture) -> dict[str, float]:
-    return dict(zip((measure.name for measure in MEASURES), picture_statistics(picture).values, strict=True))
+    return dict(zip((measure.name for measure in MEASURES), statistics_of(picture).values, strict=True))
 
 
 def grey_picture(grey: NDArray[np.float64]) -> Picture:
@@ -62,8 +67,6 @@ def test_a_photograph_is_measured_as_the_libraries_measure_it(photograph: Pictur
     found = measured(photograph)
     grey = color.rgb2gray(photograph)
     levels = np.rint(grey * 255).astype(np.uint8)
-    patterns = feature.local_binary_pattern(np.pad(levels, 1, mode="edge"), 8, 1, "uniform")[1:-1, 1:-1]
-    shares = np.histogram(patterns, np.arange(11), density=True)[0]
     expected = {
         "mean": grey.mean(),
         "median": np.median(grey),
@@ -81,12 +84,58 @@ def test_a_photograph_is_measured_as_the_libraries_measure_it(photograph: Pictur
         "gradient": filters.sobel(grey).mean(),
         "saturation": color.rgb2hsv(photograph)[:, :, 1].mean(),
         "edge_density": feature.canny(grey).mean(),
-        "lbp_energy": (shares**2).sum(),
-        "lbp_entropy": measure.shannon_entropy(patterns),
     }
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
     assert found["noise_ratio"] == pytest.approx(expected["noise_std"] / expected["std"], rel=1e-3)
+
+
+def uniform_patterns(levels: NDArray[np.uint8]) -> dict[str, int]:
+    """Pixels of each kind of pattern, one pixel after another: how many of the eight neighbours are at least as bright
+    as it, where these follow one another around the circle; 'other' where they do not."""
+    padded = np.pad(levels.astype(int), 1, mode="edge")
+    circle = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
+    counts: dict[str, int] = {}
+    for row, column in np.ndindex(*levels.shape):
+        bits = [padded[row + 1 + y, column + 1 + x] >= levels[row, column] for y, x in circle]
+        changes = sum(bit != bits[place - 1] for place, bit in enumerate(bits))
+        kind = str(sum(bits)) if changes <= 2 else "other"
+        counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
+def energy_and_entropy(counts: dict[str, int]) -> tuple[float, float]:
+    shares = np.array(list(counts.values())) / sum(counts.values())
+    return float((shares**2).sum()), float(-(shares * np.log2(shares)).sum())
+
+
+def test_local_binary_patterns_are_those_worked_out_pixel_by_pixel(photograph: Picture) -> None:
+    part = photograph[100:180, 200:320]
+    counts = uniform_patterns(to_bytes(color.rgb2gray(part)))
+    assert len(counts) == 10
+    found = measured(part)
+    assert (found["lbp_energy"], found["lbp_entropy"]) == pytest.approx(energy_and_entropy(counts))
+
+
+LBP_BY_HAND = {
+    # Every neighbour is as bright as the pixel.
+    "plain": (np.full((7, 9), 0.5), {"8": 63}),
+    # Black pixels have all neighbours. White ones have the four at their corners, which do not follow one another.
+    "checkerboard": (np.tile([[0.0, 1.0], [1.0, 0.0]], (3, 3)), {"8": 18, "other": 18}),
+    # The bright pixel has none that is as bright; the others have all.
+    "one bright pixel": (np.pad([[1.0]], 3), {"0": 1, "8": 48}),
+    # The dark pixel has all; its neighbours miss one, and the rest have all.
+    "one dark pixel": (np.pad([[0.0]], 3, constant_values=1), {"7": 8, "8": 41}),
+    # Beside a brighter half all have all; the brighter pixels at the edge miss the three beside them.
+    "two halves": (np.repeat([[0.2, 0.2, 0.8, 0.8]], 5, axis=0), {"8": 15, "5": 5}),
+}
+
+
+@pytest.mark.parametrize("name", LBP_BY_HAND)
+def test_local_binary_patterns_of_pictures_by_hand(name: str) -> None:
+    grey, counts = LBP_BY_HAND[name]
+    found = measured(grey_picture(grey))
+    assert (found["lbp_energy"], found["lbp_entropy"]) == pytest.approx(energy_and_entropy(counts), abs=1e-6)
 
 
 def test_high_frequencies_are_those_of_the_whole_spectrum(photograph: Picture) -> None:
@@ -110,14 +159,14 @@ def test_colourfulness_is_that_of_hasler_and_suesstrunk() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (2, 2), (3, 1000)])
 def test_pictures_of_any_shape_can_be_measured(shape: tuple[int, int]) -> None:
     random = np.random.default_rng(0)
-    values = picture_statistics(random.random((*shape, 3), dtype=np.float32)).values
+    values = statistics_of(random.random((*shape, 3), dtype=np.float32)).values
     assert np.isfinite(values).all()
 
 
 def test_the_histogram_counts_the_pixels_of_each_level_in_red_green_and_blue() -> None:
     picture = np.zeros((4, 5, 3), np.float32)
     picture[0, :, 0] = 1
-    histogram = picture_statistics(picture).histogram
+    histogram = statistics_of(picture).histogram
     assert histogram.shape == (3, NUM_LEVELS)
     assert histogram[0, 255] == 5
     assert histogram[0, 0] == 15

@@ -264,6 +264,22 @@ def test_a_damaged_memory_is_made_anew(tmp_path: Path) -> None:
     assert not memory_file.exists()
 
 
+def test_a_memory_with_other_columns_of_an_older_version_is_made_anew(tmp_path: Path) -> None:
+    image, memory_file = tmp_path / "a.png", tmp_path / "checked.sqlite"
+    image.write_bytes(b"one")
+    older = sqlite3.connect(memory_file)
+    older.execute("CREATE TABLE checked_images (path BLOB PRIMARY KEY, state TEXT, sha256, reason) WITHOUT ROWID")
+    older.execute("INSERT INTO checked_images VALUES (?, '1 1 older', 'abc', '')", (bytes(image.absolute()),))
+    older.commit()
+    older.close()
+    for known in (None, CheckedImage("abc", "", b"12345678", b"small")):
+        memory = CheckedImages(memory_file)
+        assert memory.recall(image) == known
+        memory.remember([(image, file_state(image), CheckedImage("abc", "", b"12345678", b"small"))])
+        assert memory.small(image) == b"small"
+        memory.close()
+
+
 def test_a_memory_that_another_process_is_using_is_left_alone(tmp_path: Path) -> None:
     image, memory_file = tmp_path / "a.png", tmp_path / "checked.sqlite"
     image.write_bytes(b"one")

@@ -4,36 +4,39 @@ import importlib.metadata
 from pathlib import Path
 from typing import NamedTuple
 
-import imagehash
-import numpy as np
 from PIL import Image
 
 import fext
+from fext.data.duplicates import HASHED_BY, perceptual_hash
 from fext.data.images import (
     DECODERS,
+    MAX_SIDE,
     NO_FILE,
     FileState,
     ImageHeader,
     checksum,
     decode_within,
     read_file,
+    to_bytes,
 )
-from fext.data.statistics import MAX_SIDE, STATISTICS_VERSION, PictureStatistics, picture_statistics
+from fext.data.statistics import STATISTICS_VERSION, PictureStatistics, picture_statistics
 from fext.data.thumbnails import shrunken
 from fext.errors import ImageRejected, TooLittleMemory
 
 # What decides what is found of a file.
 _SKIMAGE = f"scikit-image {importlib.metadata.version('scikit-image')}"
-MADE_BY = f"{DECODERS}, {_SKIMAGE}, statistics {STATISTICS_VERSION}, FeXT {fext.__version__}"
+MADE_BY = f"{DECODERS}, {_SKIMAGE}, {HASHED_BY}, statistics {STATISTICS_VERSION}, FeXT {fext.__version__}"
 THUMBNAIL_SIDE = 128
 
 
 class Picture(NamedTuple):
-    """What was found of a good image: its perceptual hash (8 bytes) and thumbnail (a WebP file) as bytes."""
+    """What was found of a good image; as bytes its perceptual hash (8), small grey picture (32 * 32) and thumbnail (a
+    WebP file)."""
 
     header: ImageHeader
     statistics: PictureStatistics
     perceptual_hash: bytes
+    small: bytes
     thumbnail: bytes
 
 
@@ -47,20 +50,17 @@ class Analysis(NamedTuple):
 
 
 def analyze_file(path: Path) -> Analysis:
-    """Read, decode and measure one image file; one that cannot be used has a reason and no picture.
-
-    The perceptual hash is imagehash.phash: signs of the 8x8 lowest frequencies of the grey picture.
-    """
+    """Read, decode and measure one image file; one that cannot be used has a reason and no picture."""
     state, sha256 = NO_FILE, ""
     try:
         data, state = read_file(path)
         sha256 = checksum(data)
-        header, pixels = decode_within(data, MAX_SIDE)
+        header, pixels, small = decode_within(data, MAX_SIDE)
     except TooLittleMemory as error:
         return Analysis(NO_FILE, "", str(error), None)
     except ImageRejected as error:
         return Analysis(state, sha256, str(error), None)
-    shown = Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
-    thumbnail = shrunken(shown, THUMBNAIL_SIDE)
-    bits = np.packbits(imagehash.phash(shown).hash)
-    return Analysis(state, sha256, "", Picture(header, picture_statistics(pixels), bits.tobytes(), thumbnail))
+    levels = to_bytes(pixels)
+    statistics = picture_statistics(pixels, levels)
+    thumbnail = shrunken(Image.fromarray(levels), THUMBNAIL_SIDE)
+    return Analysis(state, sha256, "", Picture(header, statistics, perceptual_hash(small), small.tobytes(), thumbnail))

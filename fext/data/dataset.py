@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from fext.data.images import NO_FILE, FileState, Preprocessing, checksum, from_bytes, preprocess, read_file
+from fext.data.images import NO_FILE, FileState, Preprocessing, checksum, from_bytes, preprocess, read_file, to_bytes
 from fext.data.readers import READER_DIED, leave_ctrl_c_to_the_main_process, own_signals
 from fext.errors import ImageRejected, ReaderDiedError, TooLittleMemory
 
@@ -73,7 +73,7 @@ class ImageCache:
 
     def keep(self, position: int, image: NDArray[np.float32]) -> None:
         """Keep (H, W, C) float32 in [0, 1], where a byte for each value can hold it."""
-        pixels = np.rint(image * np.float32(255)).astype(np.uint8)
+        pixels = to_bytes(image)
         if np.array_equal(from_bytes(pixels), image):
             self._pixels[position] = torch.from_numpy(pixels)
             self._is_kept[position] = True

@@ -31,6 +31,9 @@ _JPEG = {"JPEG", "MPO"}
 # A file is read whole; pictures within the pixel limit stay below this even where they are stored plainly.
 MAX_BYTES = 2**31
 
+# What is looked at of a picture is brought to this many pixels on its longer side; what a copy is known by, to these.
+MAX_SIDE, SMALL_SIDE = 1024, 32
+
 # What decides whether a file can be decoded.
 DECODERS = f"Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}"
 
@@ -170,19 +173,38 @@ def preprocess(data: bytes, preprocessing: Preprocessing) -> NDArray[np.float32]
         return np.ascontiguousarray(_resized(_decode(data, preprocessing), preprocessing))
 
 
-def decode_within(data: bytes, max_side: int) -> tuple[ImageHeader, NDArray[np.float32]]:
+def decode_within(data: bytes, max_side: int) -> tuple[ImageHeader, NDArray[np.float32], NDArray[np.uint8]]:
     """Decode an image file's bytes as `preprocess` does, in its own shape: one whose longer side exceeds max_side
     pixels is brought to that, others keep every pixel.
 
-    Returns the header and (height, width, 3) float32 in [0, 1]. Raises ImageRejected with the reason.
+    Returns the header, (height, width, 3) float32 in [0, 1] and the small picture of `decode_small`. Raises
+    ImageRejected with the reason.
     """
-    with _rejecting(), _opened(data) as image:
+    with _rejecting():
+        header, decoded, shape = _decode_within(data, max_side)
+        return header, np.ascontiguousarray(_resized(decoded, shape)), _small(decoded)
+
+
+def decode_small(data: bytes, max_side: int) -> NDArray[np.uint8]:
+    """Decode an image file's bytes as `decode_within` does, for the sake of a small picture of the whole alone.
+
+    Returns (32, 32) grey levels, stretched to that by Pillow's Lanczos filter. Raises ImageRejected with the reason.
+    """
+    with _rejecting():
+        _, decoded, _ = _decode_within(data, max_side)
+        return _small(decoded)
+
+
+def _decode_within(data: bytes, max_side: int) -> tuple[ImageHeader, "_Decoded", Preprocessing]:
+    """The header, the decoded picture and the shape it is to have."""
+    with _opened(data) as image:
         sideways = _REVERSALS.get(_orientation(image)) in _SIDEWAYS
         width, height = image.size[::-1] if sideways else image.size
         header = ImageHeader(image.format or "", image.mode, width, height)
     scale = min(1.0, max_side / max(width, height))
     height, width = max(1, round(height * scale)), max(1, round(width * scale))
-    return header, preprocess(data, Preprocessing(height, width, 3, "stretch"))
+    shape = Preprocessing(height, width, 3, "stretch")
+    return header, _decode(data, shape), shape
 
 
 @contextmanager
@@ -342,6 +364,21 @@ def from_bytes(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """0 to 255 as float32 in [0, 1]."""
     scaled: NDArray[np.float32] = np.divide(pixels, np.float32(255), dtype=np.float32)
     return scaled
+
+
+def _small(decoded: _Decoded) -> NDArray[np.uint8]:
+    size = (SMALL_SIDE, SMALL_SIDE)
+    image = decoded.image.resize(size, Image.Resampling.LANCZOS, box=decoded.box, reducing_gap=3)
+    upright = image if decoded.reversal is None else image.transpose(decoded.reversal)
+    if upright.mode == "F":
+        return to_bytes(np.clip(np.asarray(upright, dtype=np.float32), 0, 1))
+    return np.asarray(upright.convert("L"))
+
+
+def to_bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Values in [0, 1] as the nearest of 0 to 255."""
+    levels: NDArray[np.uint8] = np.rint(values * np.float32(255)).astype(np.uint8)
+    return levels
 
 
 def _fit(decoded: _Decoded, preprocessing: Preprocessing) -> Image.Image:

@@ -6,6 +6,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,16 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fext.data.analysis import MADE_BY, Analysis, Picture, analyze_file
-from fext.data.duplicates import group_copies
-from fext.data.images import Preprocessing
+from fext.data.duplicates import group_copies, hashes_from_bytes, small_pictures
 from fext.data.names import Names, name_to_bytes
 from fext.data.readers import map_in_processes, num_usable_cores
 from fext.data.source import ImageSource, find_images
 from fext.data.split import Split
 from fext.data.statistics import MEASURES, NUM_LEVELS
-from fext.errors import SourceError
+from fext.errors import FextError, SourceError
 from fext.jobs.analysis_report import write_pages
-from fext.jobs.choosing import WHERE_TO_GET_IMAGES, choose_split
+from fext.jobs.choosing import WHERE_TO_GET_IMAGES, choose_split, refuse_missing
 from fext.jobs.findings import Finding, Outlier, compare_sides, find_odd_pictures, find_outliers, likeness, summarize
 from fext.pictures.dataset_figures import (
     Shown,
@@ -44,8 +44,6 @@ from fext.store.workspace import Workspace
 
 _SECONDS_BETWEEN_SAVES = 1.0
 _MEAN_SIDE = 64  # pixels of the mean image
-_COMPARED_SIDE = 32  # pixels at which two pictures are held beside each other
-_MIN_CORRELATION, _MAX_DIFFERENCE = 0.97, 0.08
 _NUM_SHOWN = 24
 _FILES = (
     "images.csv", "rejected.csv", "duplicates.csv", "findings.csv", "outliers.csv", "train_test.csv",
@@ -75,8 +73,8 @@ class AnalysisResult:
 class _Dataset:
     """What the good images have in common, gathered one after another; a few bytes for each stay in memory."""
 
-    names: list[bytes] = field(default_factory=list)
-    checksums: list[str] = field(default_factory=list)
+    places: "array[int]" = field(default_factory=lambda: array("L"))  # among the names of the source
+    digests: bytearray = field(default_factory=bytearray)  # SHA-256, 32 bytes each
     values: "array[float]" = field(default_factory=lambda: array("d"))
     sizes: "array[int]" = field(default_factory=lambda: array("L"))
     hashes: bytearray = field(default_factory=bytearray)
@@ -86,10 +84,10 @@ class _Dataset:
     kinds: Counter[tuple[str, str]] = field(default_factory=Counter)  # how many have a format and mode
     rejected: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, name: str, sha256: str, picture: Picture) -> None:
+    def add(self, place: int, sha256: str, picture: Picture) -> None:
         """Take in one good image."""
-        self.names.append(name_to_bytes(name))
-        self.checksums.append(sha256)
+        self.places.append(place)
+        self.digests += bytes.fromhex(sha256)
         self.values.extend(picture.statistics.values)
         self.sizes.extend((picture.header.width, picture.header.height))
         self.kinds[picture.header.format, picture.header.mode] += 1
@@ -99,6 +97,10 @@ class _Dataset:
         self.total += small
         self.total_squared += small**2
 
+    @property
+    def checksums(self) -> NDArray[np.bytes_]:
+        return np.frombuffer(self.digests, "S32")
+
     def measures(self) -> dict[str, NDArray[np.float64]]:
         """The values of each measure, one for each good image."""
         table = np.asarray(self.values).reshape(-1, len(MEASURES))
@@ -106,8 +108,8 @@ class _Dataset:
 
     def mean_and_spread(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The mean picture and the standard deviation of each of its values, (64, 64, 3) in [0, 1]."""
-        mean = self.total / len(self.names)
-        return mean, np.sqrt(np.maximum(self.total_squared / len(self.names) - mean**2, 0))
+        mean = self.total / len(self.places)
+        return mean, np.sqrt(np.maximum(self.total_squared / len(self.places) - mean**2, 0))
 
 
 def _thumbnail_array(picture: Picture, size: tuple[int, int]) -> NDArray[np.float64]:
@@ -132,8 +134,9 @@ def analyze(workspace: Workspace, settings: Settings, images: Path, reporter: Re
     memory = AnalyzedImages(workspace.analyzed_images)
     try:
         num_new, rate = _look_at_what_is_new(workspace, settings, source, memory, reporter)
+        memory.forget_vanished(source.root)
         dataset = _gather(source, memory, reporter)
-        if not dataset.names:
+        if not dataset.places:
             raise SourceError(
                 f"none of the {len(source)} images in {source.location} can be read: {dataset.rejected[0][1]}"
             )
@@ -145,7 +148,7 @@ def analyze(workspace: Workspace, settings: Settings, images: Path, reporter: Re
         folder=workspace.validation,
         num_found=len(source),
         num_new=num_new,
-        num_good=len(dataset.names),
+        num_good=len(dataset.places),
         num_rejected=len(dataset.rejected),
         num_not_images=source.num_not_images,
         findings=summary["findings"],
@@ -175,15 +178,18 @@ def _look_at_what_is_new(
         with reporter.progress("analyzing", len(new)) as progress:
             found = map_in_processes(analyze_file, map(source.path, new), min(num_processors, len(new)))
             for batch in _in_batches(zip(new, found, strict=True), progress.advance):
-                _refuse_vanished(source, batch)
+                refuse_missing(source, (name for name, analysis in batch if analysis.reason))
                 memory.remember((source.path(name), analysis) for name, analysis in batch)
-                checked.remember(
-                    (source.path(name), analysis.state, CheckedImage(analysis.sha256, analysis.reason))
-                    for name, analysis in batch
-                )
+                checked.remember((source.path(name), analysis.state, _as_checked(analysis)) for name, analysis in batch)
     finally:
         checked.close()
     return len(new), len(new) / (time.perf_counter() - started)
+
+
+def _as_checked(analysis: Analysis) -> CheckedImage:
+    picture = analysis.picture
+    looks = (picture.perceptual_hash, picture.small) if picture else ()
+    return CheckedImage(analysis.sha256, analysis.reason, *looks)
 
 
 def _in_batches(
@@ -205,21 +211,15 @@ def _in_batches(
     yield batch
 
 
-def _refuse_vanished(source: ImageSource, batch: Sequence[tuple[str, Analysis]]) -> None:
-    for name, analysis in batch:
-        if analysis.reason and not source.is_there(name):
-            raise SourceError(f"{source.path(name).parent} is gone or empty now: bring its images back and start again")
-
-
 def _gather(source: ImageSource, memory: AnalyzedImages, reporter: Reporter) -> _Dataset:
     dataset = _Dataset()
     with reporter.progress("gathering", len(source)) as progress:
-        for name in source.names:
+        for place, name in enumerate(source.names):
             analysis = _known(source, memory, name)
             if analysis.picture is None:
                 dataset.rejected.append((name, analysis.reason))
             else:
-                dataset.add(name, analysis.sha256, analysis.picture)
+                dataset.add(place, analysis.sha256, analysis.picture)
             progress.advance()
     return dataset
 
@@ -260,10 +260,8 @@ class Found:
 
 def _split(workspace: Workspace, settings: Settings, source: ImageSource) -> Split | None:
     """The train and test images that pretraining would take with these settings; None where there are too few."""
-    height, width, channels = settings.picture_shape
-    preprocessing = Preprocessing(height, width, channels, settings.resize_mode)
     try:
-        return choose_split(workspace, settings, source, preprocessing, 1, SilentReporter()).split
+        return choose_split(workspace, settings, source, SilentReporter()).split
     except SourceError:
         return None
 
@@ -274,7 +272,7 @@ def _report(
     """Write what the analysis comes to, unless it stands there already; returns the summary and whether it is new."""
     fingerprint = _fingerprint(source, dataset, split)
     summary_file = folder / "summary.json"
-    before = files.read_json(summary_file) if summary_file.is_file() else {}
+    before = _read_summary(summary_file)
     if before.get("fingerprint") == fingerprint and all((folder / name).is_file() for name in _FILES):
         return before, False
     found = _find(source, memory, dataset, split)
@@ -285,11 +283,23 @@ def _report(
     return summary, True
 
 
+def _read_summary(file: Path) -> dict[str, Any]:
+    """The summary of the analysis before; nothing where there is none or it is damaged."""
+    with suppress(FextError):
+        summary = files.read_json(file)
+        if isinstance(summary, dict):
+            return summary
+    return {}
+
+
 def _find(source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, split: Split | None) -> Found:
-    names = Names(dataset.names)
+    names = source.names.select(dataset.places)
     measures = dataset.measures()
-    hashes = np.frombuffer(dataset.hashes, ">u8").astype(np.uint64)
-    groups = group_copies(dataset.checksums, hashes, _Sight(source, memory, names))
+
+    def pictures_of(places: NDArray[np.intp]) -> NDArray[np.uint8]:
+        return small_pictures([memory.small(source.path(names[place])) for place in places])
+
+    groups = group_copies(dataset.checksums, hashes_from_bytes(dataset.hashes), pictures_of)
     findings = [
         *(Finding(name, "damaged", reason) for name, reason in dataset.rejected),
         *_copies(groups, names, dataset.checksums),
@@ -318,8 +328,9 @@ def _summary(found: Found) -> dict[str, Any]:
 def _fingerprint(source: ImageSource, dataset: _Dataset, split: Split | None) -> str:
     """A checksum of all that the written analysis depends on."""
     digest = hashlib.sha256(f"{MADE_BY}\n{source.location.absolute()}\n{source.num_not_images}\n".encode())
-    for name, sha256 in zip(dataset.names, dataset.checksums, strict=True):
-        digest.update(name + b"\0" + sha256.encode() + b"\n")
+    digest.update(dataset.digests)
+    for name in source.names.iter_bytes():
+        digest.update(name + b"\n")
     for rejected, reason in dataset.rejected:
         digest.update(name_to_bytes(rejected) + b"\0" + name_to_bytes(reason) + b"\n")
     for side in (split.train, split.test) if split else ():
@@ -327,32 +338,7 @@ def _fingerprint(source: ImageSource, dataset: _Dataset, split: Split | None) ->
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Sight:
-    """Holds two pictures beside each other."""
-
-    source: ImageSource
-    memory: AnalyzedImages
-    names: Names
-
-    def __call__(self, one: int, other: int) -> bool:
-        """Whether they look alike: at 32x32 pixels their grey levels go together and are nearly equal."""
-        left, right = (self._small(place) for place in (one, other))
-        if left is None or right is None or left.std() == 0 or right.std() == 0:
-            return False
-        difference = np.sqrt(np.mean((left - right) ** 2))
-        correlation = np.corrcoef(left.ravel(), right.ravel())[0, 1]
-        return bool(correlation >= _MIN_CORRELATION and difference <= _MAX_DIFFERENCE)
-
-    def _small(self, place: int) -> NDArray[np.float64] | None:
-        picture = _known(self.source, self.memory, self.names[place]).picture
-        if picture is None:
-            return None
-        small: NDArray[np.float64] = _thumbnail_array(picture, (_COMPARED_SIDE, _COMPARED_SIDE)).mean(axis=2)
-        return small
-
-
-def _copies(groups: Sequence[Sequence[int]], names: Names, checksums: Sequence[str]) -> Iterator[Finding]:
+def _copies(groups: Sequence[Sequence[int]], names: Names, checksums: NDArray[np.bytes_]) -> Iterator[Finding]:
     for first, *others in groups:
         for place in others:
             yield Finding(names[place], f"{likeness(first, place, checksums)} copy", f"of {names[first]}")

@@ -1,12 +1,18 @@
 """Choosing the images to train and test on: good ones, in the seeded order, the rejected named and counted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
-from fext.data.images import Preprocessing
+import numpy as np
+from numpy.typing import NDArray
+
+from fext.data.duplicates import group_copies, hashes_from_bytes, small_pictures
+from fext.data.looks import look_at_file
+from fext.data.readers import map_in_processes, num_usable_cores
 from fext.data.source import ImageSource
-from fext.data.split import TEST_FOLDER, TRAIN_FOLDER, Split, sampling_order, split_by_folder, split_images
+from fext.data.split import TEST_FOLDER, TRAIN_FOLDER, Split, num_across, sampling_order, split_by_folder, split_images
 from fext.errors import SourceError
 from fext.reporting import Reporter
 from fext.settings import Settings
@@ -20,7 +26,8 @@ WHERE_TO_GET_IMAGES = (
     "put pictures there, or make sample images with 'python featext.py samples' and name "
     "them with --images data/samples"
 )
-_BATCH_SIZE = 16
+_BATCH_SIZE = 16  # images that are looked at between two saves
+_MANY = 256  # images that are worth the start of processes
 
 
 @dataclass(frozen=True)
@@ -32,56 +39,66 @@ class Chosen:
     num_rejected: int
 
 
+class _Good(NamedTuple):
+    name: str
+    sha256: str
+    perceptual_hash: bytes
+
+
 @dataclass
 class _Search:
     """Where images are looked for, what is remembered of them, and what was met on the way."""
 
     source: ImageSource
-    preprocessing: Preprocessing
     num_processors: int
     memory: CheckedImages
     reporter: Reporter
     num_rejected: int = 0
     rejected: dict[str, str] = field(default_factory=dict)  # name -> reason: one without a file is not remembered
 
-    def choose(self, names: list[str], wanted: int, num_contents: int = 1) -> list[tuple[str, str]]:
-        """The first `wanted` good images as (name, checksum); all good ones where there are fewer.
+    def choose(self, names: list[str], wanted: int, num_contents: int = 1) -> list[_Good]:
+        """The first `wanted` good images; all good ones where there are fewer.
 
         Where these have fewer than num_contents different contents, the last place is for the next image that differs.
         """
         self._look_at([name for name in names[:wanted] if self._known(name) is None])
-        good: list[tuple[str, str]] = []
+        good: list[_Good] = []
         contents: set[str] = set()
         for name in names:
             if len(good) >= wanted and len(contents) >= num_contents:
                 break
-            if sha256 := self._checksum(name):
-                good.append((name, sha256))
-                contents.add(sha256)
+            if not (checked := self._checked(name)).reason:
+                good.append(_Good(name, checked.sha256, checked.perceptual_hash))
+                contents.add(checked.sha256)
         return good if len(good) <= wanted else [*good[: wanted - 1], good[-1]]
 
     def _look_at(self, names: list[str]) -> None:
         """Decode images not seen before and remember whether they are good."""
         if not names:
             return
-        from fext.data.dataset import ImageStream  # torch takes seconds to load, and most often all is known
-
-        processors = self.num_processors if len(names) > _BATCH_SIZE else 1
-        stream = ImageStream(
-            self.source.root, names, self.preprocessing, batch_size=_BATCH_SIZE, num_processors=processors
-        )
+        processors = self.num_processors if len(names) >= _MANY else 1
+        seen = zip(names, map_in_processes(look_at_file, map(self.source.path, names), processors), strict=True)
         with self.reporter.progress("looking at images", len(names)) as progress:
-            for batch in stream.epoch():
-                refuse_vanished(self.source, names, batch)
+            while batch := list(islice(seen, _BATCH_SIZE)):
+                rejected = {name: looks.reason for name, looks in batch if looks.reason}
+                refuse_missing(self.source, rejected)
                 self.memory.remember(
-                    (self.source.path(names[file.position]), file.state, CheckedImage(file.sha256, file.reason))
-                    for file in (*batch.files, *batch.rejected)
+                    (self.source.path(name), looks.state, CheckedImage(*looks[1:])) for name, looks in batch
                 )
-                self.rejected |= {names[file.position]: file.reason for file in batch.rejected}
-                progress.advance(batch.num_files)
+                self.rejected |= rejected
+                progress.advance(len(batch))
 
-    def _checksum(self, name: str) -> str:
-        """The checksum of a good image, empty for a rejected one; looked at where it replaces a rejected one."""
+    def copies(self, images: Sequence[_Good]) -> list[list[int]]:
+        """The places of those that are copies of one another; small pictures are read only where hashes are near."""
+
+        def pictures_of(places: NDArray[np.intp]) -> NDArray[np.uint8]:
+            return small_pictures([self.memory.small(self.source.path(images[place].name)) for place in places])
+
+        hashes = hashes_from_bytes(b"".join(image.perceptual_hash for image in images))
+        return group_copies(np.array([image.sha256 for image in images], "S64"), hashes, pictures_of)
+
+    def _checked(self, name: str) -> CheckedImage:
+        """What is known of an image; looked at where it replaces a rejected one."""
         checked = self._known(name)
         if checked is None:
             self._look_at([name])
@@ -89,8 +106,7 @@ class _Search:
         if checked.reason:
             self.num_rejected += 1
             self.reporter.warning(f"rejected: {name} ({checked.reason})")
-            return ""
-        return checked.sha256
+        return checked
 
     def _known(self, name: str) -> CheckedImage | None:
         if name in self.rejected:
@@ -99,21 +115,19 @@ class _Search:
 
 
 def refuse_vanished(source: ImageSource, names: Sequence[str], batch: "Batch") -> None:
+    """Raise SourceError where images of a batch are missing because their folder is."""
+    refuse_missing(source, (names[file.position] for file in batch.rejected))
+
+
+def refuse_missing(source: ImageSource, rejected: Iterable[str]) -> None:
     """Raise SourceError where images are missing because their folder is: they are not bad, and may come back."""
-    for file in batch.rejected:
-        if not source.is_there(names[file.position]):
-            folder = source.path(names[file.position]).parent
+    for name in rejected:
+        if not source.is_there(name):
+            folder = source.path(name).parent
             raise SourceError(f"{folder} is gone or empty now: bring its images back and start again")
 
 
-def choose_split(
-    workspace: Workspace,
-    settings: Settings,
-    source: ImageSource,
-    preprocessing: Preprocessing,
-    num_processors: int,
-    reporter: Reporter,
-) -> Chosen:
+def choose_split(workspace: Workspace, settings: Settings, source: ImageSource, reporter: Reporter) -> Chosen:
     """Walk the seeded order until as many images are good as the settings ask for, and divide them.
 
     Unchanged files that were looked at before are not decoded again. Raises SourceError where there are no images or,
@@ -122,23 +136,27 @@ def choose_split(
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
     memory = CheckedImages(workspace.checked_images)
-    search = _Search(source, preprocessing, num_processors, memory, reporter)
+    num_processors = num_usable_cores() if settings.num_processors == "auto" else settings.num_processors
+    search = _Search(source, num_processors, memory, reporter)
     try:
         divide = _choose_by_folder if settings.split == "folders" else _choose_at_random
         split, images = divide(search, settings)
     finally:
         memory.close()
-    return Chosen(split, dict(images), search.num_rejected)
+    return Chosen(split, {image.name: image.sha256 for image in images}, search.num_rejected)
 
 
-def _choose_at_random(search: _Search, settings: Settings) -> tuple[Split, list[tuple[str, str]]]:
+def _choose_at_random(search: _Search, settings: Settings) -> tuple[Split, list[_Good]]:
     order = sampling_order(search.source.names, settings.split_seed)
     images = search.choose(order, settings.num_train_samples + settings.num_test_samples, num_contents=2)
-    return split_images(images, settings.num_train_samples, settings.num_test_samples), images
+    copies = search.copies(images)
+    split = split_images(_with_checksums(images), settings.num_train_samples, settings.num_test_samples, copies)
+    _warn_of_copies(search, images, copies, split)
+    return split, images
 
 
-def _choose_by_folder(search: _Search, settings: Settings) -> tuple[Split, list[tuple[str, str]]]:
-    sides = []
+def _choose_by_folder(search: _Search, settings: Settings) -> tuple[Split, list[_Good]]:
+    sides: list[list[_Good]] = []
     for folder, wanted in ((TRAIN_FOLDER, settings.num_train_samples), (TEST_FOLDER, settings.num_test_samples)):
         names = [name for name in search.source.names if name.startswith(folder)]
         if not names:
@@ -147,13 +165,30 @@ def _choose_by_folder(search: _Search, settings: Settings) -> tuple[Split, list[
                 f"folders train and test, or set split to 'random'"
             )
         sides.append(search.choose(sampling_order(names, settings.split_seed), wanted))
-    split, copies = split_by_folder(*sides)
-    for name in copies:
-        search.reporter.warning(f"left out: {name} (the same file is in {TEST_FOLDER})")
+    train, test = sides
+    images = [*train, *test]
+    copies = search.copies(images)
+    split, exact, near = split_by_folder(_with_checksums(train), _with_checksums(test), copies)
+    for left_out, why in ((exact, "the same file is"), (near, "a near copy is")):
+        for name in left_out:
+            search.reporter.warning(f"left out: {name} ({why} in {TEST_FOLDER})")
+    _warn_of_copies(search, images, copies, split)
     num_elsewhere = sum(not name.startswith((TRAIN_FOLDER, TEST_FOLDER)) for name in search.source.names)
     if num_elsewhere:
         search.reporter.warning(f"{num_elsewhere} images are neither in train nor in test: they are not used")
-    return split, [*sides[0], *sides[1]]
+    return split, images
+
+
+def _with_checksums(images: Sequence[_Good]) -> list[tuple[str, str]]:
+    return [(image.name, image.sha256) for image in images]
+
+
+def _warn_of_copies(search: _Search, images: Sequence[_Good], copies: Sequence[Sequence[int]], split: Split) -> None:
+    if count := num_across(copies, [image.name for image in images], split):
+        search.reporter.warning(
+            f"{count} images belong to groups of near copies that stand on both sides of the split: kept together, "
+            f"they would leave too few images on one side"
+        )
 
 
 def say_split(split: Split, settings: Settings, source: ImageSource, reporter: Reporter) -> None:

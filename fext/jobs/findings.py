@@ -77,7 +77,7 @@ def find_outliers(names: Sequence[str], measures: Measures) -> list[Outlier]:
     return outliers
 
 
-def likeness(first: int, place: int, checksums: Sequence[str]) -> str:
+def likeness(first: int, place: int, checksums: NDArray[np.bytes_]) -> str:
     """What an image is to the first of its group: the first itself, an exact copy or a near one."""
     if place == first:
         return "first"

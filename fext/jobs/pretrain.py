@@ -98,7 +98,7 @@ def pretrain(
     folder = workspace.new_checkpoint(name or _made_up_name(workspace, settings.architecture))
     missing = images == workspace.images and not images.exists()  # the user's folder, not yet made
     source = ImageSource(images, images, Names([]), 0) if missing else find_images(images)
-    chosen = choose_split(workspace, settings, source, preprocessing, computation.num_processors, reporter)
+    chosen = choose_split(workspace, settings, source, reporter)
     say_split(chosen.split, settings, source, reporter)
     refuse_single_values(plan, settings, len(chosen.split.train))
     model = start_model(plan, settings, source, chosen.split.train, preprocessing, computation, reporter)

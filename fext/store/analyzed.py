@@ -13,7 +13,8 @@ from fext.data.statistics import NUM_LEVELS, PictureStatistics
 from fext.store.index import RememberedFiles
 
 _ANALYZED = (
-    "sha256", "reason", "format", "mode", "width", "height", "statistics", "histogram", "perceptual_hash", "thumbnail"
+    "sha256", "reason", "format", "mode", "width", "height", "statistics", "histogram", "perceptual_hash", "small",
+    "thumbnail",
 )  # fmt: skip
 
 
@@ -28,18 +29,27 @@ class AnalyzedImages:
         row = self._files.recall(path)
         if row is None:
             return None
-        sha256, reason, image_format, mode, width, height, values, histogram, perceptual_hash, thumbnail = row
+        sha256, reason, image_format, mode, width, height, values, histogram, *looks = row
         state = file_state(path)
         if reason:
             return Analysis(state, sha256, reason, None)
         counts = np.frombuffer(zlib.decompress(histogram), np.int64).reshape(3, NUM_LEVELS)
         statistics = PictureStatistics(tuple(np.frombuffer(values, np.float64).tolist()), counts)
         header = ImageHeader(image_format, mode, width, height)
-        return Analysis(state, sha256, "", Picture(header, statistics, perceptual_hash, thumbnail))
+        return Analysis(state, sha256, "", Picture(header, statistics, *looks))
+
+    def small(self, path: Path) -> bytes | None:
+        """The small picture of a file that has not changed since."""
+        row = self._files.recall(path, "small")
+        return row[0] if row else None
 
     def remember(self, found: Iterable[tuple[Path, Analysis]]) -> None:
         """Keep what was found of files in the state in which they were read."""
         self._files.remember((path, analysis.state, _as_row(analysis)) for path, analysis in found)
+
+    def forget_vanished(self, folder: Path) -> None:
+        """Drop what was found of files below a folder that are no longer there."""
+        self._files.forget_vanished(folder)
 
     def close(self) -> None:
         self._files.close()
@@ -51,4 +61,5 @@ def _as_row(analysis: Analysis) -> tuple[Any, ...]:
         return (analysis.sha256, analysis.reason, *(None,) * (len(_ANALYZED) - 2))
     values = np.asarray(picture.statistics.values, np.float64).tobytes()
     histogram = zlib.compress(picture.statistics.histogram.tobytes(), level=1)
-    return (analysis.sha256, "", *picture.header, values, histogram, picture.perceptual_hash, picture.thumbnail)
+    looks = (picture.perceptual_hash, picture.small, picture.thumbnail)
+    return (analysis.sha256, "", *picture.header, values, histogram, *looks)

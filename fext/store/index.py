@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fext
+from fext.data.duplicates import HASHED_BY
 from fext.data.images import DECODERS, NO_FILE, FileState, file_state
 
 _NO_DATABASE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class CheckedImage(NamedTuple):
-    """A file in a certain state: its checksum, or the reason to reject it."""
+    """A file in a certain state: its checksum, perceptual hash and small grey picture, or the reason to reject it."""
 
     sha256: str
     reason: str
+    perceptual_hash: bytes = b""
+    small: bytes = b""
 
 
 class RememberedFiles:
@@ -28,20 +31,18 @@ class RememberedFiles:
 
     def __init__(self, file: Path, table: str, columns: Sequence[str], made_by: str) -> None:
         """`columns` are what is remembered; `made_by` is what found it out: another program may find otherwise."""
-        self._file, self._made_by = file, made_by
-        names = ", ".join(columns)
-        self._create = f"CREATE TABLE IF NOT EXISTS {table} (path BLOB PRIMARY KEY, state TEXT, {names}) WITHOUT ROWID"
-        self._read = f"SELECT {names} FROM {table} WHERE path = ? AND state = ?"
+        self._file, self._table, self._columns, self._made_by = file, table, tuple(columns), made_by
         self._replace = f"INSERT OR REPLACE INTO {table} VALUES (?, ?{', ?' * len(columns)})"
         self._database = self._open()
 
-    def recall(self, path: Path) -> Sequence[Any] | None:
-        """What is known of a file that has not changed since."""
+    def recall(self, path: Path, *columns: str) -> Sequence[Any] | None:
+        """What is known of a file that has not changed since: these columns of it, or all."""
+        read = f"SELECT {', '.join(columns or self._columns)} FROM {self._table} WHERE path = ? AND state = ?"
         question = (_key(path), self._described(file_state(path)))
         try:
-            row = self._database.execute(self._read, question).fetchone()
+            row = self._database.execute(read, question).fetchone()
         except sqlite3.Error as error:
-            row = self._go_on_without(self._database, error).execute(self._read, question).fetchone()
+            row = self._go_on_without(self._database, error).execute(read, question).fetchone()
         return None if row is None else tuple(row)
 
     def remember(self, found: Iterable[tuple[Path, FileState, Sequence[Any]]]) -> None:
@@ -52,6 +53,20 @@ class RememberedFiles:
         except sqlite3.Error as error:
             self._go_on_without(self._database, error)
             self._write(rows)
+
+    def forget_vanished(self, folder: Path) -> None:
+        """Drop what is known of files below a folder that are no longer there, though the folder that held them is."""
+        first = _key(folder) + os.fsencode(os.sep)
+        behind_last = first[:-1] + bytes([first[-1] + 1])
+        try:
+            known = self._database.execute(
+                f"SELECT path FROM {self._table} WHERE path >= ? AND path < ?", (first, behind_last)
+            )
+            gone = [row for row in known if _is_gone(row[0])]
+            with self._database:
+                self._database.executemany(f"DELETE FROM {self._table} WHERE path = ?", gone)
+        except sqlite3.Error as error:
+            self._go_on_without(self._database, error)
 
     def close(self) -> None:
         self._database.close()
@@ -68,7 +83,7 @@ class RememberedFiles:
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             database = sqlite3.connect(self._file)
-            database.execute(self._create)
+            self._make_table(database)
         except (OSError, sqlite3.Error) as error:
             return self._go_on_without(database, error)
         return database
@@ -81,21 +96,34 @@ class RememberedFiles:
             with suppress(OSError):
                 self._file.unlink()
         self._database = sqlite3.connect(":memory:")
-        self._database.execute(self._create)
+        self._make_table(self._database)
         return self._database
+
+    def _make_table(self, database: sqlite3.Connection) -> None:
+        """Make the table; one with other columns, of another version of FeXT, is made anew."""
+        columns = ("path", "state", *self._columns)
+        there = tuple(row[1] for row in database.execute(f"PRAGMA table_info({self._table})"))
+        if there and there != columns:
+            database.execute(f"DROP TABLE {self._table}")
+        database.execute(f"CREATE TABLE IF NOT EXISTS {self._table} ({', '.join(columns)}, PRIMARY KEY (path))")
 
 
 class CheckedImages:
-    """The memory in data/validation/checked_images.sqlite of which files can be decoded."""
+    """The memory in data/validation/checked_images.sqlite of which files can be decoded, and what they look like."""
 
     def __init__(self, file: Path) -> None:
-        made_by = f"{DECODERS}, FeXT {fext.__version__}"
-        self._files = RememberedFiles(file, "checked_images", ("sha256 TEXT", "reason TEXT"), made_by)
+        made_by = f"{DECODERS}, {HASHED_BY}, FeXT {fext.__version__}"
+        self._files = RememberedFiles(file, "checked_images", CheckedImage._fields, made_by)
 
     def recall(self, path: Path) -> CheckedImage | None:
         """What is known of a file that has not changed since."""
         row = self._files.recall(path)
         return CheckedImage(*row) if row else None
+
+    def small(self, path: Path) -> bytes | None:
+        """The small picture of a file that has not changed since."""
+        row = self._files.recall(path, "small")
+        return row[0] if row else None
 
     def remember(self, found: Iterable[tuple[Path, FileState, CheckedImage]]) -> None:
         """Keep what was found of files in the state in which they were read."""
@@ -103,6 +131,17 @@ class CheckedImages:
 
     def close(self) -> None:
         self._files.close()
+
+
+def _is_gone(path: bytes) -> bool:
+    """Whether a file was removed; an empty folder may be a share that is away and comes back with it."""
+    if os.path.lexists(path):
+        return False
+    try:
+        with os.scandir(Path(os.fsdecode(path)).parent) as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
 
 
 def _key(path: Path) -> bytes:

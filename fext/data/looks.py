@@ -1,0 +1,31 @@
+"""What has to be known of an image file to choose it: whether it can be decoded, and what copies of it are known by."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from fext.data.duplicates import perceptual_hash
+from fext.data.images import MAX_SIDE, NO_FILE, FileState, checksum, decode_small, read_file
+from fext.errors import ImageRejected, TooLittleMemory
+
+
+class Looks(NamedTuple):
+    """A file in a certain state: its checksum, perceptual hash and small grey picture, or the reason to reject it."""
+
+    state: FileState
+    sha256: str = ""
+    reason: str = ""
+    perceptual_hash: bytes = b""
+    small: bytes = b""
+
+
+def look_at_file(path: Path) -> Looks:
+    """Read and decode one image file: the same hash and small picture as the analysis finds."""
+    state = NO_FILE
+    try:
+        data, state = read_file(path)
+        small = decode_small(data, MAX_SIDE)
+    except TooLittleMemory as error:
+        return Looks(NO_FILE, reason=str(error))
+    except ImageRejected as error:
+        return Looks(state, reason=str(error))
+    return Looks(state, checksum(data), "", perceptual_hash(small), small.tobytes())
