@@ -40,6 +40,17 @@ def reconstruct_from_first(
     return made
 
 
+@torch.inference_mode()
+def pooled_latents(
+    model: Autoencoder, images: torch.Tensor, computation: Computation, *, batch_size: int
+) -> torch.Tensor:
+    """The means of the latent channels of up to batch_size images, (N, channels) float32 on the CPU."""
+    with computation.autocast():
+        latent = model.encoder(computation.to_device(filled_up(images, batch_size)))
+    pooled: torch.Tensor = latent[: len(images)].float().mean(dim=(2, 3)).cpu()
+    return pooled
+
+
 def filled_up(images: torch.Tensor, batch_size: int) -> torch.Tensor:
     """(N, C, H, W) brought to (batch_size, C, H, W) with black images."""
     missing = batch_size - len(images)
