@@ -128,7 +128,7 @@ def channel_ranges(latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def some_values(values: torch.Tensor, limit: int) -> torch.Tensor:
     """Up to `limit` of the values, evenly spread; the step is odd, so that every row and channel has its share."""
     flat = values.flatten()
-    return flat[:: -(-len(flat) // limit) | 1]
+    return flat[:: -(-len(flat) // limit) | 1].contiguous()
 
 
 def count_values(latent: torch.Tensor) -> torch.Tensor:
@@ -285,11 +285,12 @@ def test_epoch(
     totals: Totals,
     *,
     num_images: int,
-    on_batch: Callable[[int], None],
+    on_batch: Callable[[int, torch.Tensor, torch.Tensor], None],
 ) -> None:
     """Add to `totals` the batches it does not hold yet, reconstructed by a model in evaluation mode.
 
-    `on_batch` hears the number of images of each batch, at a moment when all of it is in `totals`.
+    `on_batch` hears the number of images of each batch, those that this process has, and their reconstructions, at a
+    moment when all of the batch is in `totals`.
     Raises UnreadableImageError where an image can no longer be read, TrainingError where the loss is not finite.
     """
     processes = trainer.agreement.processes
@@ -307,4 +308,4 @@ def test_epoch(
         totals.add_latent(processes.least(low), processes.greatest(high), batch_size * math.prod(latent.shape[2:]))
         # Where each process has the whole of a small batch, all of them have counted it.
         totals.add_latent_counts(processes.sum(count_values(latent)) * batch_size // num_computed)
-        on_batch(batch_size)
+        on_batch(batch_size, images, reconstructions)

@@ -323,8 +323,9 @@ class _Watch:
         self._tracked.step(step)
         self._on_batch(step.num_images, f"loss {step.loss:.5f}")
 
-    def on_test_batch(self, num_images: int) -> None:
+    def on_test_batch(self, num_images: int, images: torch.Tensor, reconstructions: torch.Tensor) -> None:
         """After a batch of testing."""
+        self._tracked.test_batch(images, reconstructions)
         self._on_batch(num_images, "testing")
 
     def _on_batch(self, num_images: int, note: str) -> None:

@@ -14,9 +14,9 @@ from fext.compute.inference import pooled_latents
 from fext.compute.training import LATENT_EDGES, Step, some_values
 from fext.data.dataset import ImageStream
 from fext.data.split import TEST_FOLDER, TRAIN_FOLDER
-from fext.jobs.pictures import reconstruction_pairs
 from fext.jobs.training_state import Run, State
 from fext.model.autoencoder import Autoencoder
+from fext.pictures.plain import as_picture
 from fext.pictures.sprite import THUMBNAIL_SIDE, sprite_sheet, thumbnail
 from fext.settings import Settings, setting_infos
 from fext.store import checkpoints
@@ -39,11 +39,12 @@ class Tracking:
         self._run, self._state, self._tracker = run, state, tracker
         self._num_batches = num_batches(run)
         self._stride = -(-self._num_batches // _MAX_POINTS)
-        self._num_images, self._since = 0, time.perf_counter()
+        self.begin_epoch()
 
     def begin_epoch(self) -> None:
         """Let the time of the first images run."""
         self._num_images, self._since = 0, time.perf_counter()
+        self._pairs: list[torch.Tensor] = []  # originals above reconstructions, (C, 2H, W)
 
     def step(self, step: Step) -> None:
         """Note a step of training, or one of so many; its rate is the mean since the last one that was noted."""
@@ -58,6 +59,13 @@ class Tracking:
         self._tracker.step(values, len(self._state.history) * self._num_batches + self._state.train.num_batches)
         self._num_images, self._since = 0, now
 
+    def test_batch(self, images: torch.Tensor, reconstructions: torch.Tensor) -> None:
+        """Keep the first images of a test pass to be shown; of one that goes on, the first from there."""
+        missing = _NUM_TRACKED_PICTURES - len(self._pairs)
+        if self._tracker is not None and missing > 0:
+            pairs = torch.cat([images[:missing].float(), reconstructions[:missing].clamp(0, 1)], dim=2)
+            self._pairs += pairs.cpu()
+
     def flush(self) -> None:
         """Write the steps so far: they are to be there before the state that they lead to is kept."""
         if self._tracker is not None:
@@ -71,16 +79,9 @@ class Tracking:
         self._tracker.flush()
         self._tracker.scalars(_scalars(self._state), epoch)
         self._tracker.histograms(_histograms(self._run.tested, self._state), epoch)
-        self._track_pictures(self._tracker, epoch)
-
-    def _track_pictures(self, tracker: TensorBoardTracker, epoch: int) -> None:
-        run = self._run
-        names = run.split.test[:_NUM_TRACKED_PICTURES]
-        pairs = reconstruction_pairs(run.tested, run.source, names, run.preprocessing, run.computation)
-        sheet = [torch.cat([torch.from_numpy(p.original), torch.from_numpy(p.reconstruction)]) for p in pairs]
-        if sheet:
-            pictures = torch.cat(sheet, dim=1).permute(2, 0, 1)
-            tracker.pictures("test images above their reconstructions", pictures, epoch)
+        if self._pairs:
+            sheet = as_picture(torch.cat(self._pairs, dim=2).permute(1, 2, 0).numpy())
+            self._tracker.picture("test images above their reconstructions", sheet, epoch)
 
     def finish(self) -> None:
         """Note that the run has come to its end."""
