@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,23 @@ from fext.model.scores import mean_absolute_error, mean_squared_error, peak_sign
 from fext.settings import Settings
 
 _DISTURBANCE = 2  # the random stream of the seed that disturbances and dropout draw from
+
+# Between these, latent values are counted: each bin a tenth wider than the one before, to both sides of 0.
+_EDGES = [0.001 * 1.1**power for power in range(146)]
+LATENT_EDGES = (*(-edge for edge in reversed(_EDGES)), 0.0, *_EDGES)
+_NUM_COUNTED_VALUES = 65536  # of a batch, evenly spread: more would show nothing else
+
+
+class Step(NamedTuple):
+    """What one step of training came to: `loss` is the mean over its images.
+
+    There is no norm of the gradient where float16 did not hold it.
+    """
+
+    num_images: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,7 @@ class Totals:
     latent_low: list[float] = field(default_factory=list)  # the least and the greatest value of each latent channel
     latent_high: list[float] = field(default_factory=list)
     num_latent_values: int = 0  # of each channel
+    latent_counts: list[int] = field(default_factory=list)  # below, between and above LATENT_EDGES
 
     def add(self, num_images: int, sums: torch.Tensor, num_computed: int) -> float:
         """Add a batch of so many images, with what batch_sums gives for all that were computed; gives its mean loss.
@@ -71,6 +90,11 @@ class Totals:
         self.latent_low = [min(pair) for pair in zip(self.latent_low or lowest, lowest, strict=True)]
         self.latent_high = [max(pair) for pair in zip(self.latent_high or highest, highest, strict=True)]
         self.num_latent_values += num_values
+
+    def add_latent_counts(self, counts: torch.Tensor) -> None:
+        """Add what count_values gives for a latent."""
+        added = counts.tolist()
+        self.latent_counts = [sum(pair) for pair in zip(self.latent_counts or [0] * len(added), added, strict=True)]
 
     def scores(self) -> EpochScores:
         """The means over the images so far."""
@@ -101,6 +125,19 @@ def channel_ranges(latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return latent.float().amin(dim=(0, 2, 3)), latent.float().amax(dim=(0, 2, 3))
 
 
+def some_values(values: torch.Tensor, limit: int) -> torch.Tensor:
+    """Up to `limit` of the values, evenly spread; the step is odd, so that every row and channel has its share."""
+    flat = values.flatten()
+    return flat[:: -(-len(flat) // limit) | 1].contiguous()
+
+
+def count_values(latent: torch.Tensor) -> torch.Tensor:
+    """How many values of (N, C, H, W) lie below, between and above LATENT_EDGES; int64, one more than these are."""
+    values = some_values(latent, _NUM_COUNTED_VALUES).float()
+    edges = torch.tensor(LATENT_EDGES, device=values.device)
+    return torch.bincount(torch.bucketize(values, edges), minlength=len(edges) + 1)
+
+
 @dataclass(frozen=True)
 class Trainer:
     """What a step of training works with.
@@ -118,10 +155,12 @@ class Trainer:
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
     agreement: Agreement = field(default_factory=lambda: Agreement(Processes(), torch.device("cpu")))
 
-    def set_learning_rate(self, progress: float) -> None:
-        """Set what the schedule says when `progress` of all epochs is done, from 0 to 1."""
+    def set_learning_rate(self, progress: float) -> float:
+        """Set, and give, what the schedule says when `progress` of all epochs is done, from 0 to 1."""
+        learning_rate = learning_rate_at(self.settings, progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.settings, progress)
+            group["lr"] = learning_rate
+        return learning_rate
 
     def step(
         self, images: torch.Tensor, batch_size: int | None = None
@@ -187,18 +226,18 @@ def train_epoch(
     *,
     epoch: int,
     num_images: int,
-    on_batch: Callable[[int, float], None],
+    on_batch: Callable[[Step], None],
 ) -> None:
     """Train on the batches of epoch `epoch` (from 0) that `totals` does not hold yet, and add them to it.
 
-    `num_images` are in the whole epoch, in all processes. `on_batch` hears the number of images and the mean loss of
-    each batch, at a moment when weights, optimizer and totals belong together; so they do where UnreadableImageError is
-    raised. Raises TrainingError where the loss or a gradient is not finite, before that changes the weights.
+    `num_images` are in the whole epoch, in all processes. `on_batch` hears what came of each batch, at a moment when
+    weights, optimizer and totals belong together; so they do where UnreadableImageError is raised. Raises TrainingError
+    where the loss or a gradient is not finite, before that changes the weights.
     """
     num_batches = -(-num_images // trainer.settings.batch_size)
     for batch, num_computed in trainer.agreement.each(_noting_waits(batches, totals)):
         middle = (totals.num_batches + 0.5) / num_batches  # of the batch: a warm-up does not waste its first one
-        trainer.set_learning_rate((epoch + middle) / trainer.settings.epochs)
+        learning_rate = trainer.set_learning_rate((epoch + middle) / trainer.settings.epochs)
         images = trainer.computation.to_device(batch.images)
         with _random_stream(trainer, epoch, totals.num_batches):
             losses, reconstructions, norm = trainer.step(images, num_computed)
@@ -207,7 +246,7 @@ def train_epoch(
         loss = totals.add(batch_size, sums, num_computed)
         if norm is not None:
             totals.gradient_norm, totals.num_steps = totals.gradient_norm + norm, totals.num_steps + 1
-        on_batch(batch_size, loss)
+        on_batch(Step(batch_size, loss, learning_rate, norm))
 
 
 def _noting_waits(batches: Iterable[Batch], totals: Totals) -> Iterator[Batch]:
@@ -246,10 +285,12 @@ def test_epoch(
     totals: Totals,
     *,
     num_images: int,
-    on_batch: Callable[[int, float], None],
+    on_batch: Callable[[int, torch.Tensor, torch.Tensor], None],
 ) -> None:
     """Add to `totals` the batches it does not hold yet, reconstructed by a model in evaluation mode.
 
+    `on_batch` hears the number of images of each batch, those that this process has, and their reconstructions, at a
+    moment when all of the batch is in `totals`.
     Raises UnreadableImageError where an image can no longer be read, TrainingError where the loss is not finite.
     """
     processes = trainer.agreement.processes
@@ -265,4 +306,6 @@ def test_epoch(
         _refuse_not_finite("test loss", totals.add(batch_size, sums, num_computed))
         low, high = channel_ranges(latent)
         totals.add_latent(processes.least(low), processes.greatest(high), batch_size * math.prod(latent.shape[2:]))
-        on_batch(batch_size, float("nan"))
+        # Where each process has the whole of a small batch, all of them have counted it.
+        totals.add_latent_counts(processes.sum(count_values(latent)) * batch_size // num_computed)
+        on_batch(batch_size, images, reconstructions)

@@ -5,7 +5,6 @@ The state of a run is kept at every epoch's end, every few minutes within an epo
 
 import datetime
 import json
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,17 +25,18 @@ from fext.compute.device import (
 from fext.compute.optimization import learning_rate_at, make_average, make_optimizer
 from fext.compute.parallel import Agreement, in_parallel
 from fext.compute.processes import Processes, join_processes
-from fext.compute.training import Trainer, test_epoch, train_epoch
+from fext.compute.training import Step, Trainer, test_epoch, train_epoch
 from fext.data.dataset import ImageCache, ImageStream, Shard
 from fext.data.images import Preprocessing
 from fext.data.names import Names
 from fext.data.source import ImageSource, find_images
-from fext.errors import DeviceError, ProcessGroupError, ReaderDiedError, UnreadableImageError
+from fext.errors import DeviceError, ProcessGroupError, ReaderDiedError, TrackingError, UnreadableImageError
 from fext.jobs.choosing import choose_split, say_split
 from fext.jobs.diagnosis import Outlook, hints
 from fext.jobs.forecast import readable_size
 from fext.jobs.pictures import draw_graph, reconstruction_pairs
 from fext.jobs.starting import plan_of, refuse_single_values, start_model
+from fext.jobs.tracking import Tracking, track_latents, tracking
 from fext.jobs.training_state import Run, State, keep_epoch, mend, publish, restore, save_epoch, save_resume
 from fext.model.disturbed import Disturbances, DisturbedAutoencoder
 from fext.pictures.figures import history_figure, pairs_figure
@@ -45,13 +45,11 @@ from fext.reporting import Progress, Reporter, SilentReporter, StopRequested
 from fext.settings import Settings
 from fext.store import checkpoints, files
 from fext.store.locks import locked, remove_abandoned
-from fext.store.tracking import SilentTracker, TensorBoardTracker, Tracker
 from fext.store.workspace import Workspace
 
 SECONDS_BETWEEN_SAVES = 180.0
 _BEGUN, _READY = "run begun", "run ready"  # what processes tell each other: the folder of the run
 _NUM_PICTURES = 12
-_NUM_TRACKED_PICTURES = 6
 
 
 @dataclass(frozen=True)
@@ -203,28 +201,29 @@ def _train(run: Run, state: State, num_rejected: int) -> PretrainResult:
         run.reporter.message(f"stopped early: the test loss has not fallen for {state.num_stalled} epochs")
     if run.processes.is_first:
         _draw_pictures(run, state)
+        track_latents(run, state)
         publish(run, state, is_best=False, finished=True)
     return _result(run, state, num_rejected, time.perf_counter() - started)
 
 
 def _train_epochs(run: Run, state: State) -> None:
     settings = run.settings
-    tracker = _make_tracker(run, len(state.history) + 1)
     trainer = _make_trainer(run)
     streams = _streams(run)
     num_per_epoch = len(run.split.train) + len(run.split.test)
     total = num_per_epoch * (settings.epochs - len(state.history)) - state.num_images
-    try:
-        with run.reporter.progress("training", total) as progress:
-            watch = _Watch(run, state, trainer.agreement, progress, Outlook(total, run.reporter))
-            while len(state.history) < settings.epochs and not _stopped_early(settings, state):
-                with _keeping_what_is_done(run, state):
-                    row = _one_epoch(run, state, trainer, streams, watch)
-                _keep(run, state, row)
-                _track(run, tracker, row, len(state.history))
-                run.reporter.message(_epoch_line(row, settings, state))
-    finally:
-        tracker.close()
+    with tracking(run, state) as tracked, run.reporter.progress("training", total) as progress:
+        watch = _Watch(run, state, trainer.agreement, tracked, progress, Outlook(total, run.reporter))
+        while len(state.history) < settings.epochs and not _stopped_early(settings, state):
+            with _keeping_what_is_done(run, state):
+                row = _one_epoch(run, state, trainer, streams, watch)
+            is_best = _note(settings, state, row)
+            try:
+                tracked.epoch()  # before it is kept: what a killed run goes on from, TensorBoard has seen
+            finally:
+                _keep(run, state, is_best=is_best)
+            run.reporter.message(_epoch_line(row, settings, state))
+        tracked.finish()
 
 
 @contextmanager
@@ -232,7 +231,7 @@ def _keeping_what_is_done(run: Run, state: State) -> Iterator[None]:
     """Save the batches of an epoch that is left between two of them, for whatever reason that is known."""
     try:
         yield
-    except (StopRequested, UnreadableImageError, ReaderDiedError, ProcessGroupError):
+    except (StopRequested, UnreadableImageError, ReaderDiedError, ProcessGroupError, TrackingError):
         if not run.processes.is_first:
             raise
         save_resume(run, state)
@@ -261,20 +260,6 @@ def _make_trainer(run: Run) -> Trainer:
 
 def _stopped_early(settings: Settings, state: State) -> bool:
     return 0 < settings.early_stopping_patience <= state.num_stalled and len(state.history) < settings.epochs
-
-
-def _make_tracker(run: Run, first_step: int) -> Tracker:
-    if not run.settings.use_tensorboard or not run.processes.is_first:
-        return SilentTracker()
-    tracker = TensorBoardTracker(run.folder / "tensorboard", first_step)
-    if first_step == 1:
-        height, width, channels = run.preprocessing.shape
-        run.model.eval()
-        try:
-            tracker.graph(run.model, torch.zeros(1, channels, height, width, device=run.computation.device))
-        except RuntimeError as error:  # the graph is an extra: where torch cannot trace it, training goes on
-            run.reporter.warning(f"TensorBoard gets no graph: {str(error).splitlines()[0]}")
-    return tracker
 
 
 def _streams(run: Run) -> tuple[ImageStream, ImageStream]:
@@ -319,29 +304,41 @@ def _fits_memory(run: Run) -> bool:
 class _Watch:
     """What is done after each batch: the time is noted, the state kept every few minutes, progress told."""
 
-    def __init__(self, run: Run, state: State, agreement: Agreement, progress: Progress, outlook: Outlook) -> None:
+    def __init__(
+        self, run: Run, state: State, agreement: Agreement, tracked: Tracking, progress: Progress, outlook: Outlook
+    ) -> None:
         self._run, self._state, self._progress, self._outlook = run, state, progress, outlook
-        self._agreement = agreement
+        self._agreement, self._tracked = agreement, tracked
         self._began = self._saved = 0.0
 
     def begin_epoch(self) -> None:
         """Let time run, from where an interrupted epoch stood."""
         self._saved = time.perf_counter()
         self._began = self._saved - self._state.seconds
+        self._tracked.begin_epoch()
 
-    def on_batch(self, count: int, loss: float) -> None:
-        """Of so many images; the loss of a test batch is nan."""
-        state, now, testing = self._state, time.perf_counter(), math.isnan(loss)
+    def on_step(self, step: Step) -> None:
+        """After a batch of training."""
+        self._state.train_seconds = time.perf_counter() - self._began
+        self._tracked.step(step)
+        self._on_batch(step.num_images, f"loss {step.loss:.5f}")
+
+    def on_test_batch(self, num_images: int, images: torch.Tensor, reconstructions: torch.Tensor) -> None:
+        """After a batch of testing."""
+        self._tracked.test_batch(images, reconstructions)
+        self._on_batch(num_images, "testing")
+
+    def _on_batch(self, num_images: int, note: str) -> None:
+        state, now = self._state, time.perf_counter()
         state.seconds = now - self._began
-        if not testing:
-            state.train_seconds = state.seconds
         if now - self._saved >= SECONDS_BETWEEN_SAVES and self._run.processes.is_first:
+            self._tracked.flush()
             save_resume(self._run, state)
             self._saved = time.perf_counter()
-        self._outlook.see(count, state.train.waiting_seconds)
+        self._outlook.see(num_images, state.train.waiting_seconds)
         title = f"epoch {len(state.history) + 1}/{self._run.settings.epochs}"
         try:
-            self._progress.advance(count, f"{title}, testing" if testing else f"{title}, loss {loss:.5f}")
+            self._progress.advance(num_images, f"{title}, {note}")
         except StopRequested:
             if self._run.processes.count == 1:
                 raise
@@ -364,13 +361,13 @@ def _one_epoch(
                 state.train,
                 epoch=epoch,
                 num_images=len(run.split.train),
-                on_batch=watch.on_batch,
+                on_batch=watch.on_step,
             )
     with _naming_images(run, run.split.test):
         run.tested.eval()
         batches = test_stream.epoch(0, state.test.num_batches)
         num_images = len(run.split.test)
-        test_epoch(trainer, run.tested, batches, state.test, num_images=num_images, on_batch=watch.on_batch)
+        test_epoch(trainer, run.tested, batches, state.test, num_images=num_images, on_batch=watch.on_test_batch)
     return _row(run.settings, state)
 
 
@@ -408,11 +405,9 @@ def _row(settings: Settings, state: State) -> dict[str, float]:
     }
 
 
-def _keep(run: Run, state: State, row: dict[str, float]) -> None:
-    """Save the epoch that just ended."""
-    settings = run.settings
+def _note(settings: Settings, state: State, row: dict[str, float]) -> bool:
+    """Add the epoch that just ended to the history; gives whether it is the best so far."""
     state.history.append(row)
-    state.begin_epoch()
     epoch, loss = len(state.history), row["test_loss"]
     if loss < state.reference_loss - settings.early_stopping_delta:
         state.reference_loss, state.num_stalled = loss, 0
@@ -421,23 +416,15 @@ def _keep(run: Run, state: State, row: dict[str, float]) -> None:
     is_best = loss < state.best_loss
     if is_best:
         state.best_epoch, state.best_loss = epoch, loss
+    return is_best
+
+
+def _keep(run: Run, state: State, *, is_best: bool) -> None:
+    """Save the epoch that was just noted, and begin the next one."""
+    state.begin_epoch()
     if run.processes.is_first:
         keep_epoch(run, state)
         save_epoch(run, state, is_best=is_best)
-
-
-def _track(run: Run, tracker: Tracker, row: dict[str, float], epoch: int) -> None:
-    names = ("loss", "mse", "mae", "psnr")
-    values = {f"{name}/{subset}": row[f"{subset}_{name}"] for name in names for subset in ("train", "test")}
-    for name in ("learning_rate", "gradient_norm", "dead_channels", "waiting_seconds", "images_per_second"):
-        values[name] = row[name]
-    tracker.scalars(values, epoch)
-    if not isinstance(tracker, SilentTracker):
-        names_shown = run.split.test[:_NUM_TRACKED_PICTURES]
-        pairs = reconstruction_pairs(run.tested, run.source, names_shown, run.preprocessing, run.computation)
-        sheet = [torch.cat([torch.from_numpy(p.original), torch.from_numpy(p.reconstruction)]) for p in pairs]
-        if sheet:
-            tracker.pictures("test images above their reconstructions", torch.cat(sheet, dim=1).permute(2, 0, 1), epoch)
 
 
 def _epoch_line(row: dict[str, float], settings: Settings, state: State) -> str:
