@@ -5,10 +5,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import write_images
 from test_analysis import plant
 from test_page import Reader
+from test_view import Page
 
 from fext.jobs import analyze as analysis
 from fext.jobs.analysis_report import write_pages
@@ -94,3 +96,18 @@ def test_what_is_left_out_is_counted_and_its_table_named(
     assert "1 of 2 groups are shown; duplicates.csv names all." in text
     assert "the first 3 of 8; all are in findings.csv" in text
     assert "5 of 18 images, evenly chosen" in text
+
+
+def test_the_viewer_has_every_image_with_its_side_and_what_was_found_of_it(tmp_path: Path, report: Report) -> None:
+    space = Workspace(tmp_path)
+    planted = plant(space.images)
+    report(space)
+    page = Page(space.validation / "viewer.html")
+    assert page.names == sorted(file.name for file in space.images.iterdir())
+    assert page.images["empty.png"][2] == "the file is empty"
+    for kind in ("exact copy", "near copy", "nearly black"):
+        for name in planted[kind]:
+            assert any(line.startswith(f"{kind}: ") for line in page.images[name][1])
+    rows = pd.read_csv(space.validation / "images.csv", keep_default_na=False)
+    for name, subset in zip(rows["image"], rows["subset"], strict=True):
+        assert [line for line in page.images[name][1] if line in ("train", "test")] == [subset] * bool(subset)

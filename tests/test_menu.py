@@ -11,7 +11,7 @@ import pytest
 from conftest import environment, run, write_configurations, write_images
 
 DOWN, ENTER, CTRL_C = "\x1b[B", "\r", "\x03"
-ENTRIES = ["Analyze", "Pretrain", "Resume", "Evaluate", "Extract", "TensorBoard", "Settings", "Exit"]
+ENTRIES = ["Analyze", "Pretrain", "Resume", "Evaluate", "Extract", "Explore", "TensorBoard", "Settings", "Exit"]
 
 
 class Terminal:
@@ -75,6 +75,12 @@ def test_a_journey_through_the_menu(home: Path, terminal: Terminal) -> None:
     terminal.see("data/images (12 images)")
     terminal.type(ENTER)
     terminal.see("12 of 512 features")
+
+    terminal.choose("Explore")
+    terminal.see("Which extraction?")
+    terminal.type(DOWN + ENTER)
+    terminal.see("12 images of first_images_2")
+    terminal.see("inference/first_images_2/viewer.html")
 
     write_configurations(home, epochs="many")
     terminal.choose("Pretrain")

@@ -63,6 +63,9 @@ def test_the_whole_way_by_commands(trained: Trained, trained_home: Path) -> None
     assert extracted.returncode == 0
     header = (home / "inference" / "table" / "features.csv").read_text(encoding="utf-8").splitlines()[0]
     assert header.count("feature_") == 512
+    explored = run(home, "explore", "view", "table")
+    assert explored.returncode == 0
+    assert "inference/table/viewer.html" in explored.stdout.replace("\\", "/")
 
 
 @pytest.mark.parametrize(
@@ -73,6 +76,7 @@ def test_the_whole_way_by_commands(trained: Trained, trained_home: Path) -> None
         (("pretrain", "--images", "nowhere"), "nowhere does not exist"),
         (("evaluate",), "there is no checkpoint"),
         (("extract", "nothing"), "there is no checkpoint nothing"),
+        (("explore", "view"), "there is no extraction: make one with 'extract' first"),
         (("pretrain", "--name", "a/b"), "cannot be a name"),
     ],
 )

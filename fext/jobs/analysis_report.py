@@ -9,9 +9,11 @@ import numpy as np
 
 from fext.data.thumbnails import make_thumbnail
 from fext.jobs.findings import Outlier, compare_sides, likeness
+from fext.jobs.view import facts_of_file
 from fext.pictures import dataset_report as pages
 from fext.pictures.dataset_report import DatasetReport, dataset_report
-from fext.pictures.page import Item, file_uri
+from fext.pictures.page import Html, Item, file_uri
+from fext.pictures.viewer import MAX_IMAGES, Viewed, told_of_limit, viewer
 from fext.store import files
 
 if TYPE_CHECKING:
@@ -21,8 +23,9 @@ _LARGER_SIDE = 480  # pixels of what a click on a thumbnail shows
 
 
 def write_pages(folder: Path, found: "Found") -> None:
-    """Write report.html."""
+    """Write report.html and viewer.html."""
     files.write_text_chunks(folder / "report.html", dataset_report(_gather(found)))
+    files.write_text_chunks(folder / "viewer.html", _viewer(found))
 
 
 def _gather(found: "Found") -> DatasetReport:
@@ -91,3 +94,25 @@ def _items(found: "Found", images: Iterable[tuple[str, tuple[str, ...]]]) -> Ite
         if picture is not None:
             larger = make_thumbnail(found.source.path(name), _LARGER_SIDE)
             yield Item(name, lines, file_uri(picture.thumbnail), file_uri(larger.data) if larger.data else "")
+
+
+def _viewer(found: "Found") -> Iterator[Html]:
+    names = found.source.names[:MAX_IMAGES]
+    introduction = f"The images of {found.source.location}.{told_of_limit(len(names), len(found.source))}"
+    return viewer("Images", introduction, names, _viewed(found, names))
+
+
+def _viewed(found: "Found", names: Iterable[str]) -> Iterator[Viewed]:
+    """Each image with its facts, its side of the split and what was found of it."""
+    said: dict[str, list[str]] = {}
+    for finding in found.findings:
+        said.setdefault(finding.image, []).append(f"{finding.kind}: {finding.detail}")
+    sides = iter(found.sides)  # of the good images, in the same order
+    for name in names:
+        analysis = found.analysis(name)
+        if analysis.picture is None:
+            yield Viewed((), b"", analysis.reason)
+        else:
+            side = str(next(sides))
+            facts = facts_of_file(analysis.picture.header, analysis.state.size)
+            yield Viewed((*facts, *([side] if side else []), *said.get(name, ())), analysis.picture.thumbnail)

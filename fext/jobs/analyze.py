@@ -50,7 +50,7 @@ _NUM_SHOWN = 24
 _FILES = (
     "images.csv", "rejected.csv", "duplicates.csv", "findings.csv", "outliers.csv", "train_test.csv",
     "intensity.png", "mean_and_spread.png", "sizes.png", "measures.png", "findings.png",
-    "report.html", "summary.json",
+    "report.html", "viewer.html", "summary.json",
 )  # fmt: skip
 
 

@@ -91,26 +91,31 @@ function makeButton(text, action, name = "") {
   return make("button", { type: "button", className: `button ${name}`, textContent: text, onclick: action });
 }
 
-function showLarger(item) {
-  const thumbnail = item.querySelector("img");
-  const items = [...item.parentNode.querySelectorAll("button.item")];
-  const go = (step) => showLarger(items[(items.indexOf(item) + step + items.length) % items.length]);
-  const buttons = items.length > 1 ? [makeButton("Previous", () => go(-1)), makeButton("Next", () => go(1))] : [];
-  dialog.replaceChildren(
-    make("img", { className: "large", src: thumbnail.dataset.larger || thumbnail.src, alt: thumbnail.alt }),
-    item.querySelector(".caption").cloneNode(true),
-    make("div", { className: "buttons" }, ...buttons, makeButton("Close", () => dialog.close(), "close")),
-  );
+// `step` goes to the picture before (-1) or after (1) the one that is shown; null where it is the only one.
+function openDialog(picture, caption, step, more = []) {
+  const buttons = step ? [makeButton("Previous", () => step(-1)), makeButton("Next", () => step(1))] : [];
+  const close = makeButton("Close", () => dialog.close(), "close");
+  dialog.replaceChildren(picture, caption, ...more, make("div", { className: "buttons" }, ...buttons, close));
   dialog.onkeydown = (event) => {
-    if (items.length > 1 && event.key === "ArrowLeft") go(-1);
-    if (items.length > 1 && event.key === "ArrowRight") go(1);
+    if (step && event.key === "ArrowLeft") step(-1);
+    if (step && event.key === "ArrowRight") step(1);
   };
   if (!dialog.open) dialog.showModal();
-  dialog.querySelector(".close").focus();
+  dialog.scrollTop = 0;
+  close.focus({ preventScroll: true });
 }
 
-document.addEventListener("click", (event) => {
-  const item = event.target.closest(".gallery button.item");
-  if (item) showLarger(item);
+function showLarger(item) {
+  const items = [...item.parentNode.querySelectorAll("button.item")];
+  const step = (by) => showLarger(items[(items.indexOf(item) + by + items.length) % items.length]);
+  const thumbnail = item.querySelector("img");
+  const picture = make("img", { src: thumbnail.dataset.larger || thumbnail.src, alt: thumbnail.alt });
+  const caption = item.querySelector(".caption").cloneNode(true);
+  openDialog(make("span", { className: "frame" }, picture), caption, items.length > 1 ? step : null);
+}
+
+for (const item of document.querySelectorAll(".gallery button.item")) item.onclick = () => showLarger(item);
+
+dialog.addEventListener("click", (event) => {
   if (event.target === dialog) dialog.close(); // beside the picture
 });

@@ -259,7 +259,9 @@ def _gallery_item(item: Item) -> Html:
     larger = Html(' data-larger="{}"').format(item.larger) if item.larger else Html()
     image = Html('<img src="{}"{}{}>').format(item.thumbnail, alternative, larger) if item.thumbnail else Html()
     frame = Html('<span class="frame">{}</span>').format(image)
-    caption = Html('<span class="caption"><b>{}</b>{}</span>').format(item.name, lines)
+    folder, slash, file = item.name.rpartition("/")
+    name = (Html("<i>{}</i>").format(folder + slash) if folder else Html()) + Html("<b>{}</b>").format(file)
+    caption = Html('<span class="caption">{}{}</span>').format(name, lines)
     if not image:
         return Html('<div class="item">{}{}</div>\n').format(frame, caption)
     return Html('<button type="button" class="item">{}{}</button>\n').format(frame, caption)

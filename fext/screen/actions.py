@@ -59,7 +59,8 @@ def run_analyze(screen: Screen, settings: "Settings", images: Path) -> None:
     if not result.has_changed:
         screen.reporter.message("nothing has changed since the last analysis: what stands there is kept")
     show_path(screen.console, "tables and pictures", result.folder, screen.workspace.root)
-    show_path(screen.console, "report", result.folder / "report.html", screen.workspace.root)
+    for name in ("report", "viewer"):
+        show_path(screen.console, name, result.folder / f"{name}.html", screen.workspace.root)
 
 
 def run_pretrain(screen: Screen, settings: "Settings", images: Path, name: str | None) -> None:
@@ -142,6 +143,18 @@ def run_verify(screen: Screen, settings: "Settings", folder: Path, everything: b
         f"{result.num_recomputed} of them, computed again, are what its checkpoint makes of the images "
         f"({_duration(result.seconds)})"
     )
+
+
+def run_view(screen: Screen, settings: "Settings", folder: Path) -> None:
+    from fext.jobs.view import view
+
+    result = view(screen.workspace, settings, folder, screen.reporter)
+    if result.num_shown < result.num_images:
+        screen.reporter.warning(f"a page shows up to {result.num_shown:,} images: the first of {result.num_images:,}")
+    if result.num_without_picture:
+        screen.reporter.message(f"{result.num_without_picture:,} images cannot be read now: the page says why")
+    screen.console.print(f"{result.num_shown:,} images of {result.name} in {_duration(result.seconds)}")
+    show_path(screen.console, "viewer", result.file, screen.workspace.root)
 
 
 def run_reconstruct(screen: Screen, settings: "Settings", folder: Path, images: Path, output: Path) -> None:

@@ -53,9 +53,15 @@ def make_parser() -> argparse.ArgumentParser:
     extract.set_defaults(run=_extract)
 
     verify = commands.add_parser("verify", help="prove that an extraction is whole and belongs to model and images")
-    verify.add_argument("extraction", nargs="?", metavar="EXTRACTION", help="name or path (default: the only one)")
+    _add_extraction(verify)
     verify.add_argument("--all", action="store_true", dest="everything", help="compute every row again, not a sample")
     verify.set_defaults(run=_verify)
+
+    explore = commands.add_parser("explore", help="look through the images of an extraction")
+    explorations = explore.add_subparsers(title="explorations", dest="exploration", metavar="WHAT", required=True)
+    view = explorations.add_parser("view", help="write a page of its images, to search, each with its nearest others")
+    _add_extraction(view)
+    view.set_defaults(run=_view)
 
     reconstruct = commands.add_parser("reconstruct", help="write what a model makes of images as pictures")
     _add_checkpoint(reconstruct)
@@ -84,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     tensorboard = commands.add_parser("tensorboard", help="open TensorBoard on the checkpoints until Ctrl-C")
     tensorboard.set_defaults(run=_tensorboard)
 
-    for command in (analyze, pretrain, resume, evaluate, extract, verify, reconstruct, settings):
+    for command in (analyze, pretrain, resume, evaluate, extract, verify, view, reconstruct, settings):
         command.add_argument(
             "--set",
             action="append",
@@ -98,6 +104,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_checkpoint(command: argparse.ArgumentParser) -> None:
     command.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="name or path (default: the only one)")
+
+
+def _add_extraction(command: argparse.ArgumentParser) -> None:
+    command.add_argument("extraction", nargs="?", metavar="EXTRACTION", help="name or path (default: the only one)")
 
 
 def _analyze(screen: Screen, words: argparse.Namespace) -> None:
@@ -128,6 +138,11 @@ def _extract(screen: Screen, words: argparse.Namespace) -> None:
 def _verify(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
     actions.run_verify(screen, settings, screen.workspace.find_extraction(words.extraction), words.everything)
+
+
+def _view(screen: Screen, words: argparse.Namespace) -> None:
+    settings = screen.settings(words.overrides)
+    actions.run_view(screen, settings, screen.workspace.find_extraction(words.extraction))
 
 
 def _reconstruct(screen: Screen, words: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import questionary
 from questionary import Choice
 
-from fext.errors import CheckpointError, FextError
+from fext.errors import CheckpointError, ExtractionError, FextError
 from fext.screen import actions
 from fext.screen.actions import Screen
 from fext.screen.console import shown_path
@@ -35,6 +35,7 @@ class Menu:
             ("Resume or extend training", self._resume),
             ("Evaluate FEXT-AutoEncoder model", self._evaluate),
             ("Extract features from images", self._extract),
+            ("Explore features", self._explore),
             ("Open TensorBoard", self._open_tensorboard),
             ("Settings and device", self._settings),
             ("Exit and close", None),
@@ -122,6 +123,21 @@ class Menu:
             f"(batches of {settings.inference_batch_size})"
         )
         actions.run_extract(self._screen, settings, folder, images, None)
+
+    def _explore(self) -> None:
+        settings = self._screen.settings()
+        folder = self._choose_extraction()
+        self._say(f"Write a page of the images of {folder.name}, each with those that are nearest to it")
+        actions.run_view(self._screen, settings, folder)
+
+    def _choose_extraction(self) -> Path:
+        workspace = self._screen.workspace
+        names = workspace.extraction_names()
+        if not names:
+            raise ExtractionError("there is no extraction yet: choose 'Extract features from images' first")
+        if len(names) == 1:
+            return workspace.inference / names[0]
+        return workspace.inference / str(_ask(questionary.select("Which extraction?", choices=names)))
 
     def _choose_checkpoint(self) -> Path:
         names = self._screen.workspace.checkpoint_names()

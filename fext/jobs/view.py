@@ -1,0 +1,182 @@
+"""The viewer of an extraction: its images to look through, and of each the nearest by their features."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fext.compute.neighbours import Neighbours, find_neighbours, num_block_pairs, of_length_one
+from fext.data.analysis import THUMBNAIL_SIDE
+from fext.data.images import ImageHeader, file_state
+from fext.data.readers import map_in_processes, num_usable_cores
+from fext.data.thumbnails import Thumbnail, make_thumbnail
+from fext.errors import ExtractionError
+from fext.pictures.viewer import MAX_IMAGES, Viewed, told_of_limit, viewer
+from fext.reporting import Progress, Reporter
+from fext.settings import Settings
+from fext.store import extractions, files
+from fext.store.analyzed import AnalyzedImages
+from fext.store.parts import WRITTEN, Record, Row
+from fext.store.scratch import ScratchRows, scratch_rows
+from fext.store.tables import Columns
+from fext.store.workspace import Workspace
+
+_NUM_NEIGHBOURS = 8
+
+
+@dataclass(frozen=True)
+class ViewResult:
+    """The page written for an extraction, how many of its images it shows, and how many of these have no picture."""
+
+    name: str
+    file: Path
+    num_images: int
+    num_shown: int
+    num_without_picture: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What the extraction says of an image: its record, and the lines that are shown of it."""
+
+    record: Record
+    lines: tuple[str, ...]
+
+
+def view(workspace: Workspace, settings: Settings, folder: Path, reporter: Reporter) -> ViewResult:
+    """Write viewer.html into the folder of a finished extraction.
+
+    The first 20,000 images are shown, and neighbours are sought among them. Raises ExtractionError where there is no
+    finished table.
+    """
+    started = time.perf_counter()
+    manifest = _manifest(folder)
+    num_images = manifest["counts"]["found"]
+    columns = Columns(manifest["num_features"], manifest["reconstruction_error"])
+    with scratch_rows(folder, min(num_images, MAX_IMAGES), columns.num_features) as scratch:
+        images, places = _read(folder, columns, scratch, min(num_images, MAX_IMAGES), reporter)
+        neighbours = _neighbours(scratch, places, len(images), reporter)
+    introduction = (
+        f"The images of the extraction {folder.name}: {manifest['num_features']:,} features of each, made by "
+        f"{manifest['checkpoint']['name']} from {manifest['source']}.{told_of_limit(len(images), num_images)}"
+    )
+    names = [image.record.image for image in images]
+    shown = _Shown(workspace, settings, Path(manifest["source"]), images)
+    with reporter.progress("thumbnails", len(images)) as progress:
+        page = viewer(f"Extraction {folder.name}", introduction, names, shown.each(progress), neighbours)
+        files.write_text_chunks(folder / "viewer.html", page)
+    return ViewResult(
+        name=folder.name,
+        file=folder / "viewer.html",
+        num_images=num_images,
+        num_shown=len(images),
+        num_without_picture=shown.num_without_picture,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def facts_of_file(header: ImageHeader, num_bytes: int) -> tuple[str, str]:
+    """What is to be said of an image file in two lines."""
+    return f"{header.width} × {header.height} pixels", f"{header.format} {header.mode}, {-(-num_bytes // 1000):,} kB"
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    if not extractions.is_finished(folder):
+        raise ExtractionError(f"{folder.name} is not finished: start its extraction again to go on")
+    return extractions.read_manifest(folder)
+
+
+def _read(
+    folder: Path, columns: Columns, scratch: ScratchRows, count: int, reporter: Reporter
+) -> tuple[list[_Image], list[int]]:
+    """The first images, and the place among them of each row that is put down, at the length 1."""
+    images: list[_Image] = []
+    places: list[int] = []
+    table = extractions.read_table(folder, columns)
+    with closing(table), reporter.progress("reading", count) as progress:
+        for done in islice(table, count):
+            row = done.row() if done.record.status == WRITTEN else None
+            if row is not None:
+                places.append(len(images))
+                scratch.add(of_length_one(row[: columns.num_features]))
+            images.append(_Image(done.record, _lines(done.record, row, columns)))
+            progress.advance()
+    if not places:
+        raise ExtractionError(f"{folder.name} has no rows that can be read: extract again to bring the table back")
+    return images, places
+
+
+def _lines(record: Record, row: Row | None, columns: Columns) -> tuple[str, ...]:
+    if record.status == WRITTEN and row is None:
+        return ("its row is damaged: verify the extraction",)
+    return (f"reconstruction error {row[-1]:.6f}",) if row is not None and columns.has_error else ()
+
+
+def _neighbours(scratch: ScratchRows, places: Sequence[int], num_images: int, reporter: Reporter) -> Neighbours:
+    """The neighbours of the images; those without a row have none."""
+    rows = scratch.rows()
+    with reporter.progress("finding neighbours", num_block_pairs(*rows.shape)) as progress:
+        found = find_neighbours(rows, _NUM_NEIGHBOURS, progress.advance)
+    place_of_row = np.array(places, np.int32)
+    shape = num_images, found.places.shape[1]
+    neighbours = Neighbours(np.zeros(shape, np.int32), np.full(shape, -np.inf, np.float32))
+    neighbours.places[place_of_row] = place_of_row[found.places]
+    neighbours.similarities[place_of_row] = found.similarities
+    return neighbours
+
+
+class _Shown:
+    """Images with their thumbnails: those of the analysis where it knows the file as it is, else decoded now."""
+
+    def __init__(self, workspace: Workspace, settings: Settings, source: Path, images: Sequence[_Image]) -> None:
+        self._memory_file = workspace.analyzed_images
+        automatic = settings.num_processors == "auto"
+        self._num_processors = num_usable_cores() if automatic else int(settings.num_processors)
+        self._root = source if source.is_dir() else source.parent
+        self._images = images
+        self.num_without_picture = 0
+
+    def each(self, progress: Progress) -> Iterator[Viewed]:
+        """One after another, in order."""
+        memory = AnalyzedImages(self._memory_file)
+        with closing(memory):
+            paths = [self._root / image.record.image for image in self._images]
+            unknown = [path for path in paths if memory.recall(path) is None]
+            decode = partial(make_thumbnail, side=THUMBNAIL_SIDE)
+            decoded = map_in_processes(decode, unknown, max(1, min(self._num_processors, len(unknown))))
+            due = iter(unknown)
+            next_unknown = next(due, None)
+            for image, path in zip(self._images, paths, strict=True):
+                if path == next_unknown:
+                    thumbnail, next_unknown = next(decoded), next(due, None)
+                else:
+                    thumbnail = _recalled(memory, path)
+                self.num_without_picture += not thumbnail.data
+                yield _viewed(image, path, thumbnail)
+                progress.advance()
+
+
+def _recalled(memory: AnalyzedImages, path: Path) -> Thumbnail:
+    analysis = memory.recall(path)
+    if analysis is None:  # it has changed a moment ago
+        return make_thumbnail(path, THUMBNAIL_SIDE)
+    if analysis.picture is None:
+        return Thumbnail(None, b"", analysis.reason)
+    return Thumbnail(analysis.picture.header, analysis.picture.thumbnail, "")
+
+
+def _viewed(image: _Image, path: Path, thumbnail: Thumbnail) -> Viewed:
+    """A rejected image has the reason of that time; where it can be read by now, both are shown."""
+    if not thumbnail.data or thumbnail.header is None:
+        return Viewed(image.lines, b"", image.record.reason or thumbnail.reason)
+    state = file_state(path)
+    rejected = (f"rejected: {image.record.reason}",) if image.record.reason else ()
+    changed = ("changed since the extraction",) if state != image.record.state else ()
+    return Viewed((*facts_of_file(thumbnail.header, state.size), *changed, *rejected, *image.lines), thumbnail.data)
