@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from fext.errors import ReaderDiedError
 
@@ -49,6 +49,11 @@ def map_in_processes(
         raise ReaderDiedError(READER_DIED) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def num_processes(asked: int | Literal["auto"]) -> int:
+    """How many processes are to read images where nothing else is to be computed: 'auto' is one for each core."""
+    return num_usable_cores() if asked == "auto" else asked
 
 
 def num_usable_cores() -> int:

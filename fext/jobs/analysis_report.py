@@ -107,12 +107,12 @@ def _viewed(found: "Found", names: Iterable[str]) -> Iterator[Viewed]:
     said: dict[str, list[str]] = {}
     for finding in found.findings:
         said.setdefault(finding.image, []).append(f"{finding.kind}: {finding.detail}")
-    sides = iter(found.sides)  # of the good images, in the same order
+    sides = dict(islice(zip(found.names, found.sides.tolist(), strict=True), MAX_IMAGES))
     for name in names:
         analysis = found.analysis(name)
         if analysis.picture is None:
             yield Viewed((), b"", analysis.reason)
         else:
-            side = str(next(sides))
+            side = sides.get(name, "")
             facts = facts_of_file(analysis.picture.header, analysis.state.size)
             yield Viewed((*facts, *([side] if side else []), *said.get(name, ())), analysis.picture.thumbnail)

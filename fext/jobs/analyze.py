@@ -19,7 +19,7 @@ from PIL import Image
 from fext.data.analysis import MADE_BY, Analysis, Picture, analyze_file
 from fext.data.duplicates import group_copies, hashes_from_bytes, small_pictures
 from fext.data.names import Names, name_to_bytes
-from fext.data.readers import map_in_processes, num_usable_cores
+from fext.data.readers import map_in_processes, num_processes
 from fext.data.source import ImageSource, find_images
 from fext.data.split import Split
 from fext.data.statistics import MEASURES, NUM_LEVELS
@@ -170,7 +170,7 @@ def _look_at_what_is_new(
     new = source.names.select(places)
     if not new:
         return 0, 0.0
-    num_processors = num_usable_cores() if settings.num_processors == "auto" else settings.num_processors
+    num_processors = num_processes(settings.num_processors)
     reporter.message(f"{len(new)} images to look at, {len(source) - len(new)} known from before")
     checked = CheckedImages(workspace.checked_images)
     started = time.perf_counter()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fext.data.duplicates import group_copies, hashes_from_bytes, small_pictures
 from fext.data.looks import look_at_file
-from fext.data.readers import map_in_processes, num_usable_cores
+from fext.data.readers import map_in_processes, num_processes
 from fext.data.source import ImageSource
 from fext.data.split import TEST_FOLDER, TRAIN_FOLDER, Split, num_across, sampling_order, split_by_folder, split_images
 from fext.errors import SourceError
@@ -136,8 +136,7 @@ def choose_split(workspace: Workspace, settings: Settings, source: ImageSource, 
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
     memory = CheckedImages(workspace.checked_images)
-    num_processors = num_usable_cores() if settings.num_processors == "auto" else settings.num_processors
-    search = _Search(source, num_processors, memory, reporter)
+    search = _Search(source, num_processes(settings.num_processors), memory, reporter)
     try:
         divide = _choose_by_folder if settings.split == "folders" else _choose_at_random
         split, images = divide(search, settings)

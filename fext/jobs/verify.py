@@ -67,7 +67,7 @@ def verify(
     this version.
     """
     started = time.perf_counter()
-    manifest = _manifest(folder)
+    manifest = extractions.read_finished(folder)
     columns = Columns(manifest["num_features"], manifest["reconstruction_error"])
     findings = _Findings()
     if extractions.is_stopped(folder):
@@ -91,12 +91,6 @@ def verify(
         notes=tuple(findings.notes),
         seconds=time.perf_counter() - started,
     )
-
-
-def _manifest(folder: Path) -> Description:
-    if not extractions.is_finished(folder):
-        raise ExtractionError(f"{folder.name} is not finished: start its extraction again to go on")
-    return extractions.read_manifest(folder)
 
 
 def _check_list(folder: Path, manifest: Description, findings: _Findings) -> None:

@@ -1,5 +1,6 @@
 """The viewer of an extraction: its images to look through, and of each the nearest by their features."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -7,14 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fext.compute.neighbours import Neighbours, find_neighbours, num_block_pairs, of_length_one
 from fext.data.analysis import THUMBNAIL_SIDE
 from fext.data.images import ImageHeader, file_state
-from fext.data.readers import map_in_processes, num_usable_cores
+from fext.data.readers import map_in_processes, num_processes
 from fext.data.thumbnails import Thumbnail, make_thumbnail
 from fext.errors import ExtractionError
 from fext.pictures.viewer import MAX_IMAGES, Viewed, told_of_limit, viewer
@@ -57,7 +57,7 @@ def view(workspace: Workspace, settings: Settings, folder: Path, reporter: Repor
     finished table.
     """
     started = time.perf_counter()
-    manifest = _manifest(folder)
+    manifest = extractions.read_finished(folder)
     num_images = manifest["counts"]["found"]
     columns = Columns(manifest["num_features"], manifest["reconstruction_error"])
     with scratch_rows(folder, min(num_images, MAX_IMAGES), columns.num_features) as scratch:
@@ -85,12 +85,6 @@ def view(workspace: Workspace, settings: Settings, folder: Path, reporter: Repor
 def facts_of_file(header: ImageHeader, num_bytes: int) -> tuple[str, str]:
     """What is to be said of an image file in two lines."""
     return f"{header.width} × {header.height} pixels", f"{header.format} {header.mode}, {-(-num_bytes // 1000):,} kB"
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    if not extractions.is_finished(folder):
-        raise ExtractionError(f"{folder.name} is not finished: start its extraction again to go on")
-    return extractions.read_manifest(folder)
 
 
 def _read(
@@ -137,9 +131,8 @@ class _Shown:
 
     def __init__(self, workspace: Workspace, settings: Settings, source: Path, images: Sequence[_Image]) -> None:
         self._memory_file = workspace.analyzed_images
-        automatic = settings.num_processors == "auto"
-        self._num_processors = num_usable_cores() if automatic else int(settings.num_processors)
-        self._root = source if source.is_dir() else source.parent
+        self._num_processors = num_processes(settings.num_processors)
+        self._root = source if os.path.isdir(source) else source.parent
         self._images = images
         self.num_without_picture = 0
 

@@ -3,16 +3,17 @@
 // -------- Plots
 
 const PRINTED_WIDTH = { whole: 660, column: 315 }; // pixels that fit on A4 and on Letter paper
+const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
 const LOOK = {
   layout: {
     autosize: true,
-    font: { family: 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif', size: 12 },
+    font: { family: FONT, size: 12 },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     colorway: ["#4c78a8", "#e4572e", "#54a24b", "#b279a2", "#eeca3b", "#9d755d", "#72b7b2", "#777777"],
     margin: { l: 48, r: 16, t: 16, b: 32 },
     legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
-    hoverlabel: { align: "left" },
+    hoverlabel: { align: "left", font: { family: FONT } },
     xaxis: { automargin: true, zeroline: false, title: { standoff: 8 } },
     yaxis: { automargin: true, zeroline: false, title: { standoff: 8 } },
     // On a touch screen a finger on a plot scrolls the page.

@@ -5,7 +5,6 @@ and is escaped; what is `Html` is taken as it is. page.css and page.js beside th
 """
 
 import base64
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fext.data.names import readable
+from fext.data.thumbnails import as_webp
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -31,7 +31,6 @@ _POLICY = (
 _PLOT = '<figure class="plot"'
 _NUM_SECTIONS_WITHOUT_CONTENTS = 3
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_WEBP_QUALITY = 80
 
 
 class Html(Markup):
@@ -163,9 +162,7 @@ def picture(data: bytes, alternative_text: str, caption: str = "", title: str = 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:
     """Pixels (H, W, 3) as a WebP picture within the page."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "WEBP", quality=_WEBP_QUALITY)
-    return file_uri(stream.getvalue())
+    return file_uri(as_webp(Image.fromarray(pixels)))
 
 
 def file_uri(data: bytes) -> str:

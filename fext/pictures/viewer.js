@@ -61,7 +61,9 @@ function filter() {
 
 function show(place) {
   const image = find(place);
-  openDialog(makeFrame(image), makeCaption(image.name, image.lines), stepper(place), nearTo(place));
+  const frame = makeFrame(image);
+  frame.classList.add("thumbnail");
+  openDialog(frame, makeCaption(image.name, image.lines), stepper(place), nearTo(place));
 }
 
 function stepper(place) {

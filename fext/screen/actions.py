@@ -40,6 +40,7 @@ class Screen:
 
 def run_analyze(screen: Screen, settings: "Settings", images: Path) -> None:
     from fext.jobs.analyze import analyze
+    from fext.pictures.viewer import MAX_IMAGES
 
     result = analyze(screen.workspace, settings, images, screen.reporter)
     looked_at = f"{result.num_new} now ({result.images_per_second:.1f} images/s)" if result.num_new else "none anew"
@@ -59,6 +60,8 @@ def run_analyze(screen: Screen, settings: "Settings", images: Path) -> None:
     if not result.has_changed:
         screen.reporter.message("nothing has changed since the last analysis: what stands there is kept")
     show_path(screen.console, "tables and pictures", result.folder, screen.workspace.root)
+    if result.num_found > MAX_IMAGES:
+        screen.reporter.message(f"the viewer shows the first {MAX_IMAGES:,} of {result.num_found:,} images")
     for name in ("report", "viewer"):
         show_path(screen.console, name, result.folder / f"{name}.html", screen.workspace.root)
 

@@ -142,6 +142,13 @@ def read_manifest(folder: Path) -> Description:
     return manifest
 
 
+def read_finished(folder: Path) -> Description:
+    """As read_manifest; raises ExtractionError where there is no finished extraction."""
+    if not is_finished(folder):
+        raise ExtractionError(f"{folder.name} is not finished: start its extraction again to go on")
+    return read_manifest(folder)
+
+
 def is_finished(folder: Path) -> bool:
     """Whether there is a whole table."""
     return (folder / MANIFEST).is_file()
