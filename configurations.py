@@ -22,7 +22,7 @@ jit_compile = False
 # Allowed: a backend that torch.compile lists on this machine, such as 'inductor' or 'aot_eager'.
 jit_backend = "inductor"
 
-# Write scalars, pictures and the graph for TensorBoard while training.
+# Record training for TensorBoard: curves, pictures, histograms, the graph, the settings and the latents.
 # Allowed: True or False.
 use_tensorboard = True
 

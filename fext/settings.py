@@ -138,7 +138,10 @@ class Settings(BaseModel):
         min_length=1,
     )
     use_tensorboard: bool = _setting(
-        "advanced", True, "Write scalars, pictures and the graph for TensorBoard while training.", "True or False"
+        "advanced",
+        True,
+        "Record training for TensorBoard: curves, pictures, histograms, the graph, the settings and the latents.",
+        "True or False",
     )
     num_processors: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = _setting(
         "advanced",

@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, history_without_times, read_history, same_tensors, write_images
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fext.data.images import FileState, Preprocessing, load_image
 from fext.data.source import find_images
@@ -700,11 +701,11 @@ def test_a_run_killed_twice_ends_at_the_weights_of_one_left_alone(
     straight = train(workspace, settings, "straight").folder
     script = tmp_path / "run.py"
     script.write_text(KILLED_RUN)
-    killed = workspace.checkpoints / "killed"
+    killed, shown = workspace.checkpoints / "killed", settings.model_copy(update={"use_tensorboard": True})
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
     environment = os.environ | {"PYTHONPATH": paths}
     for kill_after in (2, 6, None):
-        process = subprocess.Popen([sys.executable, script, workspace.root, settings.to_json()], env=environment)
+        process = subprocess.Popen([sys.executable, script, workspace.root, shown.to_json()], env=environment)
         while process.poll() is None:
             if kill_after is not None and killed.exists() and len(read_history(killed)) >= kill_after:
                 time.sleep(0.03)
@@ -713,6 +714,10 @@ def test_a_run_killed_twice_ends_at_the_weights_of_one_left_alone(
         assert process.returncode == (0 if kill_after is None else -signal.SIGKILL)
     assert same_tensors(straight, killed)
     assert history_without_times(straight) == history_without_times(killed)
+    events = EventAccumulator(str(killed / "tensorboard")).Reload()
+    num_epochs = len(read_history(straight))
+    assert [event.step for event in events.Scalars("loss/test")] == list(range(1, num_epochs + 1))
+    assert [event.step for event in events.Scalars("step/loss")] == list(range(1, num_epochs * 4 + 1))
     assert not [path for path in killed.iterdir() if path.name.endswith(".partial")]
     for one, other in zip(*(sorted((folder / "epochs").iterdir()) for folder in (straight, killed)), strict=True):
         assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()

@@ -153,10 +153,11 @@ class TensorBoardTracker:
         return self._writer.file_writer
 
     def _carry_over(self, old: Sequence[Path], num_epochs: int, num_steps: int) -> None:
-        """Copy what holds from older files into the new one, and remove them.
+        """Copy what holds from older files into the new one, and empty them.
 
-        One of a process that was killed may end in the middle of an event. Where one cannot be removed, because a
-        program has it open, the new one takes its place all the same.
+        One of a process that was killed may end in the middle of an event. They are removed a sitting later: a
+        TensorBoard that was reading one would wait for it for ever. Where one cannot be emptied, because a program
+        has it open, the new one takes its place all the same.
         """
         selection = _Selection(num_epochs, num_steps)
         for event in (event for path in old for event in _events(path)):
@@ -169,7 +170,10 @@ class TensorBoardTracker:
                 os.fsync(stream.fileno())
         for path in old:
             with suppress(OSError):
-                path.unlink()
+                if path.stat().st_size:
+                    os.truncate(path, 0)
+                else:
+                    path.unlink()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
