@@ -25,7 +25,7 @@ from PIL import Image
 SMALL = ("architecture=redux", "picture_shape=(64,64,3)", "feature_grid=1", "use_tensorboard=False")
 TIMES = ("seconds", "waiting_seconds", "images_per_second")
 TABLES = ("csv", "npy", "parquet")
-JOBS = ("analyze", "analyze-copies", "pretrain", *TABLES)
+JOBS = ("analyze", "analyze-copies", "pretrain", "evaluate", *TABLES)
 FORMATS = ("jpg", "png", "gif", "bmp", "webp", "tif", "jp2", "ppm", "ico", "tga", "avif")
 
 
@@ -284,6 +284,8 @@ def words_of(job: str, images: Path) -> tuple[str, ...]:
             return ("analyze", "--images", str(images.with_name(f"copies_{images.name}")))
         case "pretrain":
             return ("pretrain", "--images", str(images), "--name", name)
+        case "evaluate":
+            return ("evaluate", name)
     return ("extract", name, "--images", str(images), "--name", f"{name}_{job}")
 
 
