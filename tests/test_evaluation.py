@@ -254,7 +254,6 @@ def test_an_imagenet_encoder_that_cannot_be_had_is_told_and_left_out(
     evaluated: Workspace, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = Workspace(tmp_path)
-    shutil.copytree(evaluated.images, space.images)
     shutil.copytree(evaluated.checkpoints, space.checkpoints)
 
     def unreachable(*_: object, **__: object) -> None:
@@ -269,6 +268,6 @@ def test_an_imagenet_encoder_that_cannot_be_had_is_told_and_left_out(
             warnings.append(text)
 
     settings = tiny(imagenet_reference=True, **SMALL)
-    result = evaluate(space, settings, space.checkpoints / "model", space.images, Listening())
+    result = evaluate(space, settings, space.checkpoints / "model", None, Listening())
     assert any("evaluating without the ImageNet encoder" in text for text in warnings)
     assert list(result.summary["encoders"]["encoders"]) == ["model", "untrained", "linear_map"]
