@@ -71,9 +71,12 @@ def latent_figure(stds: Sequence[float], spectrum: Sequence[float], effective_ra
 def neighbours_figure(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str, str]]]) -> Figure:
     """A row for each image: itself, then its nearest, each a thumbnail, a name and a caption."""
     num_columns = max(len(row) for row in rows)
-    figure = Figure(figsize=(1.75 * num_columns, 2.15 * len(rows) + 0.4), dpi=110, layout="constrained")
-    figure.suptitle("images and their nearest in the latent (cosine)", fontsize=11)
-    grid = figure.subplots(len(rows), num_columns, squeeze=False)
+    height = 2.15 * len(rows) + 0.4
+    figure = Figure(figsize=(1.75 * num_columns, height), dpi=110)
+    figure.suptitle("images and their nearest in the latent (cosine)", fontsize=11, y=1 - 0.1 / height, va="top")
+    # Fixed places, as in pairs_figure.
+    places = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - 0.7 / height, "wspace": 0.05, "hspace": 0.28}
+    grid = figure.subplots(len(rows), num_columns, squeeze=False, gridspec_kw=places)
     for axes in grid.flat:
         axes.set_axis_off()
     for line, row in zip(grid, rows, strict=True):
