@@ -37,7 +37,7 @@ class Tracking:
 
     def __init__(self, run: Run, state: State, tracker: TensorBoardTracker | None) -> None:
         self._run, self._state, self._tracker = run, state, tracker
-        self._num_batches = num_batches(run)
+        self._num_batches = _num_batches(run)
         self._stride = -(-self._num_batches // _MAX_POINTS)
         self.begin_epoch()
 
@@ -96,7 +96,7 @@ def tracking(run: Run, state: State) -> Iterator[Tracking]:
         yield Tracking(run, state, None)
         return
     num_epochs = len(state.history)
-    num_steps = num_epochs * num_batches(run) + state.train.num_batches
+    num_steps = num_epochs * _num_batches(run) + state.train.num_batches
     tracker = TensorBoardTracker(run.folder / _FOLDER, num_epochs, num_steps)
     try:
         tracker.hyperparameters(run.folder.name, _hyperparameters(run.settings))
@@ -107,7 +107,7 @@ def tracking(run: Run, state: State) -> Iterator[Tracking]:
         tracker.close()
 
 
-def num_batches(run: Run) -> int:
+def _num_batches(run: Run) -> int:
     """Steps of an epoch."""
     return -(-len(run.split.train) // run.settings.batch_size)
 
@@ -158,7 +158,7 @@ def _histograms(model: Autoencoder, state: State) -> dict[str, Histogram]:
 
 def _weight_histogram(weights: torch.Tensor) -> Histogram:
     values = some_values(weights.detach(), _NUM_WEIGHTS_COUNTED).float().cpu().numpy()
-    return Histogram(*np.histogram(values, bins=_NUM_BINS))
+    return Histogram(*np.histogram(values[np.isfinite(values)], bins=_NUM_BINS))
 
 
 def track_latents(run: Run, state: State) -> None:
