@@ -151,6 +151,8 @@ def _train_beside_test(summary: Summary) -> list[str]:
             f"Train images come out better than test images, by {gap.text('dB')}: the model has partly learned them by "
             f"heart, or they are easier."
         ]
+    if gap.excludes_zero:
+        return [f"Test images come out better than train images, by {gap.negated().text('dB')}: they are easier."]
     return [f"Train and test images come out alike (difference {gap.text('dB')}): no sign of overfitting."]
 
 
