@@ -72,7 +72,7 @@ class _Dataset:
 
     places: "array[int]" = field(default_factory=lambda: array("L"))  # among the names of the source
     digests: bytearray = field(default_factory=bytearray)  # SHA-256, 32 bytes each
-    values: "array[float]" = field(default_factory=lambda: array("d"))
+    values: "array[float]" = field(default_factory=lambda: array("f"))
     sizes: "array[int]" = field(default_factory=lambda: array("L"))
     hashes: bytearray = field(default_factory=bytearray)
     histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, NUM_LEVELS), np.int64))
@@ -96,7 +96,7 @@ class _Dataset:
     def checksums(self) -> NDArray[np.bytes_]:
         return np.frombuffer(self.digests, "S32")
 
-    def measures(self) -> dict[str, NDArray[np.float64]]:
+    def measures(self) -> dict[str, NDArray[np.float32]]:
         """The values of each measure, one for each good image."""
         table = np.asarray(self.values).reshape(-1, len(MEASURES))
         return {measure.name: table[:, place] for place, measure in enumerate(MEASURES)}
@@ -125,13 +125,13 @@ def analyze(workspace: Workspace, settings: Settings, images: Path, reporter: Re
     try:
         num_new, rate = _look_at_what_is_new(workspace, settings, source, memory, reporter)
         memory.forget_vanished(source.root)
+        sides = _sides(source.names, _split(workspace, settings, source))
         dataset = _gather(source, memory, reporter)
         if not dataset.places:
             raise SourceError(
                 f"none of the {len(source)} images in {source.location} can be read: {dataset.rejected[0][1]}"
             )
-        split = _split(workspace, settings, source)
-        summary, has_changed = _report(workspace.validation, source, memory, dataset, split)
+        summary, has_changed = _report(workspace.validation, source, memory, dataset, sides)
     finally:
         memory.close()
     return AnalysisResult(
@@ -230,7 +230,7 @@ class _Found:
     memory: AnalyzedImages
     dataset: _Dataset
     names: Names
-    measures: Mapping[str, NDArray[np.float64]]
+    measures: Mapping[str, NDArray[np.float32]]
     sides: NDArray[np.str_]  # of each image: train, test or neither
     groups: Sequence[Sequence[int]]
     findings: Sequence[Finding]
@@ -249,15 +249,15 @@ def _split(workspace: Workspace, settings: Settings, source: ImageSource) -> Spl
 
 
 def _report(
-    folder: Path, source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, split: Split | None
+    folder: Path, source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, sides: NDArray[np.str_]
 ) -> tuple[dict[str, Any], bool]:
     """Write what the analysis comes to, unless it stands there already; returns the summary and whether it is new."""
-    fingerprint = _fingerprint(source, dataset, split)
+    fingerprint = _fingerprint(source, dataset, sides)
     summary_file = folder / "summary.json"
     before = _read_summary(summary_file)
     if before.get("fingerprint") == fingerprint and all((folder / name).is_file() for name in _FILES):
         return before, False
-    found = _find(source, memory, dataset, split)
+    found = _find(source, memory, dataset, sides)
     _write_tables(folder, found)
     _draw(folder, found)
     summary = {**_summary(found), "made_by": MADE_BY, "fingerprint": fingerprint}
@@ -274,7 +274,7 @@ def _read_summary(file: Path) -> dict[str, Any]:
     return {}
 
 
-def _find(source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, split: Split | None) -> _Found:
+def _find(source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, sides: NDArray[np.str_]) -> _Found:
     names = source.names.select(dataset.places)
     measures = dataset.measures()
 
@@ -288,7 +288,7 @@ def _find(source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, split:
         *find_odd_pictures(names, measures),
     ]
     outliers = find_outliers(names, measures)
-    return _Found(source, memory, dataset, names, measures, _sides(names, split), groups, findings, outliers)
+    return _Found(source, memory, dataset, names, measures, sides[dataset.places], groups, findings, outliers)
 
 
 def _summary(found: _Found) -> dict[str, Any]:
@@ -307,7 +307,7 @@ def _summary(found: _Found) -> dict[str, Any]:
     }
 
 
-def _fingerprint(source: ImageSource, dataset: _Dataset, split: Split | None) -> str:
+def _fingerprint(source: ImageSource, dataset: _Dataset, sides: NDArray[np.str_]) -> str:
     """A checksum of all that the written analysis depends on."""
     digest = hashlib.sha256(f"{MADE_BY}\n{source.location.absolute()}\n{source.num_not_images}\n".encode())
     digest.update(dataset.digests)
@@ -315,15 +315,16 @@ def _fingerprint(source: ImageSource, dataset: _Dataset, split: Split | None) ->
         digest.update(name + b"\n")
     for rejected, reason in dataset.rejected:
         digest.update(name_to_bytes(rejected) + b"\0" + name_to_bytes(reason) + b"\n")
-    for side in (split.train, split.test) if split else ():
-        digest.update(b"\0".join(map(name_to_bytes, side)) + b"\n")
+    digest.update(sides.tobytes())
     return digest.hexdigest()
 
 
 def _copies(groups: Sequence[Sequence[int]], names: Names, checksums: NDArray[np.bytes_]) -> Iterator[Finding]:
     for first, *others in groups:
+        detail = f"of {names[first]}"
         for place in others:
-            yield Finding(names[place], f"{_likeness(first, place, checksums)} copy", f"of {names[first]}")
+            kind = "exact copy" if checksums[place] == checksums[first] else "near copy"
+            yield Finding(names[place], kind, detail)
 
 
 def _likeness(first: int, place: int, checksums: NDArray[np.bytes_]) -> str:
@@ -352,11 +353,11 @@ def _write_tables(folder: Path, found: _Found) -> None:
     header = ["image", "subset", "format", "mode", "width", "height", "file_size", "sha256"]
     files.write_csv(folder / "images.csv", [*header, *(measure.name for measure in MEASURES)], _image_rows(found))
     files.write_csv(folder / "rejected.csv", ("image", "reason"), found.dataset.rejected)
-    copies = [
+    copies = (
         (number, found.names[place], _likeness(group[0], place, found.dataset.checksums))
         for number, group in enumerate(found.groups, start=1)
         for place in group
-    ]
+    )
     files.write_csv(folder / "duplicates.csv", ("group", "image", "likeness"), copies)
     files.write_csv(folder / "findings.csv", ("image", "finding", "detail"), found.findings)
     files.write_csv(folder / "outliers.csv", ("image", "measure", "value", "usual_low", "usual_high"), found.outliers)
