@@ -91,7 +91,7 @@ class _Search:
                 del places[-1], digests[-32:], hashes[-8:]
             places.append(place)
             digests += bytes.fromhex(checked.sha256)
-            hashes += checked.perceptual_hash
+            hashes += checked.perceptual_hash or bytes(8)
             if len(contents) < num_contents:
                 contents.add(checked.sha256)
         return _Images(names.select(places), bytes(digests), bytes(hashes))
