@@ -4,6 +4,7 @@ import hashlib
 import io
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -233,8 +234,14 @@ class _Found:
     measures: Mapping[str, NDArray[np.float32]]
     sides: NDArray[np.str_]  # of each image: train, test or neither
     groups: Sequence[Sequence[int]]
-    findings: Sequence[Finding]
     outliers: Sequence[Outlier]
+
+    @property
+    def findings(self) -> Iterator[Finding]:
+        """What to look at, told anew each time: in a folder full of copies it is as much as there are images."""
+        yield from (Finding(name, "damaged", reason) for name, reason in self.dataset.rejected)
+        yield from _copies(self.groups, self.names, self.dataset.checksums)
+        yield from find_odd_pictures(self.names, self.measures)
 
     def picture(self, name: str) -> Picture | None:
         return _known(self.source, self.memory, name).picture
@@ -282,16 +289,12 @@ def _find(source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, sides:
         return small_pictures([memory.small(source.path(names[place])) for place in places])
 
     groups = group_copies(dataset.checksums, hashes_from_bytes(dataset.hashes), pictures_of)
-    findings = [
-        *(Finding(name, "damaged", reason) for name, reason in dataset.rejected),
-        *_copies(groups, names, dataset.checksums),
-        *find_odd_pictures(names, measures),
-    ]
     outliers = find_outliers(names, measures)
-    return _Found(source, memory, dataset, names, measures, sides[dataset.places], groups, findings, outliers)
+    return _Found(source, memory, dataset, names, measures, sides[dataset.places], groups, outliers)
 
 
 def _summary(found: _Found) -> dict[str, Any]:
+    counts = Counter(finding.kind for finding in found.findings)
     return {
         "source": str(found.source.location),
         "num_found": len(found.source),
@@ -301,7 +304,7 @@ def _summary(found: _Found) -> dict[str, Any]:
         "num_train": int((found.sides == "train").sum()),
         "num_test": int((found.sides == "test").sum()),
         "num_copies_across_split": _num_across(found.groups, found.sides),
-        "findings": {kind: sum(finding.kind == kind for finding in found.findings) for kind in Finding.KINDS},
+        "findings": {kind: counts[kind] for kind in Finding.KINDS},
         "num_outliers": len(found.outliers),
         "measures": summarize(found.measures),
     }
