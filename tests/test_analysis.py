@@ -22,6 +22,7 @@ from fext.data.source import find_images
 from fext.data.statistics import MEASURES
 from fext.errors import SourceError
 from fext.jobs import analyze as analysis
+from fext.jobs import choosing
 from fext.jobs.analyze import analyze
 from fext.jobs.choosing import choose_split
 from fext.reporting import SilentReporter
@@ -219,8 +220,9 @@ def test_copies_damaged_and_empty_pictures_are_found_and_no_others(tmp_path: Pat
     assert list(groups) == [{"image_000.png", "same.png"}, {"image_001.png", "recompressed.jpg", "resized.png"}]
 
 
+@pytest.mark.usefixtures("settings")
 def test_in_a_folder_of_200_pictures_all_that_was_planted_is_found_and_no_copy_stands_on_both_sides(
-    tmp_path: Path, tiny: Tiny, settings: Settings
+    tmp_path: Path, tiny: Tiny
 ) -> None:
     space = Workspace(tmp_path)
     names = write_images(space.images, 200, size=(120, 90))
@@ -322,6 +324,7 @@ def test_choosing_sees_what_the_analysis_sees(tmp_path: Path) -> None:
                 assert differing.bit_count() <= 4
 
 
+@pytest.mark.usefixtures("settings")
 def test_a_new_training_run_keeps_near_copies_together_whether_or_not_they_were_analyzed(
     tmp_path: Path, tiny: Tiny
 ) -> None:
@@ -337,6 +340,18 @@ def test_a_new_training_run_keeps_near_copies_together_whether_or_not_they_were_
     assert all((name in split.test) == (f"{name[:-4]}.jpg" in split.test) for name in names[:20])
     analyze(analyzed, settings, space.images, SilentReporter())
     assert choose_split(analyzed, settings, source, SilentReporter()).split == split
+
+
+def test_two_processes_choose_what_one_chooses(
+    workspace: Workspace, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace.images / "empty.png").write_bytes(b"")
+    source = find_images(workspace.images)
+    one = choose_split(workspace, tiny(num_processors=1), source, SilentReporter())
+    monkeypatch.setattr(choosing, "_MANY", 1)
+    other = choose_split(Workspace(tmp_path / "other"), tiny(num_processors=2), source, SilentReporter())
+    assert one == other
+    assert one.num_rejected == 1
 
 
 class _Listener(SilentReporter):

@@ -163,6 +163,14 @@ def test_pictures_of_any_shape_can_be_measured(shape: tuple[int, int]) -> None:
     assert np.isfinite(values).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (31, 31), (30, 31)])
+def test_the_median_is_that_of_numpy_to_the_bit(shape: tuple[int, int]) -> None:
+    random = np.random.default_rng(4)
+    for spread in (0.001, 0.1, 1):
+        picture = grey_picture(np.clip(0.5 + spread * random.standard_normal(shape), 0, 1))
+        assert measured(picture)["median"] == np.median(color.rgb2gray(picture))
+
+
 def test_the_histogram_counts_the_pixels_of_each_level_in_red_green_and_blue() -> None:
     picture = np.zeros((4, 5, 3), np.float32)
     picture[0, :, 0] = 1

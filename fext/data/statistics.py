@@ -97,17 +97,27 @@ def picture_statistics(picture: NDArray[np.float32], pixels: NDArray[np.uint8]) 
 def _brightness(grey: NDArray[np.float32], levels: NDArray[np.uint8]) -> dict[str, float]:
     """NumPy's statistics of the grey levels; the entropy is that of the 8-bit levels."""
     low, high = float(grey.min()), float(grey.max())
+    counts = np.bincount(levels.ravel(), minlength=NUM_LEVELS)
     return {
         "mean": grey.mean(dtype=np.float64),
-        "median": np.median(grey),
+        "median": _median(grey, levels, counts),
         "min": low,
         "max": high,
         "range": high - low,
         "underexposed": np.count_nonzero(grey < _UNDER) / grey.size,
         "overexposed": np.count_nonzero(grey > _OVER) / grey.size,
         "midtones": np.count_nonzero((grey >= _MIDTONES[0]) & (grey <= _MIDTONES[1])) / grey.size,
-        "entropy": _entropy(np.bincount(levels.ravel(), minlength=NUM_LEVELS) / levels.size),
+        "entropy": _entropy(counts / levels.size),
     }
+
+
+def _median(grey: NDArray[np.float32], levels: NDArray[np.uint8], counts: NDArray[np.int64]) -> float:
+    """numpy.median, exactly, of which only the pixels of the levels in the middle are sorted."""
+    middle = np.array([(grey.size - 1) // 2, grey.size // 2])
+    ends = counts.cumsum()
+    low, high = np.searchsorted(ends, middle, side="right")
+    between = np.sort(grey[(levels >= low) & (levels <= high)])
+    return float(between[middle - (ends[low] - counts[low])].mean())
 
 
 def _noise(grey: NDArray[np.float32], spread: float) -> dict[str, float]:

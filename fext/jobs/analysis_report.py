@@ -50,7 +50,8 @@ def _gather(found: "Found") -> DatasetReport:
         histogram=dataset.histogram,
         mean=mean,
         spread=spread,
-        findings=found.findings,
+        findings=list(islice(found.findings, pages.NUM_ROWS)),
+        num_findings=found.num_findings(),
         rejected=dataset.rejected,
         outliers=found.outliers,
         distances=compare_sides(found.measures, found.sides) if has_both else [],
@@ -104,15 +105,24 @@ def _viewer(found: "Found") -> Iterator[Html]:
 
 def _viewed(found: "Found", names: Iterable[str]) -> Iterator[Viewed]:
     """Each image with its facts, its side of the split and what was found of it."""
-    said: dict[str, list[str]] = {}
-    for finding in found.findings:
-        said.setdefault(finding.image, []).append(f"{finding.kind}: {finding.detail}")
-    sides = dict(islice(zip(found.names, found.sides.tolist(), strict=True), MAX_IMAGES))
-    for name in names:
+    good = dict(zip(found.dataset.places[:MAX_IMAGES], range(MAX_IMAGES), strict=False))
+    odd = {finding.image: f"{finding.kind}: {finding.detail}" for finding in found.odd_pictures()}
+    first_of = found.first_of_copies()
+    for number, name in enumerate(names):
         analysis = found.analysis(name)
         if analysis.picture is None:
             yield Viewed((), b"", analysis.reason)
-        else:
-            side = sides.get(name, "")
-            facts = facts_of_file(analysis.picture.header, analysis.state.size)
-            yield Viewed((*facts, *([side] if side else []), *said.get(name, ())), analysis.picture.thumbnail)
+            continue
+        lines = [*facts_of_file(analysis.picture.header, analysis.state.size)]
+        if (place := good.get(number)) is not None:
+            lines += _found_of(found, place, int(first_of[place]))
+        lines += [odd[name]] if name in odd else []
+        yield Viewed(lines, analysis.picture.thumbnail)
+
+
+def _found_of(found: "Found", place: int, first: int) -> Iterator[str]:
+    """On which side of the split a good image is, and what it is a copy of; `first` is -1 where it is none."""
+    if side := str(found.sides[place]):
+        yield side
+    if first >= 0:
+        yield f"{likeness(first, place, found.dataset.checksums)} copy of {found.names[first]}"

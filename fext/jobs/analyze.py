@@ -75,7 +75,7 @@ class _Dataset:
 
     places: "array[int]" = field(default_factory=lambda: array("L"))  # among the names of the source
     digests: bytearray = field(default_factory=bytearray)  # SHA-256, 32 bytes each
-    values: "array[float]" = field(default_factory=lambda: array("d"))
+    values: "array[float]" = field(default_factory=lambda: array("f"))
     sizes: "array[int]" = field(default_factory=lambda: array("L"))
     hashes: bytearray = field(default_factory=bytearray)
     histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, NUM_LEVELS), np.int64))
@@ -101,7 +101,7 @@ class _Dataset:
     def checksums(self) -> NDArray[np.bytes_]:
         return np.frombuffer(self.digests, "S32")
 
-    def measures(self) -> dict[str, NDArray[np.float64]]:
+    def measures(self) -> dict[str, NDArray[np.float32]]:
         """The values of each measure, one for each good image."""
         table = np.asarray(self.values).reshape(-1, len(MEASURES))
         return {measure.name: table[:, place] for place, measure in enumerate(MEASURES)}
@@ -135,13 +135,13 @@ def analyze(workspace: Workspace, settings: Settings, images: Path, reporter: Re
     try:
         num_new, rate = _look_at_what_is_new(workspace, settings, source, memory, reporter)
         memory.forget_vanished(source.root)
+        sides = _sides(source.names, _split(workspace, settings, source))
         dataset = _gather(source, memory, reporter)
         if not dataset.places:
             raise SourceError(
                 f"none of the {len(source)} images in {source.location} can be read: {dataset.rejected[0][1]}"
             )
-        split = _split(workspace, settings, source)
-        summary, has_changed = _report(workspace.validation, source, memory, dataset, split)
+        summary, has_changed = _report(workspace.validation, source, memory, dataset, sides)
     finally:
         memory.close()
     return AnalysisResult(
@@ -240,11 +240,33 @@ class Found:
     memory: AnalyzedImages
     dataset: _Dataset
     names: Names
-    measures: Mapping[str, NDArray[np.float64]]
+    measures: Mapping[str, NDArray[np.float32]]
     sides: NDArray[np.str_]  # of each image: train, test or neither
     groups: Sequence[Sequence[int]]
-    findings: Sequence[Finding]
     outliers: Sequence[Outlier]
+
+    @property
+    def findings(self) -> Iterator[Finding]:
+        """What to look at, told anew each time: in a folder full of copies it is as much as there are images."""
+        yield from (Finding(name, "damaged", reason) for name, reason in self.dataset.rejected)
+        yield from _copies(self.groups, self.names, self.dataset.checksums)
+        yield from self.odd_pictures()
+
+    def odd_pictures(self) -> Iterator[Finding]:
+        """Those that are nearly black, white or of one colour."""
+        return find_odd_pictures(self.names, self.measures)
+
+    def num_findings(self) -> dict[str, int]:
+        """How many there are of each kind."""
+        counts = Counter(finding.kind for finding in self.findings)
+        return {kind: counts[kind] for kind in Finding.KINDS}
+
+    def first_of_copies(self) -> NDArray[np.int32]:
+        """Of each good image the place of the first that it is a copy of; -1 where it is none, or the first itself."""
+        first_of = np.full(len(self.names), -1, np.int32)
+        for first, *others in self.groups:
+            first_of[others] = first
+        return first_of
 
     @property
     def num_across(self) -> int:
@@ -267,15 +289,15 @@ def _split(workspace: Workspace, settings: Settings, source: ImageSource) -> Spl
 
 
 def _report(
-    folder: Path, source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, split: Split | None
+    folder: Path, source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, sides: NDArray[np.str_]
 ) -> tuple[dict[str, Any], bool]:
     """Write what the analysis comes to, unless it stands there already; returns the summary and whether it is new."""
-    fingerprint = _fingerprint(source, dataset, split)
+    fingerprint = _fingerprint(source, dataset, sides)
     summary_file = folder / "summary.json"
     before = _read_summary(summary_file)
     if before.get("fingerprint") == fingerprint and all((folder / name).is_file() for name in _FILES):
         return before, False
-    found = _find(source, memory, dataset, split)
+    found = _find(source, memory, dataset, sides)
     _write_tables(folder, found)
     _draw(folder, found)
     summary = {**_summary(found), "made_by": MADE_BY, "fingerprint": fingerprint}
@@ -292,7 +314,7 @@ def _read_summary(file: Path) -> dict[str, Any]:
     return {}
 
 
-def _find(source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, split: Split | None) -> Found:
+def _find(source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, sides: NDArray[np.str_]) -> Found:
     names = source.names.select(dataset.places)
     measures = dataset.measures()
 
@@ -300,13 +322,8 @@ def _find(source: ImageSource, memory: AnalyzedImages, dataset: _Dataset, split:
         return small_pictures([memory.small(source.path(names[place])) for place in places])
 
     groups = group_copies(dataset.checksums, hashes_from_bytes(dataset.hashes), pictures_of)
-    findings = [
-        *(Finding(name, "damaged", reason) for name, reason in dataset.rejected),
-        *_copies(groups, names, dataset.checksums),
-        *find_odd_pictures(names, measures),
-    ]
     outliers = find_outliers(names, measures)
-    return Found(source, memory, dataset, names, measures, _sides(names, split), groups, findings, outliers)
+    return Found(source, memory, dataset, names, measures, sides[dataset.places], groups, outliers)
 
 
 def _summary(found: Found) -> dict[str, Any]:
@@ -319,13 +336,13 @@ def _summary(found: Found) -> dict[str, Any]:
         "num_train": int((found.sides == "train").sum()),
         "num_test": int((found.sides == "test").sum()),
         "num_copies_across_split": found.num_across,
-        "findings": {kind: sum(finding.kind == kind for finding in found.findings) for kind in Finding.KINDS},
+        "findings": found.num_findings(),
         "num_outliers": len(found.outliers),
         "measures": summarize(found.measures),
     }
 
 
-def _fingerprint(source: ImageSource, dataset: _Dataset, split: Split | None) -> str:
+def _fingerprint(source: ImageSource, dataset: _Dataset, sides: NDArray[np.str_]) -> str:
     """A checksum of all that the written analysis depends on."""
     digest = hashlib.sha256(f"{MADE_BY}\n{source.location.absolute()}\n{source.num_not_images}\n".encode())
     digest.update(dataset.digests)
@@ -333,15 +350,16 @@ def _fingerprint(source: ImageSource, dataset: _Dataset, split: Split | None) ->
         digest.update(name + b"\n")
     for rejected, reason in dataset.rejected:
         digest.update(name_to_bytes(rejected) + b"\0" + name_to_bytes(reason) + b"\n")
-    for side in (split.train, split.test) if split else ():
-        digest.update(b"\0".join(map(name_to_bytes, side)) + b"\n")
+    digest.update(sides.tobytes())
     return digest.hexdigest()
 
 
 def _copies(groups: Sequence[Sequence[int]], names: Names, checksums: NDArray[np.bytes_]) -> Iterator[Finding]:
     for first, *others in groups:
+        detail = f"of {names[first]}"
         for place in others:
-            yield Finding(names[place], f"{likeness(first, place, checksums)} copy", f"of {names[first]}")
+            kind = "exact copy" if checksums[place] == checksums[first] else "near copy"
+            yield Finding(names[place], kind, detail)
 
 
 def _sides(names: Names, split: Split | None) -> NDArray[np.str_]:
@@ -359,11 +377,11 @@ def _write_tables(folder: Path, found: Found) -> None:
     header = ["image", "subset", "format", "mode", "width", "height", "file_size", "sha256"]
     files.write_csv(folder / "images.csv", [*header, *(measure.name for measure in MEASURES)], _image_rows(found))
     files.write_csv(folder / "rejected.csv", ("image", "reason"), found.dataset.rejected)
-    copies = [
+    copies = (
         (number, found.names[place], likeness(group[0], place, found.dataset.checksums))
         for number, group in enumerate(found.groups, start=1)
         for place in group
-    ]
+    )
     files.write_csv(folder / "duplicates.csv", ("group", "image", "likeness"), copies)
     files.write_csv(folder / "findings.csv", ("image", "finding", "detail"), found.findings)
     files.write_csv(folder / "outliers.csv", ("image", "measure", "value", "usual_low", "usual_high"), found.outliers)

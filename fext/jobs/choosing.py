@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fext.data.duplicates import group_copies, hashes_from_bytes, small_pictures
 from fext.data.looks import look_at_file
+from fext.data.names import Names
 from fext.data.readers import map_in_processes, num_processes
 from fext.data.source import ImageSource
 from fext.data.split import TEST_FOLDER, TRAIN_FOLDER, Split, num_across, sampling_order, split_by_folder, split_images
@@ -30,19 +31,34 @@ _BATCH_SIZE = 16  # images that are looked at between two saves
 _MANY = 256  # images that are worth the start of processes
 
 
+class _Images(NamedTuple):
+    """Good images: their names, and of each a SHA-256 of 32 bytes and a perceptual hash of 8, one behind the other."""
+
+    names: Names
+    digests: bytes
+    hashes: bytes
+
+    @property
+    def checksums(self) -> NDArray[np.bytes_]:
+        return np.frombuffer(self.digests, "S32")
+
+    def followed_by(self, others: "_Images") -> "_Images":
+        names = Names((*self.names.iter_bytes(), *others.names.iter_bytes()))
+        return _Images(names, self.digests + others.digests, self.hashes + others.hashes)
+
+
 @dataclass(frozen=True)
 class Chosen:
-    """The split, the SHA-256 of each of its images, and how many images were rejected on the way."""
+    """The split, the images it was made of, and how many images were rejected on the way."""
 
     split: Split
-    checksums: dict[str, str]
+    images: _Images
     num_rejected: int
 
-
-class _Good(NamedTuple):
-    name: str
-    sha256: str
-    perceptual_hash: bytes
+    def checksums(self) -> dict[str, str]:
+        """The SHA-256 of each image by its name."""
+        digests = (self.images.digests[start : start + 32] for start in range(0, len(self.images.digests), 32))
+        return {name: digest.hex() for name, digest in zip(self.images.names, digests, strict=True)}
 
 
 @dataclass
@@ -56,21 +72,29 @@ class _Search:
     num_rejected: int = 0
     rejected: dict[str, str] = field(default_factory=dict)  # name -> reason: one without a file is not remembered
 
-    def choose(self, names: list[str], wanted: int, num_contents: int = 1) -> list[_Good]:
+    def choose(self, names: Names, wanted: int, num_contents: int = 1) -> _Images:
         """The first `wanted` good images; all good ones where there are fewer.
 
         Where these have fewer than num_contents different contents, the last place is for the next image that differs.
         """
         self._look_at([name for name in names[:wanted] if self._known(name) is None])
-        good: list[_Good] = []
-        contents: set[str] = set()
-        for name in names:
-            if len(good) >= wanted and len(contents) >= num_contents:
+        places: list[int] = []
+        digests, hashes = bytearray(), bytearray()
+        contents: set[str] = set()  # as many as are asked for
+        for place, name in enumerate(names):
+            if len(places) >= wanted and len(contents) >= num_contents:
                 break
-            if not (checked := self._checked(name)).reason:
-                good.append(_Good(name, checked.sha256, checked.perceptual_hash))
+            checked = self._checked(name)
+            if checked.reason:
+                continue
+            if len(places) == wanted:
+                del places[-1], digests[-32:], hashes[-8:]
+            places.append(place)
+            digests += bytes.fromhex(checked.sha256)
+            hashes += checked.perceptual_hash or bytes(8)
+            if len(contents) < num_contents:
                 contents.add(checked.sha256)
-        return good if len(good) <= wanted else [*good[: wanted - 1], good[-1]]
+        return _Images(names.select(places), bytes(digests), bytes(hashes))
 
     def _look_at(self, names: list[str]) -> None:
         """Decode images not seen before and remember whether they are good."""
@@ -88,14 +112,13 @@ class _Search:
                 self.rejected |= rejected
                 progress.advance(len(batch))
 
-    def copies(self, images: Sequence[_Good]) -> list[list[int]]:
+    def copies(self, images: _Images) -> list[list[int]]:
         """The places of those that are copies of one another; small pictures are read only where hashes are near."""
 
         def pictures_of(places: NDArray[np.intp]) -> NDArray[np.uint8]:
-            return small_pictures([self.memory.small(self.source.path(images[place].name)) for place in places])
+            return small_pictures([self.memory.small(self.source.path(images.names[place])) for place in places])
 
-        hashes = hashes_from_bytes(b"".join(image.perceptual_hash for image in images))
-        return group_copies(np.array([image.sha256 for image in images], "S64"), hashes, pictures_of)
+        return group_copies(images.checksums, hashes_from_bytes(images.hashes), pictures_of)
 
     def _checked(self, name: str) -> CheckedImage:
         """What is known of an image; looked at where it replaces a rejected one."""
@@ -142,20 +165,20 @@ def choose_split(workspace: Workspace, settings: Settings, source: ImageSource, 
         split, images = divide(search, settings)
     finally:
         memory.close()
-    return Chosen(split, {image.name: image.sha256 for image in images}, search.num_rejected)
+    return Chosen(split, images, search.num_rejected)
 
 
-def _choose_at_random(search: _Search, settings: Settings) -> tuple[Split, list[_Good]]:
+def _choose_at_random(search: _Search, settings: Settings) -> tuple[Split, _Images]:
     order = sampling_order(search.source.names, settings.split_seed)
     images = search.choose(order, settings.num_train_samples + settings.num_test_samples, num_contents=2)
     copies = search.copies(images)
-    split = split_images(_with_checksums(images), settings.num_train_samples, settings.num_test_samples, copies)
+    split = split_images(images.names, images.checksums, settings.num_train_samples, settings.num_test_samples, copies)
     _warn_of_copies(search, images, copies, split)
     return split, images
 
 
-def _choose_by_folder(search: _Search, settings: Settings) -> tuple[Split, list[_Good]]:
-    sides: list[list[_Good]] = []
+def _choose_by_folder(search: _Search, settings: Settings) -> tuple[Split, _Images]:
+    sides: list[_Images] = []
     for folder, wanted in ((TRAIN_FOLDER, settings.num_train_samples), (TEST_FOLDER, settings.num_test_samples)):
         names = [name for name in search.source.names if name.startswith(folder)]
         if not names:
@@ -165,9 +188,9 @@ def _choose_by_folder(search: _Search, settings: Settings) -> tuple[Split, list[
             )
         sides.append(search.choose(sampling_order(names, settings.split_seed), wanted))
     train, test = sides
-    images = [*train, *test]
+    images = train.followed_by(test)
     copies = search.copies(images)
-    split, exact, near = split_by_folder(_with_checksums(train), _with_checksums(test), copies)
+    split, exact, near = split_by_folder(images.names, images.checksums, len(train.names), copies)
     for left_out, why in ((exact, "the same file is"), (near, "a near copy is")):
         for name in left_out:
             search.reporter.warning(f"left out: {name} ({why} in {TEST_FOLDER})")
@@ -178,12 +201,8 @@ def _choose_by_folder(search: _Search, settings: Settings) -> tuple[Split, list[
     return split, images
 
 
-def _with_checksums(images: Sequence[_Good]) -> list[tuple[str, str]]:
-    return [(image.name, image.sha256) for image in images]
-
-
-def _warn_of_copies(search: _Search, images: Sequence[_Good], copies: Sequence[Sequence[int]], split: Split) -> None:
-    if count := num_across(copies, [image.name for image in images], split):
+def _warn_of_copies(search: _Search, images: _Images, copies: Sequence[Sequence[int]], split: Split) -> None:
+    if count := num_across(copies, images.names, split):
         search.reporter.warning(
             f"{count} images belong to groups of near copies that stand on both sides of the split: kept together, "
             f"they would leave too few images on one side"

@@ -9,7 +9,7 @@ from scipy import stats
 
 from fext.data.statistics import MEASURES
 
-Measures = Mapping[str, NDArray[np.float64]]
+Measures = Mapping[str, NDArray[np.float32]]
 
 # What a picture is that hardly shows anything.
 _MOST_PIXELS = 0.95
@@ -68,12 +68,13 @@ def find_odd_pictures(names: Sequence[str], measures: Measures) -> Iterator[Find
 def find_outliers(names: Sequence[str], measures: Measures) -> list[Outlier]:
     """For each measure the images beyond Tukey's outer fences, the farthest first."""
     outliers = []
-    for measure, values in measures.items():
+    for measure, column in measures.items():
+        values = column.astype(np.float64)
         low, high = np.percentile(values, _QUARTILES)
-        low, high = low - _FAR_OUT * (high - low), high + _FAR_OUT * (high - low)
+        low, high = float(low - _FAR_OUT * (high - low)), float(high + _FAR_OUT * (high - low))
         beyond = np.maximum(low - values, values - high)
         for place in np.argsort(-beyond, kind="stable")[: int((beyond > 0).sum())]:
-            outliers.append(Outlier(names[place], measure, float(values[place]), float(low), float(high)))
+            outliers.append(Outlier(names[place], measure, float(f"{values[place]:.6g}"), low, high))
     return outliers
 
 
@@ -87,7 +88,8 @@ def likeness(first: int, place: int, checksums: NDArray[np.bytes_]) -> str:
 def compare_sides(measures: Measures, sides: NDArray[np.str_]) -> list[Distance]:
     """Train beside test, measure by measure (scipy.stats.ks_2samp and wasserstein_distance)."""
     distances = []
-    for measure, values in measures.items():
+    for measure, column in measures.items():
+        values = column.astype(np.float64)
         train, test = values[sides == "train"], values[sides == "test"]
         found = stats.ks_2samp(train, test)
         spread = values.std() or 1.0
@@ -101,7 +103,7 @@ def summarize(measures: Measures) -> dict[str, dict[str, float]]:
     """Mean, spread and quartiles of each measure."""
     summary = {}
     for measure in MEASURES:
-        values = measures[measure.name]
+        values = measures[measure.name].astype(np.float64)
         low, middle, high = np.percentile(values, (_QUARTILES[0], 50, _QUARTILES[1]))
         summary[measure.name] = {
             "mean": float(values.mean()),

@@ -104,8 +104,8 @@ def pretrain(
     optimizer = make_optimizer(model, settings, computation)
     average = make_average(model, settings.ema_decay) if settings.ema_decay else None
     run = Run(
-        folder, settings, preprocessing, source, chosen.split, chosen.checksums, computation, model, optimizer, average,
-        computation.make_scaler(), reporter, processes,
+        folder, settings, preprocessing, source, chosen.split, chosen.checksums(), computation, model, optimizer,
+        average, computation.make_scaler(), reporter, processes,
     )  # fmt: skip
     state = State()
     remove_abandoned(workspace.checkpoints)

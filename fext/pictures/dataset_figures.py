@@ -78,7 +78,7 @@ def sizes_figure(widths: NDArray[np.int64], heights: NDArray[np.int64]) -> Figur
     return figure
 
 
-def measures_figure(measures: Mapping[str, NDArray[np.float64]], sides: NDArray[np.str_]) -> Figure:
+def measures_figure(measures: Mapping[str, NDArray[np.float32]], sides: NDArray[np.str_]) -> Figure:
     """A histogram of each measure, train beside test; all images in one where there is no split."""
     num_rows = -(-len(MEASURES) // _MEASURES_PER_ROW)
     figure = Figure(figsize=(3.1 * _MEASURES_PER_ROW, 2.1 * num_rows + 0.5), dpi=110, layout="constrained")

@@ -31,7 +31,7 @@ from fext.pictures.page import (
 )
 
 NUM_SHOWN, NUM_GROUPS, NUM_IN_GROUP, NUM_FARTHEST = 200, 60, 12, 42
-_NUM_ROWS = 1000
+NUM_ROWS = 1000
 _NUM_POINTS = 2000
 _BINS = 40
 _BANDS = (("red", "#d62728"), ("green", "#2ca02c"), ("blue", "#1f77b4"))
@@ -67,13 +67,14 @@ class DatasetReport:
     num_across: int
     names: Sequence[str]
     sides: NDArray[np.str_]
-    measures: Mapping[str, NDArray[np.float64]]
+    measures: Mapping[str, NDArray[np.floating]]
     sizes: NDArray[np.int64]
     kinds: Mapping[tuple[str, str], int]
     histogram: NDArray[np.int64]
     mean: NDArray[np.float64]
     spread: NDArray[np.float64]
     findings: Sequence[tuple[str, str, str]]
+    num_findings: Mapping[str, int]
     rejected: Sequence[tuple[str, str]]
     outliers: Sequence[tuple[str, str, float, float, float]]
     distances: Sequence[tuple[str, float, float, float, float, float]]
@@ -81,10 +82,6 @@ class DatasetReport:
     odd: Sequence[Item]
     groups: Sequence[Sequence[Item]]
     farthest: Sequence[Item]
-
-    def count(self, finding: str) -> int:
-        """How many images were found to be so."""
-        return sum(kind == finding for _, kind, _ in self.findings)
 
 
 def dataset_report(report: DatasetReport) -> Iterator[Html]:
@@ -123,7 +120,7 @@ def _facts(report: DatasetReport) -> Html:
 
 def _in_short(report: DatasetReport) -> Iterator[Html]:
     said = Html("<b>{}: {:,}.</b> {}")
-    counts = {finding: report.count(finding) for finding in _WHAT_TO_DO}
+    counts = {finding: report.num_findings.get(finding, 0) for finding in _WHAT_TO_DO}
     for finding, what in _WHAT_TO_DO.items():
         if counts[finding]:
             yield said.format(finding.capitalize(), counts[finding], what)
@@ -140,10 +137,10 @@ def _in_short(report: DatasetReport) -> Iterator[Html]:
 def _to_look_at(report: DatasetReport) -> Section:
     if not report.findings:
         return Section("Images to look at", "None: nothing odd was found.")
-    rows, note = _limited(report.findings, "findings.csv")
-    num_odd = sum("copy" not in kind and kind != "damaged" for _, kind, _ in report.findings)
+    note = _first_of(len(report.findings), sum(report.num_findings.values()), "findings.csv")
+    num_odd = sum(count for kind, count in report.num_findings.items() if "copy" not in kind and kind != "damaged")
     left_out = _left_out(len(report.odd), num_odd, "odd pictures", "findings.csv")
-    listed = table(["image", "finding", "detail"], rows, f"Findings{note}")
+    listed = table(["image", "finding", "detail"], report.findings, f"Findings{note}")
     return Section("Images to look at", "", *([gallery(report.odd)] if report.odd else []), left_out, listed)
 
 
@@ -182,9 +179,11 @@ def _outliers(report: DatasetReport) -> Section:
 
 def _limited(rows: Sequence[_Row], file: str) -> tuple[Sequence[_Row], str]:
     """The rows that a table may hold, and what its caption says of the others."""
-    if len(rows) <= _NUM_ROWS:
-        return rows, ""
-    return rows[:_NUM_ROWS], f": the first {_NUM_ROWS:,} of {len(rows):,}; all are in {file}"
+    return rows[:NUM_ROWS], _first_of(min(NUM_ROWS, len(rows)), len(rows), file)
+
+
+def _first_of(num_shown: int, count: int, file: str) -> str:
+    return f": the first {num_shown:,} of {count:,}; all are in {file}" if num_shown < count else ""
 
 
 def _left_out(num_shown: int, count: int, what: str, file: str) -> Html:
@@ -326,7 +325,7 @@ def _measures(report: DatasetReport) -> Section:
     return Section("Measures", text, *([colour_key(series)] if len(series) > 1 else []), plots)
 
 
-def _measure_figure(values: NDArray[np.float64], sides: NDArray[np.str_], series: Mapping[str, str]) -> go.Figure:
+def _measure_figure(values: NDArray[np.floating], sides: NDArray[np.str_], series: Mapping[str, str]) -> go.Figure:
     low, high = np.percentile(values, (0.5, 99.5))  # a few far ones would squeeze the others into one bar
     edges = np.linspace(low, high if high > low else low + 1e-6, _BINS)
     figure = go.Figure()
