@@ -87,7 +87,7 @@ def test_what_is_left_out_is_counted_and_its_table_named(
 ) -> None:
     monkeypatch.setattr(dataset_report, "NUM_SHOWN", 2)
     monkeypatch.setattr(dataset_report, "NUM_GROUPS", 1)
-    monkeypatch.setattr(dataset_report, "_NUM_ROWS", 3)
+    monkeypatch.setattr(dataset_report, "NUM_ROWS", 3)
     monkeypatch.setattr(dataset_report, "_NUM_POINTS", 5)
     space = Workspace(tmp_path)
     plant(space.images)

@@ -125,4 +125,4 @@ def _found_of(found: "Found", place: int, first: int) -> Iterator[str]:
     if side := str(found.sides[place]):
         yield side
     if first >= 0:
-        yield f"{likeness(first, place, found.dataset.checksums)} copy of {found.names[first]}"
+        yield f"{likeness(first, place, found.dataset.checksums)} copy: of {found.names[first]}"
