@@ -90,6 +90,8 @@ def test_all_that_is_promised_is_written(workspace: Workspace, tiny: Tiny) -> No
 def test_a_second_run_decodes_and_writes_nothing(
     workspace: Workspace, settings: Settings, looked_at: list[str]
 ) -> None:
+    (workspace.images / "empty.png").touch()
+    (workspace.images / "text.jpg").write_text("no picture", encoding="utf-8")
     first = analyze(workspace, settings, workspace.images, SilentReporter())
     times = {file: file.stat().st_mtime_ns for file in workspace.validation.glob("*.[cpj]*")}
     looked_at.clear()

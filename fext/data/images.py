@@ -138,8 +138,6 @@ def read_file(path: Path) -> tuple[bytes, FileState]:
         raise TooLittleMemory("not enough memory to read it") from error
     if before != after or len(data) != after.size:
         raise ImageRejected("the file changed while it was read: start again when it is complete")
-    if not data:
-        raise ImageRejected("the file is empty")
     return data, after
 
 
@@ -259,6 +257,8 @@ def _decode(data: bytes, preprocessing: Preprocessing) -> _Decoded:
 
 
 def _opened(data: bytes) -> Image.Image:
+    if not data:
+        raise ImageRejected("the file is empty")
     try:
         return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
