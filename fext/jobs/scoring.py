@@ -214,7 +214,8 @@ def _sampled(
     features = pooled(latent)
     for number, file in enumerate(batch.files):
         if file.position % step == 0:
-            yield file.position, features[number], thumbnail(batch.images[number])
+            # A copy, for a part of the batch's features would keep all of them in memory.
+            yield file.position, features[number].copy(), thumbnail(batch.images[number])
 
 
 def pooled(latent: torch.Tensor) -> NDArray[np.float32]:
