@@ -16,10 +16,12 @@ from scipy import stats
 from fext.data.labels import are_labels, label_of
 from fext.jobs.evaluate import evaluate
 from fext.jobs.pretrain import pretrain
+from fext.model.autoencoder import build_autoencoder
 from fext.model.intervals import difference_interval, mean_interval
 from fext.model.latent_statistics import LatentStatistics
 from fext.model.linear_map import LinearMap
 from fext.model.linear_readout import LinearReadout
+from fext.model.plans import make_plan
 from fext.model.scores import compare, reconstruction_scores
 from fext.reporting import SilentReporter
 from fext.settings import Settings
@@ -271,3 +273,16 @@ def test_an_imagenet_encoder_that_cannot_be_had_is_told_and_left_out(
     result = evaluate(space, settings, space.checkpoints / "model", None, Listening())
     assert any("evaluating without the ImageNet encoder" in text for text in warnings)
     assert list(result.summary["encoders"]["encoders"]) == ["model", "untrained", "linear_map"]
+
+
+def test_an_imagenet_encoder_whose_weights_are_here_stands_beside_the_others(
+    evaluated: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vgg16 = build_autoencoder(make_plan("vgg16", (32, 32, 3)), seed=1)
+    monkeypatch.setattr("fext.jobs.encoders.has_imagenet_weights", lambda _: True)
+    monkeypatch.setattr("fext.jobs.encoders.imagenet_encoder_weights", lambda *_: vgg16.encoder.state_dict())
+    result = evaluate(evaluated, tiny(**SMALL), evaluated.checkpoints / "model", None, QUIET)
+    found = result.summary["encoders"]["encoders"]
+    assert list(found) == ["model", "untrained", "linear_map", "imagenet_vgg16"]
+    assert 0 < found["imagenet_vgg16"]["readout_psnr"] < 120
+    assert "VGG16 trained on ImageNet" in (result.folder / "report.html").read_text(encoding="utf-8")
