@@ -99,6 +99,14 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink()
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file that may be there; raises FextError where it cannot be."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise FextError(f"{path} cannot be removed: {error.strerror or error}") from error
+
+
 def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
