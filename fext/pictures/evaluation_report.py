@@ -153,7 +153,7 @@ def _train_beside_test(summary: Summary) -> list[str]:
         ]
     if gap.excludes_zero:
         return [f"Test images come out better than train images, by {gap.negated().text('dB')}: they are easier."]
-    return [f"Train and test images come out alike (difference {gap.text('dB')}): no sign of overfitting."]
+    return [f"Between train and test images no difference can be told ({gap.text('dB')}): no sign of overfitting."]
 
 
 def _whether_training_helped(summary: Summary) -> list[str]:
