@@ -27,7 +27,7 @@ _NUM_TRACKED_PICTURES = 6
 _MAX_POINTS = 200  # of each curve over steps, in an epoch
 _MAX_WEIGHTS = 64  # layers whose weights are shown
 _NUM_WEIGHTS_COUNTED, _NUM_BINS = 65536, 64  # of each layer
-_MAX_LATENTS = 500  # images of each subset
+_MAX_LATENTS = 250  # images of each subset
 _NO_LABEL = "none"
 _SHAPING = ("data", "model", "training", "general")  # categories of the settings that a run is compared by
 
