@@ -95,6 +95,16 @@ def test_checkpoints_are_compared_on_new_images_where_asked(space: Workspace, ti
     assert len(result.verdicts) == 2
 
 
+def test_of_more_than_two_the_intervals_are_wider_so_that_all_of_them_hold(space: Workspace, tiny: Tiny) -> None:
+    shutil.copytree(space.checkpoints / "short", space.checkpoints / "third")
+    two, three = (compare(space, tiny, *names) for names in (("long", "short"), ("long", "short", "third")))
+    narrow, wide = (result.comparison.checkpoints[1].psnr_minus_best for result in (two, three))
+    assert narrow is not None
+    assert wide is not None
+    assert wide.mean == narrow.mean
+    assert wide.low < narrow.low < narrow.high < wide.high  # type: ignore[operator]
+
+
 def test_an_evaluation_of_these_weights_is_used_and_one_of_others_is_made_again(
     space: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +127,9 @@ def test_an_evaluation_of_these_weights_is_used_and_one_of_others_is_made_again(
 def test_what_cannot_be_compared_is_refused_with_what_to_do(space: Workspace, tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least two different checkpoints"):
         compare(space, tiny, "long", "long")
+    shutil.copytree(space.checkpoints / "long", tmp_path / "elsewhere" / "long")
+    with pytest.raises(UsageError, match="have the same name: rename"):
+        compare(space, tiny, "long", str(tmp_path / "elsewhere" / "long"))
     write_images(tmp_path / "new", 5)
     pretrain(space, tiny(**SMALL, epochs=1, num_train_samples=3), tmp_path / "new", "far", QUIET)
     with pytest.raises(CheckpointError, match=r"different folders .*--images"):

@@ -139,8 +139,11 @@ def test_a_model_with_a_linear_shortcut_trains_resumes_and_beats_the_linear_map(
     straight = pretrain(space, settings, space.images, "straight", QUIET).folder
     pretrain(space, settings.model_copy(update={"epochs": 2}), space.images, "extended", QUIET)
     resume(settings, space.checkpoints / "extended", 8, QUIET)
-    summary = evaluate(space, settings, straight, None, QUIET).summary["subsets"]["train"]
-    assert summary["model"]["psnr"]["mean"] > summary["linear_map"]["psnr"]["mean"]
+    summary = evaluate(space, settings, straight, None, QUIET).summary
+    train = summary["subsets"]["train"]
+    assert train["model"]["psnr"]["mean"] > train["linear_map"]["psnr"]["mean"]
+    encoders = summary["encoders"]["encoders"]  # before training it holds what the linear map holds
+    assert encoders["untrained"]["readout_psnr"] == pytest.approx(encoders["linear_map"]["readout_psnr"], abs=0.5)
     states = (load_checkpoint(space.checkpoints / name).model.state_dict() for name in ("straight", "extended"))
     assert all(torch.equal(left, right) for left, right in zip(*(state.values() for state in states), strict=True))
 

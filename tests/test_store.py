@@ -314,3 +314,8 @@ def test_samples_are_written_with_their_sources_and_never_among_strange_files(tm
     (tmp_path / "own" / "mine.jpg").touch()
     with pytest.raises(UsageError, match=r"mine\.jpg"):
         write_samples(tmp_path / "own")
+
+
+def test_a_name_that_is_not_utf_8_leaves_json_that_can_be_read(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "a.json", {"image": "caf\udce9.png"})
+    assert files.read_json(tmp_path / "a.json") == {"image": "caf\\xe9.png"}

@@ -1,5 +1,6 @@
 """The names of images, as many as there may be: held as one block of bytes, a fifth of what a tuple of texts takes."""
 
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -14,6 +15,11 @@ def name_to_bytes(name: str) -> bytes:
 def name_from_bytes(data: bytes) -> str:
     """The name of these bytes; those that are not UTF-8 become lone surrogates, as Python has them."""
     return data.decode("utf-8", "surrogateescape")
+
+
+def readable_in_json(text: str) -> str:
+    """A JSON text as `readable` has it: of what is spelled out there the backslash is doubled, as JSON wants it."""
+    return re.sub("[\udc80-\udcff]", lambda odd: f"\\\\x{ord(odd.group()) - 0xDC00:02x}", text)
 
 
 def readable(text: str) -> str:

@@ -1,5 +1,8 @@
 """Several checkpoints side by side, on images that none of them was trained on: which one is better, and how sure."""
 
+import math
+import os
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +14,10 @@ from numpy.typing import NDArray
 from fext.compute.device import prepare_computation
 from fext.data.names import Names
 from fext.data.source import ImageSource
-from fext.errors import CheckpointError, UsageError
+from fext.errors import CheckpointError, FextError, UsageError
 from fext.jobs.evaluate import evaluate
 from fext.jobs.pictures import reconstruction_pairs
-from fext.model.intervals import mean_interval
+from fext.model.intervals import CONFIDENCE, mean_interval
 from fext.model.scores import Scores
 from fext.pictures.comparison_report import ComparedCheckpoint, Comparison, SideBySide, comparison_page
 from fext.reporting import Reporter
@@ -39,12 +42,13 @@ class ComparisonResult:
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """A checkpoint's scores of images, (N, 4) in the order of Scores._fields."""
+    """A checkpoint's scores of the images that it was not trained on, (N, 4) in the order of Scores._fields, and the
+    place of each."""
 
     folder: Path
     summary: Mapping[str, Any]
-    subsets: Mapping[str, str]
-    scores: Mapping[str, tuple[float, ...]]
+    places: Mapping[str, int]
+    scores: NDArray[np.float64]
 
 
 def compare_checkpoints(
@@ -56,11 +60,14 @@ def compare_checkpoints(
     list. Raises UsageError for fewer than two checkpoints, CheckpointError where they have no images in common that
     none of them was trained on, and what evaluating raises.
     """
-    if len(set(folders)) < _FEWEST:
+    folders = list(dict.fromkeys(folders))
+    if len(folders) < _FEWEST:
         raise UsageError("a comparison needs at least two different checkpoints")
-    evaluated = [_evaluated(workspace, settings, folder, images, reporter) for folder in dict.fromkeys(folders)]
+    if len({folder.name for folder in folders}) < len(folders):
+        raise UsageError("two of these checkpoints have the same name: rename the folder of one")
+    evaluated = [_evaluated(workspace, settings, folder, images, reporter) for folder in folders]
     names = _images_in_common(evaluated)
-    scores = {found.folder.name: np.array([found.scores[name] for name in names]) for found in evaluated}
+    scores = {found.folder.name: found.scores[[found.places[name] for name in names]] for found in evaluated}
     checkpoints = _ranked(evaluated, scores)
     location = Path(str(evaluated[0].summary["source"]))
     shown = _side_by_side(settings, [found.folder for found in evaluated], location, checkpoints, names, scores)
@@ -75,40 +82,44 @@ def compare_checkpoints(
 def _evaluated(
     workspace: Workspace, settings: Settings, folder: Path, images: Path | None, reporter: Reporter
 ) -> _Evaluated:
-    if images is not None or not _is_up_to_date(folder):
+    if images is not None or not _is_up_to_date(folder, settings):
         evaluate(workspace, settings, folder, images, reporter)
-    rows = files.read_csv(folder / "evaluation" / "per_image.csv")
-    return _Evaluated(
-        folder=folder,
-        summary=files.read_json(folder / "evaluation" / "summary.json"),
-        subsets={row["image"]: row["subset"] for row in rows},
-        scores={row["image"]: tuple(float(row[score]) for score in Scores._fields) for row in rows},
-    )
+    places: dict[str, int] = {}
+    scores = array("d")
+    for row in files.iter_csv(folder / "evaluation" / "per_image.csv"):
+        if row["subset"] != "train":
+            places[row["image"]] = len(places)
+            scores.extend(float(row[score]) for score in Scores._fields)
+    summary = files.read_json(folder / "evaluation" / "summary.json")
+    return _Evaluated(folder, summary, places, np.asarray(scores).reshape(-1, len(Scores._fields)))
 
 
-def _is_up_to_date(folder: Path) -> bool:
-    """Whether the evaluation that stands there is of these weights, on the images of the checkpoint's own split."""
-    evaluation = folder / "evaluation"
-    if not all((evaluation / name).is_file() for name in ("summary.json", "per_image.csv")):
+def _is_up_to_date(folder: Path, settings: Settings) -> bool:
+    """Whether the evaluation that stands there is of these weights, on the images of the checkpoint's own split, and
+    computed as it would be now."""
+    computation = prepare_computation(settings)
+    try:
+        summary = files.read_json(folder / "evaluation" / "summary.json")
+        is_the_same = (summary["source"], summary["device"], summary["precision"]) == (
+            load_description(folder).source,
+            computation.device.type,
+            computation.precision,
+        )
+        return is_the_same and has_weights(folder, str(summary["sha256"]))
+    except (FextError, KeyError, TypeError):
         return False
-    summary = files.read_json(evaluation / "summary.json")
-    return has_weights(folder, str(summary["sha256"])) and summary["source"] == load_description(folder).source
 
 
 def _images_in_common(evaluated: Sequence[_Evaluated]) -> list[str]:
     """Names of the images that every checkpoint was scored on and none was trained on, in order."""
-    sources = {str(found.summary["source"]) for found in evaluated}
+    sources = {os.path.realpath(str(found.summary["source"])) for found in evaluated}
     if len(sources) > 1:
         raise CheckpointError(
             f"these checkpoints were trained on images of different folders ({', '.join(sorted(sources))}): name a "
             f"folder of new images to compare them on (--images)"
         )
     first, *others = evaluated
-    names = [
-        name
-        for name, subset in first.subsets.items()
-        if subset != "train" and all(found.subsets.get(name, "train") != "train" for found in others)
-    ]
+    names = [name for name in first.places if all(name in found.places for found in others)]
     if len(names) < _FEWEST:
         raise CheckpointError(
             "these checkpoints have no test images in common that none of them was trained on: name a folder of new "
@@ -122,6 +133,9 @@ def _ranked(evaluated: Sequence[_Evaluated], scores: Mapping[str, NDArray[np.flo
     psnr, ssim = Scores._fields.index("psnr"), Scores._fields.index("ssim")
     order = sorted(evaluated, key=lambda found: -scores[found.folder.name][:, psnr].mean())
     best = scores[order[0].folder.name]
+    # The best is chosen on the same images, and each of the others is held against it: their intervals are made as wide
+    # as all pairs would need together (Bonferroni).
+    confidence = 1 - (1 - CONFIDENCE) / math.comb(len(order), 2)
     ranked = []
     for found in order:
         own = scores[found.folder.name]
@@ -133,11 +147,12 @@ def _ranked(evaluated: Sequence[_Evaluated], scores: Mapping[str, NDArray[np.flo
                 architecture=description.plan.architecture,
                 latent_shape=description.plan.latent_shape,
                 picture_shape=description.plan.picture_shape,
+                resize_mode=description.preprocessing.resize_mode,
                 epochs=description.summary.get("epochs", ""),
                 psnr=mean_interval(own[:, psnr]),
                 ssim=mean_interval(own[:, ssim]),
-                psnr_minus_best=None if is_best else mean_interval(own[:, psnr] - best[:, psnr]),
-                ssim_minus_best=None if is_best else mean_interval(own[:, ssim] - best[:, ssim]),
+                psnr_minus_best=None if is_best else mean_interval(own[:, psnr] - best[:, psnr], confidence),
+                ssim_minus_best=None if is_best else mean_interval(own[:, ssim] - best[:, ssim], confidence),
             )
         )
     return ranked
@@ -158,8 +173,10 @@ def _verdicts(comparison: Comparison) -> list[str]:
         else:
             text = f"{best.name} and {other.name} cannot be told apart: {gain.text('dB')} PSNR on {count}."
         found.append(text)
-    if len({checkpoint.picture_shape for checkpoint in comparison.checkpoints}) > 1:
-        found.append("They see pictures of different sizes, and each is scored at its own: take the scores with care.")
+    if len({(checkpoint.picture_shape, checkpoint.resize_mode) for checkpoint in comparison.checkpoints}) > 1:
+        found.append(
+            "They see the images at different sizes or cuts, and each is scored at its own: take the scores with care."
+        )
     return found
 
 
@@ -181,7 +198,7 @@ def _side_by_side(
     places = list(dict.fromkeys([*order[:_NUM_SHOWN], *order[-_NUM_SHOWN:]]))
     chosen = [names[place] for place in places]
     computation = prepare_computation(settings)
-    source = ImageSource(location, location if location.is_dir() else location.parent, Names.of(names), 0)
+    source = ImageSource(location, location if os.path.isdir(location) else location.parent, Names.of(names), 0)
     pairs = {}
     for folder in folders:
         checkpoint = load_checkpoint(folder)

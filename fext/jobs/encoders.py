@@ -18,6 +18,7 @@ from fext.data.names import Names
 from fext.errors import ModelError
 from fext.jobs.choosing import refuse_vanished
 from fext.jobs.scoring import Evaluation, pooled
+from fext.jobs.starting import start_model
 from fext.model.autoencoder import Autoencoder, build_autoencoder
 from fext.model.intervals import Interval, mean_interval
 from fext.model.latent_statistics import LatentStatistics
@@ -98,16 +99,34 @@ def compare_encoders(evaluation: Evaluation, linear_map: LinearMap) -> EncoderCo
 
 
 def _encoders(evaluation: Evaluation, linear_map: LinearMap) -> dict[str, Encode]:
-    plan, settings = evaluation.checkpoint.plan, evaluation.checkpoint.settings
-    untrained = build_autoencoder(plan, settings.seed).eval()
     encoders: dict[str, Encode] = {
         "model": _by(evaluation, evaluation.checkpoint.model.encoder),
-        "untrained": _by(evaluation, untrained.encoder),
+        "untrained": _by(evaluation, _untrained(evaluation).encoder),
         "linear_map": linear_map.encode,
     }
     if (imagenet := _imagenet_encoder(evaluation)) is not None:
         encoders["imagenet_vgg16"] = _by(evaluation, imagenet.encoder)
     return encoders
+
+
+def _untrained(evaluation: Evaluation) -> Autoencoder:
+    """The model as its training started: at random weights, at principal components, or at ImageNet's weights."""
+    checkpoint, settings = evaluation.checkpoint, evaluation.checkpoint.settings
+    train = tuple(evaluation.of_subset("train"))
+    try:
+        model = start_model(
+            checkpoint.plan,
+            settings,
+            evaluation.source,
+            train,
+            checkpoint.preprocessing,
+            evaluation.computation,
+            evaluation.reporter,
+        )
+    except ModelError as error:
+        evaluation.reporter.warning(f"the untrained encoder starts at random weights: {error}")
+        model = build_autoencoder(checkpoint.plan, settings.seed)
+    return model.eval()
 
 
 def _by(evaluation: Evaluation, encoder: torch.nn.Module) -> Encode:

@@ -1,5 +1,6 @@
 """Evaluation: how well a checkpoint reconstructs images, what its latent holds, and whether training helped."""
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,15 +51,14 @@ def evaluate(
 ) -> EvaluationResult:
     """Score every train and test image of a checkpoint and write evaluation/ and a row of scores.csv.
 
-    With `images`, those of that folder or list, which count as new; where the checkpoint's own folder has gone, this is
-    where it went, and images named in the split count as train and test.
+    With `images`, those of that folder or list: files of the split count as train and test, others as new.
     Raises CheckpointError, SourceError and DeviceError.
     """
     started = time.perf_counter()
     computation = prepare_computation(settings)
     checkpoint = load_checkpoint(folder)
     computation.place(checkpoint.model)
-    source, names, subsets = _images_to_score(checkpoint, images)
+    source, names, subsets = _images_to_score(checkpoint, images, reporter)
     evaluation = Evaluation(checkpoint, source, names, subsets, settings, computation, reporter)
     reporter.message(f"evaluating {checkpoint.name} on {len(names)} images, {computation.describe()}")
     found = _find(evaluation)
@@ -82,7 +82,9 @@ def evaluate(
 # ---------------------------------------------------------------- what to score
 
 
-def _images_to_score(checkpoint: Checkpoint, images: Path | None) -> tuple[ImageSource, Names, NDArray[np.str_]]:
+def _images_to_score(
+    checkpoint: Checkpoint, images: Path | None, reporter: Reporter
+) -> tuple[ImageSource, Names, NDArray[np.str_]]:
     """Where the images are, their names in order, and the subset of each."""
     split = checkpoint.split()
     known = dict.fromkeys(split.train, "train") | dict.fromkeys(split.test, "test")
@@ -90,21 +92,37 @@ def _images_to_score(checkpoint: Checkpoint, images: Path | None) -> tuple[Image
         source = find_images(images)
         if not source.names:
             raise SourceError(f"{source.describe_empty()}: name a folder of images")
-        if not _may_be_its_own(checkpoint, images):
-            known = {}
-        return source, source.names, np.array([known.get(name, "new") for name in source.names], "U5")
+        return source, source.names, _subsets(checkpoint, known, source, reporter)
     location = Path(checkpoint.source)
-    if not location.exists():
+    if not os.path.exists(location):
         raise SourceError(f"the images of {checkpoint.name} are no longer in {location}: name their folder (--images)")
-    root = location if location.is_dir() else location.parent
     names = Names.of(sorted(known, key=name_to_bytes))
-    return ImageSource(location, root, names, 0), names, np.array([known[name] for name in names], "U5")
+    source = ImageSource(location, _root(location), names, 0)
+    return source, names, np.array([known[name] for name in names], "U5")
 
 
-def _may_be_its_own(checkpoint: Checkpoint, images: Path) -> bool:
-    """Whether this is the folder that the checkpoint's images were taken from, or they are there no more."""
-    own = Path(checkpoint.source)
-    return not own.exists() or own.samefile(images)
+def _subsets(
+    checkpoint: Checkpoint, known: Mapping[str, str], source: ImageSource, reporter: Reporter
+) -> NDArray[np.str_]:
+    """Of each image of a source: train or test where it is the very file that the split names, else new.
+
+    Where none of the split's files is left, the images are taken to have moved, and are known by their names.
+    """
+    root = _root(Path(checkpoint.source))
+    if any(os.path.exists(root / name) for name in known):
+        paths = {os.path.realpath(root / name): subset for name, subset in known.items()}
+        return np.array([paths.get(os.path.realpath(source.path(name)), "new") for name in source.names], "U5")
+    subsets = np.array([known.get(name, "new") for name in source.names], "U5")
+    reporter.message(
+        f"the images that {checkpoint.name} was trained and tested on are no longer in {checkpoint.source}: "
+        f"{int((subsets != 'new').sum())} of the {len(subsets)} images here are taken for them, by their names"
+    )
+    return subsets
+
+
+def _root(location: Path) -> Path:
+    """The folder that names are relative to; os.path says no where pathlib, before Python 3.14, raises."""
+    return location if os.path.isdir(location) else location.parent
 
 
 def _find(evaluation: Evaluation) -> Findings:

@@ -68,6 +68,7 @@ def lay_out(sample: Sample, seed: int) -> LatentMaps | None:
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     count = len(sample.names)
     if count < _FEWEST or np.ptp(sample.features, axis=0).max() == 0:
@@ -77,5 +78,7 @@ def lay_out(sample: Sample, seed: int) -> LatentMaps | None:
     if components.shape[1] < 2:
         return None
     perplexity = min(_LARGEST_PERPLEXITY, (count - 1) / 3)
-    tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(components)
+    # On one thread: the sums of several come in no fixed order, and the map would be another one each time.
+    with threadpool_limits(1):
+        tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(components)
     return LatentMaps(components[:, :2], tsne.astype(np.float64), float(analysis.explained_variance_ratio_[:2].sum()))

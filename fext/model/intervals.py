@@ -35,7 +35,7 @@ class Interval(NamedTuple):
         return Interval(0 - self.mean, 0 - self.high, 0 - self.low)  # 0 - 0 is 0, where -0 is shown as such
 
 
-def mean_interval(values: NDArray[np.float64]) -> Interval:
+def mean_interval(values: NDArray[np.float64], confidence: float = CONFIDENCE) -> Interval:
     """Of one mean, or, given the differences of pairs, of the mean difference (scipy.stats.ttest_1samp)."""
     from scipy import stats
 
@@ -43,7 +43,7 @@ def mean_interval(values: NDArray[np.float64]) -> Interval:
     if len(values) < 2 or values.min() == values.max():
         ends = (mean, mean) if len(values) >= 2 else (None, None)
         return Interval(mean, *ends)
-    interval = stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
+    interval = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
     return Interval(mean, float(interval.low), float(interval.high))
 
 

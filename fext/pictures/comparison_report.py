@@ -36,6 +36,7 @@ class ComparedCheckpoint:
     architecture: str
     latent_shape: tuple[int, int, int]
     picture_shape: tuple[int, int, int]
+    resize_mode: str
     epochs: object
     psnr: Interval
     ssim: Interval
@@ -67,7 +68,8 @@ def comparison_page(comparison: Comparison, verdicts: Sequence[str]) -> Iterator
     """The page in pieces, as page.page gives them."""
     introduction = (
         f"On {len(comparison.names):,} images of {comparison.source} that none of these checkpoints was trained on. "
-        f"Intervals are 95 % confidence intervals; differences are those of the same images."
+        f"Intervals are 95 % confidence intervals. Differences are those of the same images; with more than two "
+        f"checkpoints their intervals are so wide that all hold together (Bonferroni)."
     )
     sections = [
         Section("In short", "", bullets(verdicts)),

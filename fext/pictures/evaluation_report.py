@@ -38,7 +38,7 @@ Summary = Mapping[str, Any]
 METHOD_NAMES = {"model": "model", "linear_map": "linear map", "mean_image": "mean image"}
 ENCODER_NAMES = {
     "model": "this model",
-    "untrained": "the same, untrained",
+    "untrained": "the same before training",
     "linear_map": "linear map",
     "imagenet_vgg16": "VGG16 trained on ImageNet",
 }
@@ -48,6 +48,7 @@ _LABEL_COLOURS = (
 )  # fmt: skip
 _NUM_ROWS, _NUM_POINTS, _BINS = 1000, 2000, 40
 _MOST_TICKS = 12
+_MOST_CELLS = 256  # of a heat map a side
 _SHOWN_SIDE = 160  # pixels of a thumbnail
 
 
@@ -153,7 +154,12 @@ def _train_beside_test(summary: Summary) -> list[str]:
         ]
     if gap.excludes_zero:
         return [f"Test images come out better than train images, by {gap.negated().text('dB')}: they are easier."]
-    return [f"Between train and test images no difference can be told ({gap.text('dB')}): no sign of overfitting."]
+    if gap.high is None:
+        return ["There are too few images to tell whether train images come out better than test images."]
+    return [
+        f"Between train and test images no difference can be told ({gap.text('dB')}); one of up to {gap.high:.2f} dB "
+        f"cannot be ruled out."
+    ]
 
 
 def _whether_training_helped(summary: Summary) -> list[str]:
@@ -163,14 +169,14 @@ def _whether_training_helped(summary: Summary) -> list[str]:
     gain = _interval(encoders["model"]["gain_over_untrained"])
     found = [
         f"What a linear readout gets out of its latent is {_better_or_worse(gain, 'dB')} than out of the same encoder "
-        f"untrained."
+        f"before training."
     ]
     accuracy = encoders["model"]["label_accuracy"]
     if accuracy is not None:
         untrained = encoders["untrained"]["label_accuracy"]
         found.append(
-            f"The nearest train images have the label (folder) of a test image in {accuracy:.0%} of cases; "
-            f"{untrained:.0%} untrained, {summary['encoders']['label_chance']:.0%} by always naming the commonest."
+            f"The nearest train images have the label (folder) of a test image in {accuracy:.0%} of cases; before "
+            f"training {untrained:.0%}, and {summary['encoders']['label_chance']:.0%} by always naming the commonest."
         )
     return found
 
@@ -314,9 +320,13 @@ def _regions(report: EvaluationReport) -> Section:
 
 
 def _heatmap(values: NDArray[np.float64], colours: str, kind: str) -> go.Figure:
+    step = -(-max(values.shape) // _MOST_CELLS)
+    values = values[::step, ::step]
     hover = f"row %{{y}}, column %{{x}}: {kind} %{{z:.4f}}<extra></extra>"
     bar = {"thickness": 12, "outlinewidth": 0, "orientation": "h", "y": -0.02, "yanchor": "top", "nticks": 5}
-    figure = go.Figure(go.Heatmap(z=values.round(5), colorscale=colours, colorbar=bar, hovertemplate=hover))
+    figure = go.Figure(
+        go.Heatmap(z=values.round(5), dx=step, dy=step, colorscale=colours, colorbar=bar, hovertemplate=hover)
+    )
     figure.update_yaxes(autorange="reversed", visible=False, scaleanchor="x", constrain="domain")
     figure.update_xaxes(visible=False, constrain="domain")
     return figure
@@ -365,7 +375,11 @@ def _scatter(report: EvaluationReport) -> go.Figure:
 def _encoders(summary: Summary) -> Section:
     title = "Did training help?"
     if "encoders" not in summary:
-        return Section(title, "Not judged: there are too few train or test images here.")
+        return Section(
+            title,
+            "Not judged: there are too few train or test images here, or each position of the latent stands for too "
+            "many pixels.",
+        )
     found = summary["encoders"]
     has_labels = found["num_labels"] > 0
     rows = [
@@ -378,7 +392,7 @@ def _encoders(summary: Summary) -> Section:
         )
         for name, encoder in found["encoders"].items()
     ]
-    header = ["encoder", "readout PSNR dB", "gain over untrained", "effective rank", *(["labels right"] * has_labels)]
+    header = ["encoder", "readout PSNR dB", "gain over before", "effective rank", *(["labels right"] * has_labels)]
     text = (
         f"Encoders judged alike, on {found['num_train']:,} train and {found['num_test']:,} test images. The readout is "
         f"a linear regression from the latent back to the pixels: it shows how much of an image a latent still holds, "

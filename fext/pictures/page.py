@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image
 
-from fext.data.names import readable
+from fext.data.names import readable, readable_in_json
 from fext.data.thumbnails import as_webp
 
 if TYPE_CHECKING:
@@ -179,8 +179,7 @@ def json_data(identifier: str, data: object) -> Html:
 def json_text(data: object) -> Html:
     """JSON that may stand in a script element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    # A byte that is not UTF-8 is a lone surrogate here; its backslash is doubled for JSON.
-    return _in_script(re.sub("[\udc80-\udcff]", lambda odd: f"\\\\x{ord(odd.group()) - 0xDC00:02x}", text))
+    return _in_script(readable_in_json(text))
 
 
 def _script(text: str) -> Html:

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fext.data.names import readable
+from fext.data.names import readable, readable_in_json
 from fext.errors import FextError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def write_json(path: Path, data: Any) -> None:
 
 def json_text(data: Any) -> str:
     """Indented JSON; numbers that are not finite have no place in it and raise ValueError."""
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return readable_in_json(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -173,9 +173,14 @@ def write_picture(path: Path, picture: "Image.Image") -> None:
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV written by write_csv; raises FextError where it cannot be read."""
+    return list(iter_csv(path))
+
+
+def iter_csv(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of read_csv, one after another."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            return list(csv.DictReader(stream, strict=True))
+            yield from csv.DictReader(stream, strict=True)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FextError(f"{path} cannot be read: {error}") from error
 
