@@ -378,8 +378,8 @@ def test_images_of_another_folder_are_new_whatever_their_names_and_those_of_a_mo
     assert set(result.summary["subsets"]) == {"new"}
     folder = tmp_path / "own"
     folder.mkdir()
-    for name in load_checkpoint(copy.checkpoints / "model").split().train[:3]:  # the very files, under another path
-        (folder / "list.txt").open("a").write(f"{copy.images / name}\n")
+    train = load_checkpoint(copy.checkpoints / "model").split().train[:3]  # the very files, by other names
+    (folder / "list.txt").write_text("".join(f"{copy.images / name}\n" for name in train), encoding="utf-8")
     result = evaluate(copy, tiny(), copy.checkpoints / "model", folder / "list.txt", QUIET)
     assert {subset: found["num_images"] for subset, found in result.summary["subsets"].items()} == {"train": 3}
     description = json.loads((copy.checkpoints / "model" / "model.json").read_text())

@@ -48,6 +48,7 @@ _LABEL_COLOURS = (
 )  # fmt: skip
 _NUM_ROWS, _NUM_POINTS, _BINS = 1000, 2000, 40
 _MOST_TICKS = 12
+_NOTHING = 0.005  # dB, which are shown as 0.00
 _MOST_CELLS = 256  # of a heat map a side
 _SHOWN_SIDE = 160  # pixels of a thumbnail
 
@@ -168,8 +169,8 @@ def _whether_training_helped(summary: Summary) -> list[str]:
     encoders = summary["encoders"]["encoders"]
     gain = _interval(encoders["model"]["gain_over_untrained"])
     found = [
-        f"What a linear readout gets out of its latent is {_better_or_worse(gain, 'dB')} than out of the same encoder "
-        f"before training."
+        f"Beside the same encoder before training, what a linear readout gets out of its latent is "
+        f"{_better_or_worse(gain, 'dB')}."
     ]
     accuracy = encoders["model"]["label_accuracy"]
     if accuracy is not None:
@@ -201,6 +202,8 @@ def _interval(value: Summary) -> Interval:
 
 def _better_or_worse(gain: Interval, unit: str) -> str:
     """A difference in words; where its interval holds zero, that nothing can be told."""
+    if abs(gain.mean) < _NOTHING:
+        return f"as good, to {2 * _NOTHING:g} {unit}"
     if not gain.excludes_zero:
         return f"neither better nor worse, as far as can be told ({gain.text(unit)})"
     return f"{'better' if gain.mean > 0 else 'worse'} by {gain.text(unit)}"
