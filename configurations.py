@@ -279,6 +279,14 @@ inference_engine = "auto"
 inference_batch_size = 8
 
 
+# -------- Use of features
+
+# Side of the grid that features are averaged to before images are compared, where the extraction has a finer
+# one: 1 compares what is in an image wherever it is, 8 each place with the same place.
+# Allowed: 8, 4, 2 or 1.
+explore_grid = 2
+
+
 # -------- Seeds
 
 # Seed of the initial weights, the order of the images and the augmentation.

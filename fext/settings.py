@@ -38,6 +38,7 @@ CATEGORIES = {
     "training": "Pretraining",
     "evaluation": "Evaluation",
     "extraction": "Extraction of features",
+    "exploration": "Use of features",
     "general": "Seeds",
 }
 
@@ -504,6 +505,15 @@ class Settings(BaseModel):
     )
     inference_batch_size: int = _setting(
         "extraction", 8, "Images per step in evaluation and extraction.", "a whole number from 1 to 4096", ge=1, le=4096
+    )
+
+    # --- exploration
+    explore_grid: Annotated[Literal[8, 4, 2, 1], BeforeValidator(_whole_number)] = _setting(
+        "exploration",
+        2,
+        "Side of the grid that features are averaged to before images are compared, where the extraction has a finer "
+        "one: 1 compares what is in an image wherever it is, 8 each place with the same place.",
+        "8, 4, 2 or 1",
     )
 
     # --- general

@@ -85,6 +85,7 @@ TESTED_ON_THEIR_OWN = {
     "checkpoints_kept",
     "encoder_weights",
     "imagenet_reference",
+    "explore_grid",
 }
 
 

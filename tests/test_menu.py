@@ -77,6 +77,8 @@ def test_a_journey_through_the_menu(home: Path, terminal: Terminal) -> None:
     terminal.see("12 of 512 features")
 
     terminal.choose("Explore")
+    terminal.see("used for?")
+    terminal.type(ENTER)
     terminal.see("Which extraction?")
     terminal.type(DOWN + ENTER)
     terminal.see("12 images of first_images_2")

@@ -76,6 +76,7 @@ REFUSED: dict[str, list[object]] = {
     "weight_decay": [-0.1, 1.1, "0", True, float("nan"), None],
     "early_stopping_patience": [-1, 1.5, "10", True, None],
     "early_stopping_delta": [-0.1, "0", True, float("nan"), float("inf"), None],
+    "explore_grid": [0, 3, 16, 2.0, "2", True, None],
     "feature_grid": [0, -1, 3, 16, 8.5, "8", True, None],
     "feature_formats": [(), [], [[]], "excel", ("csv", "excel"), ("csv", 1), 1, None],
     "reconstruction_error": ["yes", 1, 0, None],

@@ -18,6 +18,7 @@ from fext.compute.neighbours import find_neighbours, of_length_one
 from fext.data.analysis import analyze_file
 from fext.data.images import file_state
 from fext.errors import ExtractionError, FextError
+from fext.jobs import thumbnails as jobs_thumbnails
 from fext.jobs import view as viewing
 from fext.jobs.view import ViewResult, view
 from fext.pictures.viewer import Viewed, viewer
@@ -229,8 +230,8 @@ def test_what_the_analysis_knows_is_not_decoded_again(
         decoded.append(path.name)
         return make_thumbnail(path, side)
 
-    make_thumbnail = viewing.make_thumbnail
-    monkeypatch.setattr(viewing, "make_thumbnail", watched)
+    make_thumbnail = jobs_thumbnails.make_thumbnail
+    monkeypatch.setattr(jobs_thumbnails, "make_thumbnail", watched)
     page = look()
     assert decoded == NAMES[3:]
     assert [page.colour(name) for name in ("a.png", "d.png")] == [(16, 0, 0), (0, 0, 16)]

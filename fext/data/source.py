@@ -81,6 +81,13 @@ def find_images(location: Path) -> ImageSource:
     raise SourceError(f"{location} does not exist: give a folder of images, or a .txt or .csv file that lists them")
 
 
+def known_images(location: Path, names: Names) -> ImageSource:
+    """Images of a folder or list that are known by name from before; nothing is looked for."""
+    # os.path says no where pathlib, before Python 3.14, raises.
+    root = location if os.path.isdir(location) else location.parent
+    return ImageSource(location, root, names, 0)
+
+
 def _check_name(location: Path) -> None:
     """The location is written to JSON files, which are UTF-8."""
     try:

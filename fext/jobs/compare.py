@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fext.compute.device import prepare_computation
 from fext.data.names import Names
-from fext.data.source import ImageSource
+from fext.data.source import known_images
 from fext.errors import CheckpointError, FextError, UsageError
 from fext.jobs.evaluate import evaluate
 from fext.jobs.pictures import reconstruction_pairs
@@ -198,7 +198,7 @@ def _side_by_side(
     places = list(dict.fromkeys([*order[:_NUM_SHOWN], *order[-_NUM_SHOWN:]]))
     chosen = [names[place] for place in places]
     computation = prepare_computation(settings)
-    source = ImageSource(location, location if os.path.isdir(location) else location.parent, Names.of(names), 0)
+    source = known_images(location, Names.of(names))
     pairs = {}
     for folder in folders:
         checkpoint = load_checkpoint(folder)

@@ -18,11 +18,11 @@ from fext.data.names import Names
 from fext.errors import ModelError
 from fext.jobs.choosing import refuse_vanished
 from fext.jobs.scoring import Evaluation, pooled
+from fext.jobs.starting import model_before_training
 from fext.model.autoencoder import Autoencoder, build_autoencoder
 from fext.model.intervals import Interval, mean_interval
 from fext.model.latent_statistics import LatentStatistics
 from fext.model.linear_map import LinearMap
-from fext.model.linear_path import LinearPathDecoder, LinearPathEncoder, start_at_components
 from fext.model.linear_readout import LinearReadout
 from fext.model.plans import make_plan
 from fext.model.scores import mean_squared_error, peak_signal_to_noise
@@ -101,29 +101,14 @@ def compare_encoders(evaluation: Evaluation, linear_map: LinearMap) -> EncoderCo
 def _encoders(evaluation: Evaluation, linear_map: LinearMap) -> dict[str, Encode]:
     encoders: dict[str, Encode] = {
         "model": _by(evaluation, evaluation.checkpoint.model.encoder),
-        "untrained": _by(evaluation, _untrained(evaluation, linear_map).encoder),
+        "untrained": _by(
+            evaluation, model_before_training(evaluation.checkpoint, linear_map, evaluation.reporter).encoder
+        ),
         "linear_map": linear_map.encode,
     }
     if (imagenet := _imagenet_encoder(evaluation)) is not None:
         encoders["imagenet_vgg16"] = _by(evaluation, imagenet.encoder)
     return encoders
-
-
-def _untrained(evaluation: Evaluation, linear_map: LinearMap) -> Autoencoder:
-    """The model as its training started: at random weights, at principal components, or at ImageNet's weights.
-
-    Of the components those that the latent has channels for will do: what sees more of them starts at nothing.
-    """
-    plan, settings = evaluation.checkpoint.plan, evaluation.checkpoint.settings
-    model = build_autoencoder(plan, settings.seed).eval()
-    if isinstance(model.encoder, LinearPathEncoder) and isinstance(model.decoder, LinearPathDecoder):
-        start_at_components(model.encoder, model.decoder, linear_map)
-    if settings.encoder_weights == "imagenet":
-        try:
-            model.encoder.load_state_dict(imagenet_encoder_weights(settings.architecture))
-        except ModelError as error:
-            evaluation.reporter.warning(f"the encoder before training is taken at random weights: {error}")
-    return model
 
 
 def _by(evaluation: Evaluation, encoder: torch.nn.Module) -> Encode:

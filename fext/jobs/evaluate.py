@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fext.compute.device import prepare_computation
 from fext.data.names import Names, name_to_bytes
-from fext.data.source import ImageSource, find_images
+from fext.data.source import ImageSource, find_images, known_images
 from fext.errors import SourceError
 from fext.jobs.encoders import compare_encoders
 from fext.jobs.evaluation_output import Findings, shown_subset, write_evaluation
@@ -97,7 +97,7 @@ def _images_to_score(
     if not os.path.exists(location):
         raise SourceError(f"the images of {checkpoint.name} are no longer in {location}: name their folder (--images)")
     names = Names.of(sorted(known, key=name_to_bytes))
-    source = ImageSource(location, _root(location), names, 0)
+    source = known_images(location, names)
     return source, names, np.array([known[name] for name in names], "U5")
 
 
@@ -108,7 +108,7 @@ def _subsets(
 
     Where none of the split's files is left, the images are taken to have moved, and are known by their names.
     """
-    root = _root(Path(checkpoint.source))
+    root = known_images(Path(checkpoint.source), Names([])).root
     if any(os.path.exists(root / name) for name in known):
         paths = {os.path.realpath(root / name): subset for name, subset in known.items()}
         return np.array([paths.get(os.path.realpath(source.path(name)), "new") for name in source.names], "U5")
@@ -118,11 +118,6 @@ def _subsets(
         f"{int((subsets != 'new').sum())} of the {len(subsets)} images here are taken for them, by their names"
     )
     return subsets
-
-
-def _root(location: Path) -> Path:
-    """The folder that names are relative to; os.path says no where pathlib, before Python 3.14, raises."""
-    return location if os.path.isdir(location) else location.parent
 
 
 def _find(evaluation: Evaluation) -> Findings:

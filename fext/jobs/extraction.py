@@ -13,10 +13,10 @@ from fext.compute.engines import EngineName, RowShape, choose_engine, engine_ver
 from fext.data.images import DECODERS
 from fext.data.names import readable
 from fext.data.source import ImageSource
-from fext.errors import DeviceError, ExtractionError
+from fext.errors import CheckpointError, DeviceError, ExtractionError
 from fext.settings import Settings, change_settings
 from fext.store import extractions
-from fext.store.checkpoints import Checkpoint
+from fext.store.checkpoints import Checkpoint, load_checkpoint
 from fext.store.extractions import Description
 from fext.store.tables import Columns
 from fext.store.workspace import Workspace
@@ -84,6 +84,23 @@ class Extraction:
 def full_path(source: ImageSource) -> str:
     """The path that tells a source from another of the same name."""
     return str(source.location.resolve())
+
+
+def checkpoint_of(workspace: Workspace, manifest: Description) -> Checkpoint:
+    """The checkpoint that a finished extraction was made with, where its folder lies or by its name.
+
+    Raises CheckpointError where it is gone or has other weights by now.
+    """
+    name, folder = manifest["checkpoint"]["name"], Path(manifest["checkpoint"]["folder"])
+    if not (folder / "model.json").is_file():
+        try:
+            folder = workspace.find_checkpoint(name)
+        except CheckpointError as error:
+            raise CheckpointError(f"its checkpoint {name} is gone: what needs the model cannot be computed") from error
+    checkpoint = load_checkpoint(folder)
+    if checkpoint.sha256 != manifest["checkpoint"]["sha256"]:
+        raise CheckpointError(f"the table was not made with {checkpoint.name} as it is now: its weights are others")
+    return checkpoint
 
 
 def row_shape(settings: Settings, checkpoint: Checkpoint) -> RowShape:

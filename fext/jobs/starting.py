@@ -4,7 +4,7 @@ from fext.compute.device import Computation
 from fext.data.dataset import ImageStream
 from fext.data.images import Preprocessing
 from fext.data.source import ImageSource
-from fext.errors import SettingsError
+from fext.errors import ModelError, SettingsError
 from fext.jobs.linear import learn_linear_map
 from fext.model.autoencoder import Autoencoder, build_autoencoder
 from fext.model.linear_map import LinearMap
@@ -12,6 +12,7 @@ from fext.model.linear_path import LinearPathDecoder, LinearPathEncoder, start_a
 from fext.model.plans import CustomStages, Plan, make_plan
 from fext.reporting import Reporter
 from fext.settings import Settings
+from fext.store.checkpoints import Checkpoint
 from fext.store.pretrained import imagenet_encoder_weights
 
 _ENOUGH_FOR_COMPONENTS = 2000  # images: 128,000 squares of 256x256 pictures for directions of 3,072 values
@@ -99,4 +100,23 @@ def start_model(
         learn_linear_map(linear_map, source, names, stream, reporter)
         linear_map.finish()
         start_at_components(model.encoder, model.decoder, linear_map)
+    return model
+
+
+def model_before_training(checkpoint: Checkpoint, linear_map: LinearMap | None, reporter: Reporter) -> Autoencoder:
+    """The model as its training started: at random weights, at principal components, or at ImageNet's weights.
+
+    Of the components those that the latent has channels for will do: what sees more of them starts at nothing.
+    Without a linear map a linear path starts at random weights.
+    """
+    settings = checkpoint.settings
+    model = build_autoencoder(checkpoint.plan, settings.seed).eval()
+    encoder, decoder = model.encoder, model.decoder
+    if linear_map and isinstance(encoder, LinearPathEncoder) and isinstance(decoder, LinearPathDecoder):
+        start_at_components(encoder, decoder, linear_map)
+    if settings.encoder_weights == "imagenet":
+        try:
+            model.encoder.load_state_dict(imagenet_encoder_weights(settings.architecture))
+        except ModelError as error:
+            reporter.warning(f"the encoder before training is taken at random weights: {error}")
     return model

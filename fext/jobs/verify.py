@@ -7,20 +7,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fext.data.images import NO_FILE, file_state
 from fext.data.names import Names, name_to_bytes
-from fext.data.source import ImageSource, find_images
+from fext.data.source import find_images, known_images
 from fext.errors import CheckpointError, ExtractionError, FextError, SourceError
 from fext.jobs.encoding import encoded_batches
-from fext.jobs.extraction import Extraction, join_extraction
+from fext.jobs.extraction import Extraction, checkpoint_of, join_extraction
 from fext.reporting import Reporter
 from fext.settings import Settings, change_settings
 from fext.store import extractions
-from fext.store.checkpoints import load_checkpoint
 from fext.store.extractions import Description
 from fext.store.parts import WRITTEN, Record, Row, row_checksum
 from fext.store.tables import Columns, read_rows
@@ -242,12 +240,8 @@ def _extraction(
     workspace: Workspace, settings: Settings, folder: Path, manifest: Description, findings: _Findings
 ) -> tuple[Extraction, bool]:
     """The extraction as it was made, and whether this machine computes it in the same way."""
-    checkpoint = load_checkpoint(_checkpoint_folder(workspace, manifest["checkpoint"]))
-    if checkpoint.sha256 != manifest["checkpoint"]["sha256"]:
-        raise CheckpointError(f"the table was not made with {checkpoint.name} as it is now: its weights are others")
-    location = Path(manifest["source"])
-    root = location if location.is_dir() else location.parent
-    source = ImageSource(location, root, Names([]), 0)
+    checkpoint = checkpoint_of(workspace, manifest)
+    source = known_images(Path(manifest["source"]), Names([]))
     computed_by = manifest["computed_by"]
     settings = change_settings(
         settings,
@@ -265,16 +259,6 @@ def _extraction(
     except FextError as error:
         findings.notes.append(f"rows are compared by similarity, not to the bit ({error})")
     return join_extraction(folder, settings, checkpoint, source, None), False
-
-
-def _checkpoint_folder(workspace: Workspace, checkpoint: dict[str, Any]) -> Path:
-    folder = Path(checkpoint["folder"])
-    if (folder / "model.json").is_file():
-        return folder
-    try:
-        return workspace.find_checkpoint(checkpoint["name"])
-    except CheckpointError as error:
-        raise CheckpointError(f"its checkpoint {checkpoint['name']} is gone: rows cannot be computed again") from error
 
 
 def _rows_again(extraction: Extraction, names: Names) -> Iterator[tuple[int, Row | None]]:

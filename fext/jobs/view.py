@@ -1,27 +1,25 @@
 """The viewer of an extraction: its images to look through, and of each the nearest by their features."""
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from fext.compute.neighbours import Neighbours, find_neighbours, num_block_pairs, of_length_one
-from fext.data.analysis import THUMBNAIL_SIDE
 from fext.data.images import ImageHeader, file_state
-from fext.data.readers import map_in_processes, num_processes
-from fext.data.thumbnails import Thumbnail, make_thumbnail
+from fext.data.names import Names
+from fext.data.source import known_images
+from fext.data.thumbnails import Thumbnail
 from fext.errors import ExtractionError
+from fext.jobs.thumbnails import thumbnails
 from fext.pictures.viewer import MAX_IMAGES, Viewed, told_of_limit, viewer
 from fext.reporting import Progress, Reporter
 from fext.settings import Settings
 from fext.store import extractions, files
-from fext.store.analyzed import AnalyzedImages
 from fext.store.parts import WRITTEN, Record, Row
 from fext.store.scratch import ScratchRows, scratch_rows
 from fext.store.tables import Columns
@@ -127,42 +125,21 @@ def _neighbours(scratch: ScratchRows, places: Sequence[int], num_images: int, re
 
 
 class _Shown:
-    """Images with their thumbnails: those of the analysis where it knows the file as it is, else decoded now."""
+    """Images with their thumbnails."""
 
     def __init__(self, workspace: Workspace, settings: Settings, source: Path, images: Sequence[_Image]) -> None:
-        self._memory_file = workspace.analyzed_images
-        self._num_processors = num_processes(settings.num_processors)
-        self._root = source if os.path.isdir(source) else source.parent
+        root = known_images(source, Names([])).root
+        self._paths = [root / image.record.image for image in images]
+        self._thumbnails = thumbnails(workspace, settings, self._paths)
         self._images = images
         self.num_without_picture = 0
 
     def each(self, progress: Progress) -> Iterator[Viewed]:
         """One after another, in order."""
-        memory = AnalyzedImages(self._memory_file)
-        with closing(memory):
-            paths = [self._root / image.record.image for image in self._images]
-            unknown = [path for path in paths if memory.recall(path) is None]
-            decode = partial(make_thumbnail, side=THUMBNAIL_SIDE)
-            decoded = map_in_processes(decode, unknown, max(1, min(self._num_processors, len(unknown))))
-            due = iter(unknown)
-            next_unknown = next(due, None)
-            for image, path in zip(self._images, paths, strict=True):
-                if path == next_unknown:
-                    thumbnail, next_unknown = next(decoded), next(due, None)
-                else:
-                    thumbnail = _recalled(memory, path)
-                self.num_without_picture += not thumbnail.data
-                yield _viewed(image, path, thumbnail)
-                progress.advance()
-
-
-def _recalled(memory: AnalyzedImages, path: Path) -> Thumbnail:
-    analysis = memory.recall(path)
-    if analysis is None:  # it has changed a moment ago
-        return make_thumbnail(path, THUMBNAIL_SIDE)
-    if analysis.picture is None:
-        return Thumbnail(None, b"", analysis.reason)
-    return Thumbnail(analysis.picture.header, analysis.picture.thumbnail, "")
+        for image, path, thumbnail in zip(self._images, self._paths, self._thumbnails, strict=True):
+            self.num_without_picture += not thumbnail.data
+            yield _viewed(image, path, thumbnail)
+            progress.advance()
 
 
 def _viewed(image: _Image, path: Path, thumbnail: Thumbnail) -> Viewed:

@@ -54,7 +54,7 @@ def run_analyze(screen: Screen, settings: "Settings", images: Path) -> None:
             ", ".join(found) if found else "nothing: no copies, no damaged, black, white or uniform pictures",
         ),
         ("outliers", f"{result.num_outliers} values far out of the usual"),
-        ("time", _duration(result.seconds)),
+        ("time", duration(result.seconds)),
     ]
     show_facts(screen.console, f"Analysis of {shown_path(images, screen.workspace.root)}", facts)
     if not result.has_changed:
@@ -99,7 +99,7 @@ def run_evaluate(screen: Screen, settings: "Settings", folder: Path, images: Pat
         screen.reporter.message(verdict)
     rejected = f", {result.num_rejected} rejected" if result.num_rejected else ""
     screen.console.print(
-        f"{result.num_images} images in {_duration(result.seconds)}, "
+        f"{result.num_images} images in {duration(result.seconds)}, "
         f"{result.images_per_second:.1f} images/s{rejected}; means over images"
     )
     show_path(screen.console, "report", result.folder / "report.html", screen.workspace.root)
@@ -128,12 +128,15 @@ def run_compare(screen: Screen, settings: "Settings", folders: Sequence[Path], i
     show_path(screen.console, "report", result.report, screen.workspace.root)
 
 
-def run_extract(screen: Screen, settings: "Settings", folder: Path, images: Path | None, name: str | None) -> None:
+def run_extract(
+    screen: Screen, settings: "Settings", folder: Path, images: Path | None, name: str | None
+) -> Path | None:
+    """Extract; gives the folder of the extraction, none in a process that is not the first."""
     from fext.jobs.extract import extract
 
     result = extract(screen.workspace, settings, folder, images, name, screen.reporter)
     if result is None:  # one of several processes, and not the first
-        return
+        return None
     looked_at = result.num_found - result.num_kept
     facts = [
         ("images found", f"{result.num_found}"),
@@ -146,10 +149,11 @@ def run_extract(screen: Screen, settings: "Settings", folder: Path, images: Path
         changes = f"{result.num_new} new, {result.num_changed} changed{again}, {result.num_removed} removed"
         facts.append(("since before", f"{result.num_kept} kept, {changes}"))
     rate = f", {looked_at} images at {result.images_per_second:.1f} images/s" if looked_at else ""
-    facts.append(("time", f"{_duration(result.seconds)}{rate}"))
+    facts.append(("time", f"{duration(result.seconds)}{rate}"))
     show_facts(screen.console, f"Extraction {result.name}", facts)
     for file in result.files:
         show_path(screen.console, "features", result.folder / file, screen.workspace.root)
+    return result.folder
 
 
 def run_verify(screen: Screen, settings: "Settings", folder: Path, everything: bool) -> None:
@@ -169,20 +173,8 @@ def run_verify(screen: Screen, settings: "Settings", folder: Path, everything: b
     screen.console.print(
         f"{result.name} is whole: its {result.num_rows} rows are what was written ({', '.join(result.formats)}), and "
         f"{result.num_recomputed} of them, computed again, are what its checkpoint makes of the images "
-        f"({_duration(result.seconds)})"
+        f"({duration(result.seconds)})"
     )
-
-
-def run_view(screen: Screen, settings: "Settings", folder: Path) -> None:
-    from fext.jobs.view import view
-
-    result = view(screen.workspace, settings, folder, screen.reporter)
-    if result.num_shown < result.num_images:
-        screen.reporter.warning(f"a page shows up to {result.num_shown:,} images: the first of {result.num_images:,}")
-    if result.num_without_picture:
-        screen.reporter.message(f"{result.num_without_picture:,} images cannot be read now: the page says why")
-    screen.console.print(f"{result.num_shown:,} images of {result.name} in {_duration(result.seconds)}")
-    show_path(screen.console, "viewer", result.file, screen.workspace.root)
 
 
 def run_reconstruct(screen: Screen, settings: "Settings", folder: Path, images: Path, output: Path) -> None:
@@ -190,7 +182,7 @@ def run_reconstruct(screen: Screen, settings: "Settings", folder: Path, images: 
 
     result = reconstruct(settings, folder, images, output, screen.reporter)
     screen.console.print(
-        f"{result.num_written} of {result.num_found} images reconstructed in {_duration(result.seconds)}, "
+        f"{result.num_written} of {result.num_found} images reconstructed in {duration(result.seconds)}, "
         f"{result.num_rejected} rejected"
     )
     show_path(screen.console, "written to", result.folder, screen.workspace.root)
@@ -276,7 +268,7 @@ def _show_training(screen: Screen, result: "PretrainResult | None") -> None:
         ("images", f"{result.num_train} train, {result.num_test} test, {result.num_rejected} rejected"),
         ("epochs", f"{result.epochs}{early}; the best is {result.best_epoch}, and its weights are kept"),
         ("PSNR", f"{result.train_psnr:.2f} dB train, {result.test_psnr:.2f} dB test (best epoch)"),
-        ("time", f"{_duration(result.seconds)}, {result.images_per_second:.1f} images/s while training"),
+        ("time", f"{duration(result.seconds)}, {result.images_per_second:.1f} images/s while training"),
     ]
     show_facts(screen.console, f"Checkpoint {result.name}", facts)
     for hint in result.hints:
@@ -284,7 +276,8 @@ def _show_training(screen: Screen, result: "PretrainResult | None") -> None:
     show_path(screen.console, "written to", result.folder, screen.workspace.root)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them: '9.3 s', '2 min 5 s', '1 h 20 min'."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

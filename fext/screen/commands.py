@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fext.screen import actions
 from fext.screen.actions import Screen
+from fext.screen.explorations import EXPLORATIONS
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -62,11 +63,9 @@ def make_parser() -> argparse.ArgumentParser:
     verify.add_argument("--all", action="store_true", dest="everything", help="compute every row again, not a sample")
     verify.set_defaults(run=_verify)
 
-    explore = commands.add_parser("explore", help="look through the images of an extraction")
-    explorations = explore.add_subparsers(title="explorations", dest="exploration", metavar="WHAT", required=True)
-    view = explorations.add_parser("view", help="write a page of its images, to search, each with its nearest others")
-    _add_extraction(view)
-    view.set_defaults(run=_view)
+    explore = commands.add_parser("explore", help="use the features of an extraction")
+    kinds = explore.add_subparsers(title="explorations", dest="exploration", metavar="WHAT", required=True)
+    explorations = [exploration.add_command(kinds) for exploration in EXPLORATIONS]
 
     reconstruct = commands.add_parser("reconstruct", help="write what a model makes of images as pictures")
     _add_checkpoint(reconstruct)
@@ -95,7 +94,7 @@ def make_parser() -> argparse.ArgumentParser:
     tensorboard = commands.add_parser("tensorboard", help="open TensorBoard on the checkpoints until Ctrl-C")
     tensorboard.set_defaults(run=_tensorboard)
 
-    for command in (analyze, pretrain, resume, evaluate, extract, verify, view, reconstruct, settings):
+    for command in (analyze, pretrain, resume, evaluate, extract, verify, *explorations, reconstruct, settings):
         command.add_argument(
             "--set",
             action="append",
@@ -147,11 +146,6 @@ def _extract(screen: Screen, words: argparse.Namespace) -> None:
 def _verify(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
     actions.run_verify(screen, settings, screen.workspace.find_extraction(words.extraction), words.everything)
-
-
-def _view(screen: Screen, words: argparse.Namespace) -> None:
-    settings = screen.settings(words.overrides)
-    actions.run_view(screen, settings, screen.workspace.find_extraction(words.extraction))
 
 
 def _reconstruct(screen: Screen, words: argparse.Namespace) -> None:

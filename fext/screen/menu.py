@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import questionary
 from questionary import Choice
 
-from fext.errors import CheckpointError, ExtractionError, FextError
+from fext.errors import FextError
 from fext.screen import actions
 from fext.screen.actions import Screen
-from fext.screen.console import shown_path
+from fext.screen.explorations import EXPLORATIONS
 from fext.screen.guard import LeftQuestion, guarded
+from fext.screen.questions import ask, choose_checkpoint, choose_checkpoints, choose_source, shown
 
 if TYPE_CHECKING:
     from fext.jobs.tensorboard import TensorBoardServer
@@ -56,7 +57,7 @@ class Menu:
     def _analyze(self) -> None:
         settings = self._screen.settings()
         images = self._images_of_data()
-        self._say(f"Analyze the images of {_shown(images, self._screen)}; only new and changed ones are looked at")
+        self._say(f"Analyze the images of {shown(images, self._screen)}; only new and changed ones are looked at")
         actions.run_analyze(self._screen, settings, images)
 
     def _pretrain(self) -> None:
@@ -64,10 +65,10 @@ class Menu:
         images = self._images_of_data()
         self._say(
             f"Pretrain {settings.architecture} for {settings.epochs} epochs on up to {settings.num_train_samples} "
-            f"images of {_shown(images, self._screen)} (batches of {settings.batch_size}, {settings.loss_name}, "
+            f"images of {shown(images, self._screen)} (batches of {settings.batch_size}, {settings.loss_name}, "
             f"{settings.optimizer}, learning rate {settings.learning_rate}, {settings.lr_schedule})"
         )
-        name = _ask(
+        name = ask(
             questionary.text("Name of the checkpoint (Enter: from architecture and time):", validate=self._free_name)
         )
         actions.run_pretrain(self._screen, settings, images, name.strip() or None)
@@ -80,7 +81,7 @@ class Menu:
         if workspace.images.is_dir() and find_images(workspace.images).names:
             return workspace.images
         self._say("There are no images in data/images yet: put pictures there, in any subfolders.")
-        if not _ask(questionary.confirm("Use sample images (tiles of public-domain photographs) instead?")):
+        if not ask(questionary.confirm("Use sample images (tiles of public-domain photographs) instead?")):
             raise LeftQuestion
         actions.run_samples(self._screen, workspace.samples)
         return workspace.samples
@@ -97,19 +98,19 @@ class Menu:
         from fext.store.runs import run_progress
 
         settings = self._screen.settings()
-        folder = self._choose_checkpoint()
+        folder = choose_checkpoint(self._screen)
         done, total, finished = run_progress(folder)
         if not finished:
             self._say(f"Go on with {folder.name} after epoch {done} of {total}")
             actions.run_resume(self._screen, settings, folder, None)
             return
         self._say(f"{folder.name} is finished with {done} epochs; a new total extends it")
-        answer = _ask(questionary.text("New total of epochs:", validate=lambda text: _above(text, done)))
+        answer = ask(questionary.text("New total of epochs:", validate=lambda text: _above(text, done)))
         actions.run_resume(self._screen, settings, folder, int(answer))
 
     def _evaluate(self) -> None:
         settings = self._screen.settings()
-        folders = self._choose_checkpoints()
+        folders = choose_checkpoints(self._screen)
         if len(folders) == 1:
             self._say(f"Evaluate {folders[0].name} on its own train and test images")
             actions.run_evaluate(self._screen, settings, folders[0], None)
@@ -120,74 +121,29 @@ class Menu:
 
     def _extract(self) -> None:
         settings = self._screen.settings()
-        folder = self._choose_checkpoint()
-        images = self._choose_source()
+        folder = choose_checkpoint(self._screen)
+        images = choose_source(self._screen)
         grid = settings.feature_grid
         self._say(
-            f"Extract features ({grid}x{grid} positions) with {folder.name} from {_shown(images, self._screen)} "
+            f"Extract features ({grid}x{grid} positions) with {folder.name} from {shown(images, self._screen)} "
             f"(batches of {settings.inference_batch_size})"
         )
         actions.run_extract(self._screen, settings, folder, images, None)
 
     def _explore(self) -> None:
-        settings = self._screen.settings()
-        folder = self._choose_extraction()
-        self._say(f"Write a page of the images of {folder.name}, each with those that are nearest to it")
-        actions.run_view(self._screen, settings, folder)
-
-    def _choose_extraction(self) -> Path:
-        workspace = self._screen.workspace
-        names = workspace.extraction_names()
-        if not names:
-            raise ExtractionError("there is no extraction yet: choose 'Extract features from images' first")
-        if len(names) == 1:
-            return workspace.inference / names[0]
-        return workspace.inference / str(_ask(questionary.select("Which extraction?", choices=names)))
-
-    def _choose_checkpoint(self) -> Path:
-        names = self._screen.workspace.checkpoint_names()
-        if not names:
-            raise CheckpointError("there is no checkpoint yet: choose 'Pretrain FEXT-AutoEncoder model' first")
-        if len(names) == 1:
-            return self._screen.workspace.checkpoints / names[0]
-        return self._screen.workspace.checkpoints / str(_ask(questionary.select("Which checkpoint?", choices=names)))
-
-    def _choose_checkpoints(self) -> list[Path]:
-        """One checkpoint, or several to be held against each other."""
-        names = self._screen.workspace.checkpoint_names()
-        if len(names) < 2:
-            return [self._choose_checkpoint()]
-        several = Choice("several, side by side", value="")
-        name = str(_ask(questionary.select("Which checkpoint?", choices=[*names, several])))
-        if name:
-            return [self._screen.workspace.checkpoints / name]
-        chosen = _ask(
-            questionary.checkbox(
-                "Which checkpoints? (space marks, Enter goes on)",
-                choices=names,
-                validate=lambda marked: len(marked) >= 2 or "mark at least two",
+        chosen = ask(
+            questionary.select(
+                "What shall the features be used for?",
+                choices=[Choice(exploration.TITLE, value=exploration) for exploration in EXPLORATIONS],
             )
         )
-        return [self._screen.workspace.checkpoints / name for name in chosen]
-
-    def _choose_source(self) -> Path:
-        from fext.data.source import find_images
-
-        workspace = self._screen.workspace
-        choices = []
-        for folder in (workspace.inference_images, workspace.images, workspace.samples):
-            count = len(find_images(folder)) if folder.is_dir() else 0
-            if count:
-                choices.append(Choice(f"{_shown(folder, self._screen)} ({count} images)", value=str(folder)))
-        choices.append(Choice("another folder or list", value=""))
-        answer = _ask(questionary.select("Extract from which images?", choices=choices))
-        return Path(answer or _ask(questionary.path("Folder, or .txt or .csv file that lists images:"))).expanduser()
+        chosen.from_menu(self._screen)
 
     def _open_tensorboard(self) -> None:
         from fext.jobs.tensorboard import TensorBoardServer
 
         if self._tensorboard is not None and self._tensorboard.is_running():
-            if _ask(questionary.confirm(f"TensorBoard is open at {self._tensorboard.address}. Close it?")):
+            if ask(questionary.confirm(f"TensorBoard is open at {self._tensorboard.address}. Close it?")):
                 self._tensorboard.close()
                 self._tensorboard = None
             return
@@ -203,17 +159,6 @@ class Menu:
         self._screen.reporter.message(text)
 
 
-def _ask(question: questionary.Question) -> Any:
-    answer = question.ask()
-    if answer is None:
-        raise LeftQuestion
-    return answer
-
-
 def _above(text: str, done: int) -> bool | str:
     good = text.strip().isdigit() and int(text) > done
     return True if good else f"a whole number above {done}"
-
-
-def _shown(path: Path, screen: Screen) -> str:
-    return shown_path(path, screen.workspace.root)

@@ -137,7 +137,8 @@ def checked_name(name: str) -> str:
 
 
 def _which(kind: str, names: list[str], otherwise: str) -> str:
-    return f"name a {kind}: {', '.join(names)}" if names else f"there is no {kind}: {otherwise}"
+    article = "an" if kind[0] in "aeiou" else "a"
+    return f"name {article} {kind}: {', '.join(names)}" if names else f"there is no {kind}: {otherwise}"
 
 
 def _folders_with(parent: Path, file: str) -> list[str]:

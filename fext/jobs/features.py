@@ -1,0 +1,240 @@
+"""Features to explore: those of a finished extraction, and what other encoders make of the same images.
+
+What a model has learned shows beside the features of the same model before training, of a linear map to a latent of
+equal size, and of the pixels themselves.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from fext.compute.device import Computation, prepare_computation
+from fext.compute.engines import RowShape, feature_rows
+from fext.compute.inference import encode
+from fext.data.dataset import ImageStream
+from fext.data.names import Names
+from fext.data.source import ImageSource, known_images
+from fext.errors import ExtractionError, SourceError
+from fext.jobs.choosing import refuse_vanished
+from fext.jobs.extraction import checkpoint_of
+from fext.jobs.linear import learn_linear_map
+from fext.jobs.starting import model_before_training
+from fext.model.linear_map import LinearMap
+from fext.reporting import Reporter
+from fext.settings import Settings
+from fext.store import extractions
+from fext.store.checkpoints import Checkpoint
+from fext.store.extractions import Description
+from fext.store.parts import WRITTEN
+from fext.store.scratch import ScratchRows, scratch_rows
+from fext.store.tables import Columns
+from fext.store.workspace import Workspace
+
+MODEL, UNTRAINED, LINEAR_MAP, PIXELS = "model", "untrained", "linear_map", "pixels"
+_PIXELS_SIDE = 32
+_ENOUGH_TO_LEARN_FROM = 2000  # images for the linear map, evenly spaced
+
+Rows = NDArray[np.float32]
+Encode = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Features:
+    """The images of a finished extraction that have features, and a row (D,) of them for each, not to be changed.
+
+    A row is the latent averaged to grid x grid positions, in row, column, channel order.
+    """
+
+    folder: Path
+    manifest: Description
+    source: ImageSource
+    rows: Rows
+    grid: int
+    num_rejected: int
+
+    @property
+    def images(self) -> Names:
+        """Their names, in the order of the rows."""
+        return self.source.names
+
+
+@dataclass(frozen=True)
+class References:
+    """What other encoders make of the images: rows by encoder, in the order of `places`.
+
+    `places` are those images whose files can still be read.
+    """
+
+    places: NDArray[np.int64]
+    rows: Mapping[str, Rows]
+
+
+@contextmanager
+def open_features(folder: Path, grid: int, reporter: Reporter) -> Iterator[Features]:
+    """The features of a finished extraction, at most grid x grid positions of each; many of them stay on the disk.
+
+    Raises ExtractionError where the extraction is not finished, or has no row that can be read.
+    """
+    manifest = extractions.read_finished(folder)
+    columns = Columns(manifest["num_features"], manifest["reconstruction_error"])
+    extracted_grid = manifest["feature_grid"]
+    grid = min(grid, extracted_grid)
+    num_values = columns.num_features // extracted_grid**2 * grid**2
+    names: list[str] = []
+    num_rejected = num_damaged = 0
+    with scratch_rows(folder, manifest["counts"]["written"], num_values) as scratch:
+        table = extractions.read_table(folder, columns)
+        with closing(table), reporter.progress("reading features", manifest["counts"]["found"]) as progress:
+            for done in table:
+                row = done.row() if done.record.status == WRITTEN else None
+                if row is not None:
+                    names.append(done.record.image)
+                    scratch.add(averaged(row[: columns.num_features], extracted_grid, grid))
+                elif done.record.status == WRITTEN:
+                    num_damaged += 1
+                else:
+                    num_rejected += 1
+                progress.advance()
+        if num_damaged:
+            reporter.warning(
+                f"{num_damaged} rows of {folder.name} are damaged and left out: verify it, or extract again"
+            )
+        if not names:
+            raise ExtractionError(f"{folder.name} has no rows that can be read: extract again to bring the table back")
+        source = known_images(Path(manifest["source"]), Names.of(names))
+        yield Features(folder, manifest, source, scratch.rows(), grid, num_rejected)
+
+
+def averaged(row: Rows, grid: int, new_grid: int) -> Rows:
+    """A row of grid x grid positions averaged to new_grid x new_grid, which divides it."""
+    if grid == new_grid:
+        return row
+    size = grid // new_grid
+    positions = row.reshape(new_grid, size, new_grid, size, -1)
+    means: Rows = positions.mean(axis=(1, 3), dtype=np.float64).astype(np.float32)
+    return means.ravel()
+
+
+@contextmanager
+def open_references(
+    workspace: Workspace,
+    settings: Settings,
+    features: Features,
+    reporter: Reporter,
+    learn_from: Sequence[int] | None = None,
+) -> Iterator[References]:
+    """Encode the images with other encoders, averaged to the same grid as the features; many rows stay on the disk.
+
+    The linear map learns from the images at the places of learn_from (all by default), of many from some. Pixels are
+    those of the preprocessed image brought to 32x32. Raises CheckpointError where the model of the extraction is gone,
+    SourceError where its images are.
+    """
+    checkpoint = checkpoint_of(workspace, features.manifest)
+    encoders = _Encoders(checkpoint, settings, prepare_computation(settings), features.source, reporter)
+    learning = np.arange(len(features.images)) if learn_from is None else np.asarray(learn_from)
+    by_name = encoders.make(features.images.select(_some(learning).tolist()))
+    with ExitStack() as stack:
+        scratch = {
+            name: stack.enter_context(
+                scratch_rows(features.folder, len(features.images), _width(name, by_name, checkpoint, features.grid))
+            )
+            for name in by_name
+        }
+        places = encoders.encode_all(features, by_name, scratch)
+        yield References(np.array(places, np.int64), {name: rows.rows() for name, rows in scratch.items()})
+
+
+def _some(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At most as many as the linear map needs, evenly spaced."""
+    count = min(len(places), _ENOUGH_TO_LEARN_FROM)
+    some: NDArray[np.int64] = places[np.linspace(0, len(places) - 1, count).round().astype(int)]
+    return some
+
+
+def _width(name: str, encoders: Mapping[str, Encode], checkpoint: Checkpoint, grid: int) -> int:
+    height, width, channels = checkpoint.plan.picture_shape
+    return len(_rows_of(name, encoders[name](torch.zeros(1, channels, height, width)), grid)[0])
+
+
+def _rows_of(name: str, encoded: torch.Tensor, grid: int) -> Rows:
+    shape = RowShape(None if name == PIXELS or encoded.shape[2] == encoded.shape[3] == grid else grid, has_error=False)
+    return feature_rows(shape, encoded, encoded, None).numpy()
+
+
+def shrunken_pixels(images: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) brought to at most 32x32 pixels, each the mean of those it stands for."""
+    sides = min(images.shape[2], _PIXELS_SIDE), min(images.shape[3], _PIXELS_SIDE)
+    return functional.adaptive_avg_pool2d(images, sides)
+
+
+@dataclass(frozen=True)
+class _Encoders:
+    """Makes the encoders, and encodes the images with them."""
+
+    checkpoint: Checkpoint
+    settings: Settings
+    computation: Computation
+    source: ImageSource
+    reporter: Reporter
+
+    def make(self, learn_from: Names) -> dict[str, Encode]:
+        """Encoders by name; images (N, C, H, W) to their latent (N, channels, rows, columns)."""
+        plan = self.checkpoint.plan
+        encoders: dict[str, Encode] = {PIXELS: shrunken_pixels}
+        linear_map = None
+        if LinearMap.fits(plan.picture_shape, plan.latent_shape):
+            linear_map = self._learned(LinearMap(plan.picture_shape, plan.latent_shape), learn_from)
+            encoders[LINEAR_MAP] = linear_map.encode
+        else:
+            self.reporter.message("each latent position stands for too many pixels for a linear map to compare with")
+        untrained = model_before_training(self.checkpoint, linear_map, self.reporter).encoder
+        self.computation.place(untrained)
+        batch_size = self.settings.inference_batch_size
+        encoders[UNTRAINED] = lambda images: encode(untrained, images, self.computation, batch_size=batch_size)
+        return {name: encoders[name] for name in (UNTRAINED, LINEAR_MAP, PIXELS) if name in encoders}
+
+    def _learned(self, linear_map: LinearMap, names: Names) -> LinearMap:
+        learn_linear_map(linear_map, self.source, names, self._stream(names), self.reporter)
+        if linear_map.num_images == 0:
+            raise SourceError(
+                f"the images in {self.source.location} cannot be read any more: there is nothing to compare"
+            )
+        linear_map.finish()
+        return linear_map
+
+    def encode_all(
+        self, features: Features, encoders: Mapping[str, Encode], scratch: Mapping[str, ScratchRows]
+    ) -> list[int]:
+        """Put down the rows of each encoder; gives the places of the images that can be read."""
+        places: list[int] = []
+        names = features.images
+        num_lost = 0
+        with self.reporter.progress("encoding for comparison", len(names)) as progress:
+            for batch in self._stream(names).epoch():
+                refuse_vanished(self.source, names, batch)
+                num_lost += len(batch.rejected)
+                places += [file.position for file in batch.files]
+                if batch.files:
+                    for name, encoder in encoders.items():
+                        for row in _rows_of(name, encoder(batch.images), features.grid):
+                            scratch[name].add(row)
+                progress.advance(batch.num_files)
+        if num_lost:
+            self.reporter.warning(f"{num_lost} images cannot be read any more: the comparison is without them")
+        return places
+
+    def _stream(self, names: Names) -> ImageStream:
+        return ImageStream(
+            self.source.root,
+            names,
+            self.checkpoint.preprocessing,
+            batch_size=self.settings.inference_batch_size,
+            num_processors=self.computation.num_processors,
+            pin_memory=self.computation.device.type == "cuda",
+        )

@@ -1,0 +1,51 @@
+"""Looking through the images of an extraction, each with those nearest to it."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fext.screen.actions import Screen, duration
+from fext.screen.console import show_path
+from fext.screen.explorations.common import add_features, extraction_of
+from fext.screen.questions import choose_extraction
+
+if TYPE_CHECKING:
+    from fext.screen.explorations.common import Commands
+    from fext.settings import Settings
+
+TITLE = "View the images, each with its nearest"
+
+
+def add_command(explorations: "Commands") -> argparse.ArgumentParser:
+    """`explore view`."""
+    command = explorations.add_parser(
+        "view", help="write a page of its images, to search, each with its nearest others"
+    )
+    add_features(command)
+    command.set_defaults(run=_from_words)
+    return command
+
+
+def from_menu(screen: Screen) -> None:
+    """The entry of the menu."""
+    settings = screen.settings()
+    folder = choose_extraction(screen)
+    screen.reporter.message(f"Write a page of the images of {folder.name}, each with those that are nearest to it")
+    _run(screen, settings, folder)
+
+
+def _from_words(screen: Screen, words: argparse.Namespace) -> None:
+    settings = screen.settings(words.overrides)
+    _run(screen, settings, extraction_of(screen, settings, words))
+
+
+def _run(screen: Screen, settings: "Settings", folder: Path) -> None:
+    from fext.jobs.view import view
+
+    result = view(screen.workspace, settings, folder, screen.reporter)
+    if result.num_shown < result.num_images:
+        screen.reporter.warning(f"a page shows up to {result.num_shown:,} images: the first of {result.num_images:,}")
+    if result.num_without_picture:
+        screen.reporter.message(f"{result.num_without_picture:,} images cannot be read now: the page says why")
+    screen.console.print(f"{result.num_shown:,} images of {result.name} in {duration(result.seconds)}")
+    show_path(screen.console, "viewer", result.file, screen.workspace.root)

@@ -1,0 +1,79 @@
+"""Questions that several entries of the menu ask."""
+
+from pathlib import Path
+from typing import Any
+
+import questionary
+from questionary import Choice
+
+from fext.errors import CheckpointError, ExtractionError
+from fext.screen.actions import Screen
+from fext.screen.console import shown_path
+from fext.screen.guard import LeftQuestion
+
+
+def ask(question: questionary.Question) -> Any:
+    """The answer; raises LeftQuestion where the user leaves the question."""
+    answer = question.ask()
+    if answer is None:
+        raise LeftQuestion
+    return answer
+
+
+def shown(path: Path, screen: Screen) -> str:
+    """A path as it is shown: below the workspace without its root."""
+    return shown_path(path, screen.workspace.root)
+
+
+def choose_extraction(screen: Screen) -> Path:
+    """One of the extractions; the only one is taken without asking."""
+    names = screen.workspace.extraction_names()
+    if not names:
+        raise ExtractionError("there is no extraction yet: choose 'Extract features from images' first")
+    if len(names) == 1:
+        return screen.workspace.inference / names[0]
+    return screen.workspace.inference / str(ask(questionary.select("Which extraction?", choices=names)))
+
+
+def choose_checkpoint(screen: Screen) -> Path:
+    """One of the checkpoints; the only one is taken without asking."""
+    names = screen.workspace.checkpoint_names()
+    if not names:
+        raise CheckpointError("there is no checkpoint yet: choose 'Pretrain FEXT-AutoEncoder model' first")
+    if len(names) == 1:
+        return screen.workspace.checkpoints / names[0]
+    return screen.workspace.checkpoints / str(ask(questionary.select("Which checkpoint?", choices=names)))
+
+
+def choose_checkpoints(screen: Screen) -> list[Path]:
+    """One checkpoint, or several to be held against each other."""
+    names = screen.workspace.checkpoint_names()
+    if len(names) < 2:
+        return [choose_checkpoint(screen)]
+    several = Choice("several, side by side", value="")
+    name = str(ask(questionary.select("Which checkpoint?", choices=[*names, several])))
+    if name:
+        return [screen.workspace.checkpoints / name]
+    chosen = ask(
+        questionary.checkbox(
+            "Which checkpoints? (space marks, Enter goes on)",
+            choices=names,
+            validate=lambda marked: len(marked) >= 2 or "mark at least two",
+        )
+    )
+    return [screen.workspace.checkpoints / name for name in chosen]
+
+
+def choose_source(screen: Screen) -> Path:
+    """A folder or list of images to extract from."""
+    from fext.data.source import find_images
+
+    workspace = screen.workspace
+    choices = []
+    for folder in (workspace.inference_images, workspace.images, workspace.samples):
+        count = len(find_images(folder)) if folder.is_dir() else 0
+        if count:
+            choices.append(Choice(f"{shown(folder, screen)} ({count} images)", value=str(folder)))
+    choices.append(Choice("another folder or list", value=""))
+    answer = ask(questionary.select("Extract from which images?", choices=choices))
+    return Path(answer or ask(questionary.path("Folder, or .txt or .csv file that lists images:"))).expanduser()
