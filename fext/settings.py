@@ -432,6 +432,15 @@ class Settings(BaseModel):
         "a number from 0",
         ge=0,
     )
+    rotation_weight: float = _setting(
+        "training",
+        0.0,
+        "Turn each training image by a random quarter of a full turn (by a half where pictures are not square) and let "
+        "the latent tell by how much, with this weight beside the loss, such as 0.01: features that know more of what "
+        "an image shows (Gidaris et al., 2018). 0 leaves images upright.",
+        "a number from 0",
+        ge=0,
+    )
     ordered_latent: bool = _setting(
         "training",
         False,
@@ -481,6 +490,13 @@ class Settings(BaseModel):
         "Side of the grid of features kept from the latent: 8 keeps all 8x8x512 = 32,768 values of an image, 4, 2 "
         "and 1 average them to 8,192, 2,048 and 512.",
         "8, 4, 2 or 1",
+    )
+    feature_stages: Literal["last", "all"] = _setting(
+        "extraction",
+        "last",
+        "'last' takes the latent alone; 'all' puts what every stage of the encoder makes of an image before it, "
+        "averaged to the same grid: the better choice where images are to be classified.",
+        "'last' or 'all'",
     )
     feature_formats: Annotated[
         tuple[Literal["csv", "npy", "parquet"], ...], BeforeValidator(_formats), Field(min_length=1)

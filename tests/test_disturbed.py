@@ -31,14 +31,15 @@ def seeded() -> None:
 def test_nothing_is_disturbed_in_evaluation(autoencoder: Autoencoder) -> None:
     images = torch.rand(2, 3, 64, 64)
     model = DisturbedAutoencoder(autoencoder, EVERY).eval()
-    reconstructions, latent = model(images)
+    reconstructions, latent, turns = model(images)
+    assert turns is None
     assert torch.equal(latent, autoencoder.encoder(images))
     assert torch.equal(reconstructions, autoencoder.decoder(latent))
 
 
 def test_without_disturbances_training_is_that_of_the_autoencoder(autoencoder: Autoencoder) -> None:
     images = torch.rand(2, 3, 64, 64)
-    reconstructions, latent = DisturbedAutoencoder(autoencoder, Disturbances()).train()(images)
+    reconstructions, latent, _ = DisturbedAutoencoder(autoencoder, Disturbances()).train()(images)
     assert torch.equal(latent, autoencoder.encoder(images))
     assert torch.equal(reconstructions, autoencoder.decoder(latent))
 

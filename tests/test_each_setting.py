@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import read_history
@@ -14,6 +15,7 @@ from fext.errors import DeviceError, SettingsError
 from fext.jobs import pretrain as pretraining
 from fext.jobs.extract import extract
 from fext.jobs.pretrain import pretrain, resume
+from fext.model.stages import stage_channels
 from fext.reporting import SilentReporter
 from fext.settings import Settings
 from fext.store.checkpoints import load_checkpoint
@@ -47,6 +49,7 @@ CHANGES_THE_TRAINING = {
     "latent_noise": 0.5,
     "activity_l1": 0.1,
     "ordered_latent": True,
+    "rotation_weight": 0.1,
 }
 # Beside architecture = "custom", whose baseline has three stages.
 CHANGES_A_CUSTOM_MODEL = {
@@ -75,6 +78,7 @@ TESTED_ON_THEIR_OWN = {
     "early_stopping_patience",
     "early_stopping_delta",
     "feature_grid",
+    "feature_stages",
     "feature_formats",
     "reconstruction_error",
     "inference_engine",
@@ -248,6 +252,20 @@ def test_feature_grid_and_inference_batch_size_shape_the_extraction(
         assert result is not None
         assert result.num_features == grid * grid * 512
         assert manifest["computed_by"]["batch_shape"][0] == batch_size
+
+
+def test_all_stages_come_before_the_latent_in_a_row(baseline: tuple[Workspace, Path], tiny: Tiny) -> None:
+    space, folder = baseline
+    rows = []
+    for stages in ("last", "all"):
+        settings = tiny(feature_grid=2, feature_formats="npy", feature_stages=stages)
+        result = extract(space, settings, folder, None, None, SilentReporter())
+        assert result is not None
+        assert json.loads((result.folder / "manifest.json").read_text())["feature_stages"] == stages
+        rows.append(np.load(result.folder / "features.npy").reshape(result.num_written, 4, -1))
+    latent, every_stage = rows
+    assert every_stage.shape[2] == sum(stage_channels(load_checkpoint(folder).plan))
+    np.testing.assert_array_equal(every_stage[:, :, -latent.shape[2] :], latent)
 
 
 def test_formats_error_and_engine_shape_the_extraction(baseline: tuple[Workspace, Path], tiny: Tiny) -> None:

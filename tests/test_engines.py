@@ -24,6 +24,7 @@ from fext.data.images import NO_FILE
 from fext.errors import DeviceError
 from fext.model.autoencoder import Autoencoder, build_autoencoder
 from fext.model.plans import Plan, Stage
+from fext.model.stages import StagedEncoder
 from fext.settings import Settings
 
 Tiny = Callable[..., Settings]
@@ -132,6 +133,20 @@ def test_an_engine_gives_the_error_of_the_reconstruction_behind_the_features(
     np.testing.assert_allclose(rows[:, -1], expected, rtol=1e-4)
 
 
+@for_each_plan
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_gives_every_stage_of_the_encoder_and_the_latent_last(
+    tiny: Tiny, images: torch.Tensor, name: EngineName, plan: str
+) -> None:
+    rows = rows_of([images[:3]], tiny(), name, plan, RowShape(2, True, all_stages=True))
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        maps = StagedEncoder(make_model(PLANS[plan]))(images[:3])
+    averaged = [torch.nn.functional.adaptive_avg_pool2d(stage, 2).permute(0, 2, 3, 1) for stage in maps]
+    assert len(maps) == {"residual": 5, "patch": 2}[plan]
+    np.testing.assert_allclose(rows[:, :-1], torch.cat(averaged, dim=3).flatten(1), rtol=1e-3, atol=1e-4)
+
+
 def test_results_come_in_order_however_many_batches_are_under_way(tiny: Tiny, images: torch.Tensor) -> None:
     class Slow:
         num_at_a_time = 3
@@ -155,14 +170,14 @@ def test_results_come_in_order_however_many_batches_are_under_way(tiny: Tiny, im
 
 def test_features_are_flattened_in_row_column_channel_order() -> None:
     latent = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
-    flat = feature_rows(RowShape(None, False), latent, torch.empty(0), None)
+    flat = feature_rows(RowShape(None, False), [latent], torch.empty(0), None)
     for image, row, column, channel in [(0, 0, 0, 0), (1, 3, 4, 2), (0, 2, 1, 1)]:
         assert flat[image, (row * 5 + column) * 3 + channel] == latent[image, channel, row, column]
 
 
 def test_a_grid_of_features_is_the_average_of_the_latent() -> None:
     latent = torch.rand(2, 3, 4, 4)
-    flat = feature_rows(RowShape(2, False), latent, torch.empty(0), None)
+    flat = feature_rows(RowShape(2, False), [latent], torch.empty(0), None)
     expected = latent.reshape(2, 3, 2, 2, 2, 2).mean(dim=(3, 5)).permute(0, 2, 3, 1).flatten(1)
     torch.testing.assert_close(flat, expected)
 

@@ -136,6 +136,7 @@ def test_the_number_of_processors_changes_nothing_but_the_speed(workspace: Works
         {"activity_l1": 0.001},
         {"dropout_rate": 0.1},
         {"ordered_latent": True},
+        {"rotation_weight": 0.001},
         {"gradient_clip": 1.0, "gradient_accumulation": 2},
         {"ema_decay": 0.9},
     ],

@@ -58,6 +58,8 @@ REFUSED: dict[str, list[object]] = {
     "activity_l1": [-0.1, "0", True, float("inf"), None],
     "checkpoint_every": [-1, 1.5, "2", True, None],
     "checkpoints_kept": [0, -1, 1.5, "2", True, None],
+    "rotation_weight": [-0.1, "0", True, float("inf"), None],
+    "feature_stages": ["first", "", 1, None, ("last",)],
     "ordered_latent": ["yes", 1, 0, None],
     "latent_channels": [0, -1, 4097, 512.0, "512", True, None],
     "linear_shortcut": ["yes", 1, 0, None],

@@ -8,9 +8,9 @@ import importlib.metadata
 import importlib.util
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from fext.data.dataset import Batch
 from fext.errors import DeviceError
 from fext.model.autoencoder import Autoencoder
 from fext.model.scores import mean_squared_error
+from fext.model.stages import StagedEncoder
 from fext.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,10 +37,14 @@ EngineName = Literal["torch", "openvino"]
 
 @dataclass(frozen=True)
 class RowShape:
-    """What a row is made of: the latent averaged to grid x grid (None: as it is), the error of the reconstruction."""
+    """What a row is made of: the latent averaged to grid x grid (None: as it is), the error of the reconstruction.
+
+    With all_stages the maps of all stages of the encoder are averaged so, and their channels follow each other.
+    """
 
     grid: int | None
     has_error: bool
+    all_stages: bool = False
 
 
 class Engine(Protocol):
@@ -113,7 +118,8 @@ class TorchEngine:
         computation.place(model)
         fold_normalization(model.encoder)
         fold_normalization(model.decoder)
-        self._model, self._computation, self._batch_size, self._shape = model, computation, batch_size, shape
+        self._parts = _Parts(model, shape)
+        self._computation, self._batch_size, self._shape = computation, batch_size, shape
         # A GPU works by itself while the next batch is read; a CPU has nothing left to work with.
         self.num_at_a_time = 2 if computation.device.type == "cuda" else 0
 
@@ -122,9 +128,8 @@ class TorchEngine:
         count = len(images)
         placed = self._computation.to_device(filled_up(images, self._batch_size))
         with self._computation.autocast():
-            latent = self._model.encoder(placed)
-            reconstructions = self._model.decoder(latent) if self._shape.has_error else None
-        rows = feature_rows(self._shape, latent, placed, reconstructions)
+            maps, reconstructions = self._parts(placed)
+        rows = feature_rows(self._shape, maps, placed, reconstructions)
         if rows.device.type != "cuda":
             return lambda: rows[:count].cpu().numpy()
         return _copied_from_gpu(rows, count)
@@ -174,25 +179,39 @@ class OpenVinoEngine:
 
         def finish() -> Rows:
             request.wait()
-            latent, *reconstructions = (torch.from_numpy(output.data) for output in request.output_tensors)
-            rows = feature_rows(self._shape, latent, padded, reconstructions[0] if reconstructions else None)
+            maps = [torch.from_numpy(output.data) for output in request.output_tensors]
+            reconstructions = maps.pop() if self._shape.has_error else None
+            rows = feature_rows(self._shape, maps, padded, reconstructions)
             self._free.append(request)
             return rows[: len(images)].numpy().copy()  # the request's own memory is for its next batch
 
         return finish
 
 
-class _Traceable(nn.Module):
-    """What an engine computes: the latent and, where asked for, the reconstruction."""
+class _Parts(nn.Module):
+    """What an engine computes: the latent, alone or after the maps of earlier stages, and maybe its reconstruction."""
 
-    def __init__(self, model: Autoencoder, with_reconstruction: bool) -> None:
+    def __init__(self, model: Autoencoder, shape: RowShape) -> None:
         super().__init__()
-        self.encoder = model.encoder
-        self.decoder = model.decoder if with_reconstruction else None
+        self.encoder = StagedEncoder(model) if shape.all_stages else model.encoder
+        self.decoder = model.decoder if shape.has_error else None
 
-    def forward(self, images: torch.Tensor) -> Any:
-        latent = self.encoder(images)
-        return latent if self.decoder is None else (latent, self.decoder(latent))
+    def forward(self, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+        encoded = self.encoder(images)
+        maps = encoded if isinstance(encoded, list) else [encoded]
+        return maps, self.decoder(maps[-1]) if self.decoder is not None else None
+
+
+class _Traceable(nn.Module):
+    """The parts in a row, as a graph can give them."""
+
+    def __init__(self, model: Autoencoder, shape: RowShape) -> None:
+        super().__init__()
+        self.parts = _Parts(model, shape)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        maps, reconstructions = self.parts(images)
+        return (*maps, reconstructions) if reconstructions is not None else tuple(maps)
 
 
 def _traced(model: Autoencoder, batch_size: int, shape: RowShape) -> "openvino.Model":
@@ -204,7 +223,7 @@ def _traced(model: Autoencoder, batch_size: int, shape: RowShape) -> "openvino.M
     example = torch.zeros(1, channels, rows, columns)
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        traceable = _Traceable(model, shape.has_error)
+        traceable = _Traceable(model, shape)
         script = torch.jit.trace(traceable, example, check_trace=False)  # type: ignore[no-untyped-call]
         graph = openvino.convert_model(script, example_input=example)
     graph.reshape([batch_size, channels, height, width])
@@ -215,16 +234,19 @@ def _traced(model: Autoencoder, batch_size: int, shape: RowShape) -> "openvino.M
 
 
 def feature_rows(
-    shape: RowShape, latent: torch.Tensor, images: torch.Tensor, reconstructions: torch.Tensor | None
+    shape: RowShape, maps: Sequence[torch.Tensor], images: torch.Tensor, reconstructions: torch.Tensor | None
 ) -> torch.Tensor:
     """The rows (N, values) float32 of a latent (N, channels, rows, columns), in row, column, channel order.
 
+    Of several maps, one for each stage, the channels follow each other.
+
     The error of the reconstruction comes last: the mean squared difference of the clipped reconstruction in float32.
     """
-    features = latent.float()
-    if shape.grid is not None:
-        features = functional.adaptive_avg_pool2d(features, shape.grid)
-    features = features.permute(0, 2, 3, 1).flatten(1)
+    averaged = [
+        functional.adaptive_avg_pool2d(map_.float(), shape.grid) if shape.grid is not None else map_.float()
+        for map_ in maps
+    ]
+    features = torch.cat([map_.permute(0, 2, 3, 1) for map_ in averaged], dim=3).flatten(1)
     if reconstructions is None:
         return features.contiguous()
     errors = mean_squared_error(reconstructions.float().clamp(0, 1), images)

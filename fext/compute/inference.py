@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fext.compute.device import Computation
 from fext.model.autoencoder import Autoencoder
+from fext.model.stages import StagedEncoder
 
 
 @torch.inference_mode()
@@ -42,6 +43,16 @@ def encode(encoder: nn.Module, images: torch.Tensor, computation: Computation, *
     with computation.autocast():
         latent: torch.Tensor = encoder(computation.to_device(filled_up(images, batch_size)))
     return latent[: len(images)].float().cpu()
+
+
+@torch.inference_mode()
+def encode_stages(
+    encoder: StagedEncoder, images: torch.Tensor, computation: Computation, *, batch_size: int
+) -> list[torch.Tensor]:
+    """The map of each stage (N, C, rows, columns), the latent last, float32 on the CPU, of up to batch_size images."""
+    with computation.autocast():
+        maps = encoder(computation.to_device(filled_up(images, batch_size)))
+    return [map_[: len(images)].float().cpu() for map_ in maps]
 
 
 @torch.inference_mode()

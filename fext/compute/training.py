@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from fext.compute.device import Computation
@@ -19,6 +20,7 @@ from fext.data.dataset import Batch
 from fext.errors import TrainingError
 from fext.model.autoencoder import Autoencoder
 from fext.model.losses import make_loss
+from fext.model.pretext import turned
 from fext.model.scores import mean_absolute_error, mean_squared_error, peak_signal_to_noise
 from fext.settings import Settings
 
@@ -142,11 +144,12 @@ def count_values(latent: torch.Tensor) -> torch.Tensor:
 class Trainer:
     """What a step of training works with.
 
-    `forward` gives the reconstructions and the latent of images, disturbed as the settings say. `scaler` keeps the
+    `forward` gives the reconstructions and the latent of images, disturbed as the settings say, and where they want it
+    told what it takes each image's turn for. `scaler` keeps the
     gradient within the range of float16 (Micikevicius et al., 'Mixed precision training', 2018).
     """
 
-    forward: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    forward: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
     model: Autoencoder
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
@@ -162,12 +165,17 @@ class Trainer:
             group["lr"] = learning_rate
         return learning_rate
 
+    def turned(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The images, each turned at random where the settings want that told, and by how much."""
+        return turned(images) if self.settings.rotation_weight else (images, None)
+
     def step(
-        self, images: torch.Tensor, batch_size: int | None = None
+        self, images: torch.Tensor, batch_size: int | None = None, turns: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, float | None]:
         """Change the weights by one batch; gives the losses (N,), the reconstructions, and the norm of the gradient.
 
-        Of several processes, each gives its part of a batch, of which they have batch_size images together. It is
+        `turns` says how the images were turned. Of several processes, each gives its part of a batch, of which they
+        have batch_size images together. It is
         computed in gradient_accumulation parts. Where float16 did not hold the gradient, there is no norm and the
         weights stay; the next one is scaled less. Raises TrainingError where the loss or the gradient is not finite,
         before that changes the weights.
@@ -176,9 +184,10 @@ class Trainer:
         num_parts = min(self.settings.gradient_accumulation, batch_size // self.agreement.processes.count)
         self.optimizer.zero_grad(set_to_none=True)
         computed = []
-        for number, part in enumerate(images.tensor_split(num_parts), start=1):
+        parts_of_turns = turns.tensor_split(num_parts) if turns is not None else [None] * num_parts
+        for number, part in enumerate(zip(images.tensor_split(num_parts), parts_of_turns, strict=True), start=1):
             with in_sum(self.forward, is_last=number == num_parts):
-                computed.append(self._backward(part, batch_size))
+                computed.append(self._backward(*part, batch_size))
         norm = self._clip_gradient()
         if norm is not None:
             self.scaler.step(self.optimizer)
@@ -188,13 +197,18 @@ class Trainer:
         losses, reconstructions = (torch.cat(list(values)) for values in zip(*computed, strict=True))
         return losses, reconstructions, norm
 
-    def _backward(self, images: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _backward(
+        self, images: torch.Tensor, turns: torch.Tensor | None, batch_size: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         with self.computation.autocast():
-            reconstructions, latent = self.forward(images)
+            reconstructions, latent, told_turns = self.forward(images)
         reconstructions = reconstructions.float()
         losses = make_loss(self.settings.loss)(reconstructions, images)
         if self.settings.activity_l1:
             losses = losses + self.settings.activity_l1 * latent.float().abs().flatten(1).mean(dim=1)
+        if turns is not None and told_turns is not None:
+            wrong = functional.cross_entropy(told_turns.float(), turns, reduction="none")
+            losses = losses + self.settings.rotation_weight * wrong
         loss = losses.sum() / batch_size
         processes = self.agreement.processes
         _refuse_not_finite("loss", processes.sum(loss.detach()).item())
@@ -240,7 +254,8 @@ def train_epoch(
         learning_rate = trainer.set_learning_rate((epoch + middle) / trainer.settings.epochs)
         images = trainer.computation.to_device(batch.images)
         with _random_stream(trainer, epoch, totals.num_batches):
-            losses, reconstructions, norm = trainer.step(images, num_computed)
+            images, turns = trainer.turned(images)
+            losses, reconstructions, norm = trainer.step(images, num_computed, turns)
         sums = trainer.agreement.processes.sum(batch_sums(losses, reconstructions, images))
         batch_size = min(trainer.settings.batch_size, num_images - totals.num_images)
         loss = totals.add(batch_size, sums, num_computed)

@@ -14,6 +14,7 @@ from fext.data.images import DECODERS
 from fext.data.names import readable
 from fext.data.source import ImageSource
 from fext.errors import CheckpointError, DeviceError, ExtractionError
+from fext.model.stages import stage_channels
 from fext.settings import Settings, change_settings
 from fext.store import extractions
 from fext.store.checkpoints import Checkpoint, load_checkpoint
@@ -38,8 +39,9 @@ class Extraction:
 
     @property
     def columns(self) -> Columns:
-        grid, channels = self.settings.feature_grid, self.checkpoint.plan.latent_shape[2]
-        return Columns(grid * grid * channels, self.shape.has_error)
+        plan = self.checkpoint.plan
+        channels = sum(stage_channels(plan)) if self.shape.all_stages else plan.latent_shape[2]
+        return Columns(self.settings.feature_grid**2 * channels, self.shape.has_error)
 
     @property
     def batch_size(self) -> int:
@@ -62,6 +64,7 @@ class Extraction:
             "source": full_path(self.source),
             "preprocessing": asdict(checkpoint.preprocessing),
             "feature_grid": self.settings.feature_grid,
+            "feature_stages": self.settings.feature_stages,
             "flatten_order": FLATTEN_ORDER,
             "num_features": self.columns.num_features,
             "reconstruction_error": self.columns.has_error,
@@ -103,6 +106,11 @@ def checkpoint_of(workspace: Workspace, manifest: Description) -> Checkpoint:
     return checkpoint
 
 
+def stages_of(description: Description) -> str:
+    """Which stages of the encoder rows hold; the first extractions say nothing of it."""
+    return str(description.get("feature_stages", "last"))
+
+
 def row_shape(settings: Settings, checkpoint: Checkpoint) -> RowShape:
     """What a row is made of; raises ExtractionError where feature_grid does not divide the latent."""
     rows, columns, _ = checkpoint.plan.latent_shape
@@ -112,7 +120,9 @@ def row_shape(settings: Settings, checkpoint: Checkpoint) -> RowShape:
             f"feature_grid = {grid} does not fit the {rows}x{columns} latent of {checkpoint.name}: choose a grid that "
             f"divides both"
         )
-    return RowShape(None if rows == columns == grid else grid, settings.reconstruction_error)
+    all_stages = settings.feature_stages == "all"
+    is_whole = rows == columns == grid and not all_stages
+    return RowShape(None if is_whole else grid, settings.reconstruction_error, all_stages)
 
 
 def choose_extraction(
@@ -176,6 +186,7 @@ def _is_same(description: Description | None, settings: Settings, checkpoint: Ch
         and description["checkpoint"]["sha256"] == checkpoint.sha256
         and description["source"] == full_path(source)
         and description["feature_grid"] == settings.feature_grid
+        and stages_of(description) == settings.feature_stages
         and description["reconstruction_error"] == settings.reconstruction_error
         and _may_compute_so(settings, checkpoint, description["computed_by"])
     )

@@ -16,16 +16,17 @@ from torch.nn import functional
 
 from fext.compute.device import Computation, prepare_computation
 from fext.compute.engines import RowShape, feature_rows
-from fext.compute.inference import encode
+from fext.compute.inference import encode_stages
 from fext.data.dataset import ImageStream
 from fext.data.names import Names
 from fext.data.source import ImageSource, known_images
 from fext.errors import ExtractionError, SourceError
 from fext.jobs.choosing import refuse_vanished
-from fext.jobs.extraction import checkpoint_of
+from fext.jobs.extraction import checkpoint_of, stages_of
 from fext.jobs.linear import learn_linear_map
 from fext.jobs.starting import model_before_training
 from fext.model.linear_map import LinearMap
+from fext.model.stages import StagedEncoder
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store import extractions
@@ -41,7 +42,7 @@ _PIXELS_SIDE = 32
 _ENOUGH_TO_LEARN_FROM = 2000  # images for the linear map, evenly spaced
 
 Rows = NDArray[np.float32]
-Encode = Callable[[torch.Tensor], torch.Tensor]
+Encode = Callable[[torch.Tensor], list[torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,9 @@ def open_references(
     SourceError where its images are.
     """
     checkpoint = checkpoint_of(workspace, features.manifest)
-    encoders = _Encoders(checkpoint, settings, prepare_computation(settings), features.source, reporter)
+    all_stages = stages_of(features.manifest) == "all"
+    computation = prepare_computation(settings)
+    encoders = _Encoders(checkpoint, settings, computation, features.source, all_stages, reporter)
     learning = np.arange(len(features.images)) if learn_from is None else np.asarray(learn_from)
     by_name = encoders.make(features.images.select(_some(learning).tolist()))
     with ExitStack() as stack:
@@ -162,9 +165,8 @@ def _width(name: str, encoders: Mapping[str, Encode], checkpoint: Checkpoint, gr
     return len(_rows_of(name, encoders[name](torch.zeros(1, channels, height, width)), grid)[0])
 
 
-def _rows_of(name: str, encoded: torch.Tensor, grid: int) -> Rows:
-    shape = RowShape(None if name == PIXELS or encoded.shape[2] == encoded.shape[3] == grid else grid, has_error=False)
-    return feature_rows(shape, encoded, encoded, None).numpy()
+def _rows_of(name: str, maps: Sequence[torch.Tensor], grid: int) -> Rows:
+    return feature_rows(RowShape(None if name == PIXELS else grid, has_error=False), maps, maps[0], None).numpy()
 
 
 def shrunken_pixels(images: torch.Tensor) -> torch.Tensor:
@@ -181,22 +183,28 @@ class _Encoders:
     settings: Settings
     computation: Computation
     source: ImageSource
+    all_stages: bool
     reporter: Reporter
 
     def make(self, learn_from: Names) -> dict[str, Encode]:
-        """Encoders by name; images (N, C, H, W) to their latent (N, channels, rows, columns)."""
+        """Encoders by name; images (N, C, H, W) to maps (N, channels, rows, columns): one of each stage that counts."""
         plan = self.checkpoint.plan
-        encoders: dict[str, Encode] = {PIXELS: shrunken_pixels}
+        encoders: dict[str, Encode] = {PIXELS: lambda images: [shrunken_pixels(images)]}
         linear_map = None
         if LinearMap.fits(plan.picture_shape, plan.latent_shape):
-            linear_map = self._learned(LinearMap(plan.picture_shape, plan.latent_shape), learn_from)
-            encoders[LINEAR_MAP] = linear_map.encode
+            learned = linear_map = self._learned(LinearMap(plan.picture_shape, plan.latent_shape), learn_from)
+            encoders[LINEAR_MAP] = lambda images: [learned.encode(images)]
         else:
             self.reporter.message("each latent position stands for too many pixels for a linear map to compare with")
-        untrained = model_before_training(self.checkpoint, linear_map, self.reporter).encoder
+        untrained = StagedEncoder(model_before_training(self.checkpoint, linear_map, self.reporter))
         self.computation.place(untrained)
-        batch_size = self.settings.inference_batch_size
-        encoders[UNTRAINED] = lambda images: encode(untrained, images, self.computation, batch_size=batch_size)
+        first = 0 if self.all_stages else -1  # of the maps
+
+        def encode(images: torch.Tensor) -> list[torch.Tensor]:
+            batch_size = self.settings.inference_batch_size
+            return encode_stages(untrained, images, self.computation, batch_size=batch_size)[first:]
+
+        encoders[UNTRAINED] = encode
         return {name: encoders[name] for name in (UNTRAINED, LINEAR_MAP, PIXELS) if name in encoders}
 
     def _learned(self, linear_map: LinearMap, names: Names) -> LinearMap:

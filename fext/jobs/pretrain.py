@@ -37,8 +37,9 @@ from fext.jobs.forecast import readable_size
 from fext.jobs.pictures import draw_graph, reconstruction_pairs
 from fext.jobs.starting import plan_of, refuse_single_values, start_model
 from fext.jobs.tracking import Tracking, track_latents, tracking
-from fext.jobs.training_state import Run, State, keep_epoch, mend, publish, restore, save_epoch, save_resume
+from fext.jobs.training_state import Run, State, keep_epoch, mend, publish, restore, save_epoch, save_resume, trained
 from fext.model.disturbed import Disturbances, DisturbedAutoencoder
+from fext.model.pretext import build_rotation_head
 from fext.pictures.figures import history_figure, pairs_figure
 from fext.pictures.summary import model_summary
 from fext.reporting import Progress, Reporter, SilentReporter, StopRequested
@@ -100,12 +101,13 @@ def pretrain(
     say_split(chosen.split, settings, source, reporter)
     refuse_single_values(plan, settings, len(chosen.split.train))
     model = start_model(plan, settings, source, chosen.split.train, preprocessing, computation, reporter)
+    rotation_head = build_rotation_head(plan, settings.seed) if settings.rotation_weight else None
     computation.place(model)
-    optimizer = make_optimizer(model, settings, computation)
+    optimizer = make_optimizer(trained(model, rotation_head, computation), settings, computation)
     average = make_average(model, settings.ema_decay) if settings.ema_decay else None
     run = Run(
-        folder, settings, preprocessing, source, chosen.split, chosen.checksums(), computation, model, optimizer,
-        average, computation.make_scaler(), reporter, processes,
+        folder, settings, preprocessing, source, chosen.split, chosen.checksums(), computation, model, rotation_head,
+        optimizer, average, computation.make_scaler(), reporter, processes,
     )  # fmt: skip
     state = State()
     remove_abandoned(workspace.checkpoints)
@@ -251,7 +253,7 @@ def _make_trainer(run: Run) -> Trainer:
         ordered_latent=settings.ordered_latent,
     )
     device = run.computation.device
-    forward: Any = in_parallel(DisturbedAutoencoder(run.model, disturbances), run.processes, device)
+    forward: Any = in_parallel(DisturbedAutoencoder(run.model, disturbances, run.rotation_head), run.processes, device)
     if settings.jit_compile:
         forward = torch.compile(forward, backend=settings.jit_backend)
     agreement = Agreement(run.processes, device)

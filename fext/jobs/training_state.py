@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from fext.compute.device import Computation, check_jit_backend, prepare_computation, refuse_unfit_to_share
@@ -23,6 +24,7 @@ from fext.data.source import ImageSource
 from fext.data.split import Split
 from fext.errors import CheckpointError
 from fext.model.autoencoder import Autoencoder, build_autoencoder
+from fext.model.pretext import RotationHead, build_rotation_head
 from fext.reporting import Reporter
 from fext.settings import Settings, change_settings, setting_infos
 from fext.store import checkpoints
@@ -58,7 +60,8 @@ class State:
 class Run:
     """The parts of one run; `checksums` holds the SHA-256 of every file of the split.
 
-    `average` is the running average of the model's weights, where the settings ask for one.
+    `rotation_head` tells how images were turned, and `average` is the running average of the model's weights, where
+    the settings ask for them.
     """
 
     folder: Path
@@ -69,6 +72,7 @@ class Run:
     checksums: dict[str, str]
     computation: Computation
     model: Autoencoder
+    rotation_head: RotationHead | None
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
     scaler: torch.amp.GradScaler
@@ -96,6 +100,7 @@ def restore(
     try:
         parts = {name: stored.pop(name) for name in ("model", "optimizer", "average")}
         parts["scaler"] = stored.pop("scaler", {})  # there was none before float16
+        parts["rotation_head"] = stored.pop("rotation_head", None)  # nor was there this
         checksums = _unpacked(stored.pop("checksums"))
         if stored.keys() != {item.name for item in fields(State)}:
             raise KeyError("resume.pt lacks something")
@@ -111,8 +116,11 @@ def restore(
         model = build_autoencoder(description.plan, settings.seed)
         computation.place(model)
         model.load_state_dict(parts["model"])
+        rotation_head = _restore_rotation_head(parts["rotation_head"], model, settings)
+        weights = trained(model, rotation_head, computation)
         begun = bool(state.history) or state.train.num_batches > 0
-        optimizer, average, scaler = _restore_training(parts, model, settings, computation, begun)
+        optimizer = make_optimizer(weights, settings, computation)
+        average, scaler = _restore_training(parts, model, optimizer, settings, computation, begun)
         by_name = dict(zip(split.train + split.test, checksums, strict=True))
         _check(state, settings, split)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ValidationError) as error:
@@ -124,18 +132,40 @@ def restore(
     source = ImageSource(location, root, Names.of(split.train + split.test), 0)
     preprocessing = description.preprocessing
     run = Run(
-        folder, settings, preprocessing, source, split, by_name, computation, model, optimizer, average, scaler,
-        reporter, processes,
+        folder, settings, preprocessing, source, split, by_name, computation, model, rotation_head, optimizer,
+        average, scaler, reporter, processes,
     )  # fmt: skip
     return run, state
 
 
+def trained(model: Autoencoder, rotation_head: RotationHead | None, computation: Computation) -> nn.Module:
+    """All that a step changes; the head is moved to where the model is."""
+    if rotation_head is None:
+        return model
+    computation.place(rotation_head)
+    return nn.ModuleList([model, rotation_head])
+
+
+def _restore_rotation_head(
+    stored: dict[str, Any] | None, model: Autoencoder, settings: Settings
+) -> RotationHead | None:
+    if not settings.rotation_weight:
+        return None
+    head = build_rotation_head(model.plan, settings.seed)
+    head.load_state_dict(stored or {})
+    return head
+
+
 def _restore_training(
-    parts: dict[str, Any], model: Autoencoder, settings: Settings, computation: Computation, begun: bool
-) -> tuple[torch.optim.Optimizer, AveragedModel | None, torch.amp.GradScaler]:
+    parts: dict[str, Any],
+    model: Autoencoder,
+    optimizer: torch.optim.Optimizer,
+    settings: Settings,
+    computation: Computation,
+    begun: bool,
+) -> tuple[AveragedModel | None, torch.amp.GradScaler]:
     if parts["scaler"]:  # float16: its first steps may all have been left out
         begun = bool(parts["optimizer"]["state"])
-    optimizer = make_optimizer(model, settings, computation)
     restore_optimizer(optimizer, settings, parts["optimizer"], begun=begun)
     average = make_average(model, settings.ema_decay) if settings.ema_decay else None
     if average is not None:
@@ -143,7 +173,7 @@ def _restore_training(
     scaler = computation.make_scaler()
     if parts["scaler"] and scaler.is_enabled():
         scaler.load_state_dict(parts["scaler"])
-    return optimizer, average, scaler
+    return average, scaler
 
 
 def _check(state: State, settings: Settings, split: Split) -> None:
@@ -249,6 +279,7 @@ def save_resume(run: Run, state: State) -> None:
     resume_state = {
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
+        "rotation_head": run.rotation_head.state_dict() if run.rotation_head is not None else None,
         "average": run.average.state_dict() if run.average is not None else None,
         "scaler": run.scaler.state_dict(),
         "checksums": _packed([run.checksums[name] for name in names]),

@@ -15,7 +15,7 @@ from fext.data.names import Names, name_to_bytes
 from fext.data.source import find_images, known_images
 from fext.errors import CheckpointError, ExtractionError, FextError, SourceError
 from fext.jobs.encoding import encoded_batches
-from fext.jobs.extraction import Extraction, checkpoint_of, join_extraction
+from fext.jobs.extraction import Extraction, checkpoint_of, join_extraction, stages_of
 from fext.reporting import Reporter
 from fext.settings import Settings, change_settings
 from fext.store import extractions
@@ -246,6 +246,7 @@ def _extraction(
     settings = change_settings(
         settings,
         feature_grid=manifest["feature_grid"],
+        feature_stages=stages_of(manifest),
         reconstruction_error=manifest["reconstruction_error"],
         inference_batch_size=computed_by["batch_shape"][0],
     )

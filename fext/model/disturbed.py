@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fext.model.autoencoder import Autoencoder
+from fext.model.pretext import RotationHead
 
 MASKED_PATCH = 16  # pixels; the side of the patches that input_masking hides, as in He et al., 2022
 
@@ -27,16 +28,23 @@ class Disturbances:
 
 
 class DisturbedAutoencoder(nn.Module):
-    """Wraps an autoencoder for training; (N, C, H, W) to the reconstructions and the latent as the encoder made it."""
+    """Wraps an autoencoder for training; (N, C, H, W) to the reconstructions and the latent as the encoder made it.
 
-    def __init__(self, autoencoder: Autoencoder, disturbances: Disturbances) -> None:
+    With a rotation head, what that makes of the latent comes third; else there is nothing there.
+    """
+
+    def __init__(
+        self, autoencoder: Autoencoder, disturbances: Disturbances, rotation_head: RotationHead | None = None
+    ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.disturbances = disturbances
+        self.rotation_head = rotation_head
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         latent = self.autoencoder.encoder(self._disturb_input(images))
-        return self.autoencoder.decoder(self._disturb_latent(latent)), latent
+        turns = self.rotation_head(latent) if self.rotation_head is not None else None
+        return self.autoencoder.decoder(self._disturb_latent(latent)), latent, turns
 
     def _disturb_input(self, images: torch.Tensor) -> torch.Tensor:
         asked = self.disturbances

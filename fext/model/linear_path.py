@@ -54,10 +54,14 @@ class LinearPathEncoder(nn.Module):
         self.branch = _branch(plan, plan.components, plan.latent_channels, plan.dropout_rate)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.stages(images)[1]
+
+    def stages(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The components (N, components, rows, columns), and the latent that is made of them."""
         with _in_float32(images.device):
             components = self.linear(to_blocks(images.float(), self.block)).permute(0, 3, 1, 2)
         latent: torch.Tensor = components[:, : self.latent_channels] + self.branch(components)
-        return latent
+        return components, latent
 
     def start_at_linear_path(self) -> None:
         """Let the branch begin at nothing."""

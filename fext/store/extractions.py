@@ -74,6 +74,7 @@ class _Described(_Part):
     checkpoint: _Checkpoint
     source: str
     feature_grid: Literal[8, 4, 2, 1]
+    feature_stages: Literal["last", "all"] = "last"  # the first extractions say nothing of it
     num_features: Positive
     reconstruction_error: bool
     computed_by: _ComputedBy
