@@ -103,9 +103,8 @@ def open_features(folder: Path, grid: int, reporter: Reporter) -> Iterator[Featu
                     num_rejected += 1
                 progress.advance()
         if num_damaged:
-            reporter.warning(
-                f"{num_damaged} rows of {folder.name} are damaged and left out: verify it, or extract again"
-            )
+            what = f"1 row of {folder.name} is" if num_damaged == 1 else f"{num_damaged} rows of {folder.name} are"
+            reporter.warning(f"{what} damaged and left out: verify it, or extract again")
         if not names:
             raise ExtractionError(f"{folder.name} has no rows that can be read: extract again to bring the table back")
         source = known_images(Path(manifest["source"]), Names.of(names))
@@ -234,7 +233,8 @@ class _Encoders:
                             scratch[name].add(row)
                 progress.advance(batch.num_files)
         if num_lost:
-            self.reporter.warning(f"{num_lost} images cannot be read any more: the comparison is without them")
+            what, them = ("1 image", "it") if num_lost == 1 else (f"{num_lost} images", "them")
+            self.reporter.warning(f"{what} cannot be read any more: the comparison is without {them}")
         return places
 
     def _stream(self, names: Names) -> ImageStream:
