@@ -3,10 +3,14 @@
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fext.screen import actions
 from fext.screen.actions import Screen
 from fext.screen.explorations import EXPLORATIONS
+
+if TYPE_CHECKING:
+    from fext.screen.explorations.common import Commands
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -16,18 +20,33 @@ def make_parser() -> argparse.ArgumentParser:
         description="FeXT turns a folder of images into features. Without a command the menu opens.",
     )
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    with_settings = [*_add_training(commands), *_add_extraction_commands(commands), *_add_explorations(commands)]
+    _add_files(commands)
+    settings = commands.add_parser("settings", help="show the settings in force and the device")
+    settings.set_defaults(run=_settings)
+    tensorboard = commands.add_parser("tensorboard", help="open TensorBoard on the checkpoints until Ctrl-C")
+    tensorboard.set_defaults(run=_tensorboard)
+    for command in (*with_settings, settings):
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            dest="overrides",
+            help="use another value for a setting of configurations.py; may be given more than once",
+        )
+    return parser
 
+
+def _add_training(commands: "Commands") -> list[argparse.ArgumentParser]:
+    """What leads to a checkpoint and judges it."""
     analyze = commands.add_parser("analyze", help="measure every image; name copies, damaged and odd ones")
-    analyze.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="folder or list of images (default: data/images)"
-    )
+    _add_images(analyze, "FOLDER", "folder or list of images (default: data/images)")
     analyze.set_defaults(run=_analyze)
 
     pretrain = commands.add_parser("pretrain", help="train an autoencoder on a folder of images")
     pretrain.add_argument("--name", help="name of the new checkpoint (default: architecture and time)")
-    pretrain.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="folder or list of images (default: data/images)"
-    )
+    _add_images(pretrain, "FOLDER", "folder or list of images (default: data/images)")
     pretrain.set_defaults(run=_pretrain)
 
     resume = commands.add_parser("resume", help="go on with an interrupted run, or extend a finished one")
@@ -42,37 +61,44 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         help="name or path (default: the only one); two or more are compared",
     )
-    evaluate.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="score the images of this folder or list instead"
-    )
+    _add_images(evaluate, "FOLDER", "score the images of this folder or list instead")
     evaluate.set_defaults(run=_evaluate)
+    return [analyze, pretrain, resume, evaluate]
 
+
+def _add_extraction_commands(commands: "Commands") -> list[argparse.ArgumentParser]:
+    """What makes features and pictures with a checkpoint, and proves them."""
     extract = commands.add_parser("extract", help="write the features of every image; goes on where it stopped")
     _add_checkpoint(extract)
-    extract.add_argument(
-        "--images",
-        type=Path,
-        metavar="SOURCE",
-        help="folder or list of images (default: inference/images where it holds images, else data/images)",
+    _add_images(
+        extract,
+        "SOURCE",
+        "folder or list of images (default: inference/images where it holds images, else data/images)",
     )
     extract.add_argument("--name", help="name of the extraction (default: checkpoint and source)")
     extract.set_defaults(run=_extract)
 
     verify = commands.add_parser("verify", help="prove that an extraction is whole and belongs to model and images")
-    _add_extraction(verify)
+    verify.add_argument("extraction", nargs="?", metavar="EXTRACTION", help="name or path (default: the only one)")
     verify.add_argument("--all", action="store_true", dest="everything", help="compute every row again, not a sample")
     verify.set_defaults(run=_verify)
 
-    explore = commands.add_parser("explore", help="use the features of an extraction")
-    kinds = explore.add_subparsers(title="explorations", dest="exploration", metavar="WHAT", required=True)
-    explorations = [exploration.add_command(kinds) for exploration in EXPLORATIONS]
-
     reconstruct = commands.add_parser("reconstruct", help="write what a model makes of images as pictures")
     _add_checkpoint(reconstruct)
-    reconstruct.add_argument("--images", type=Path, metavar="SOURCE", required=True, help="folder or list of images")
+    _add_images(reconstruct, "SOURCE", "folder or list of images", required=True)
     reconstruct.add_argument("--output", type=Path, metavar="FOLDER", required=True, help="a new or empty folder")
     reconstruct.set_defaults(run=_reconstruct)
+    return [extract, verify, reconstruct]
 
+
+def _add_explorations(commands: "Commands") -> list[argparse.ArgumentParser]:
+    explore = commands.add_parser("explore", help="use the features of an extraction")
+    kinds = explore.add_subparsers(title="explorations", dest="exploration", metavar="WHAT", required=True)
+    return [exploration.add_command(kinds) for exploration in EXPLORATIONS]
+
+
+def _add_files(commands: "Commands") -> None:
+    """What writes files and needs no settings."""
     export = commands.add_parser("export", help="write the encoder alone, for use without FeXT")
     _add_checkpoint(export)
     export.add_argument(
@@ -88,30 +114,13 @@ def make_parser() -> argparse.ArgumentParser:
     samples.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="where to (default: data/samples)")
     samples.set_defaults(run=_samples)
 
-    settings = commands.add_parser("settings", help="show the settings in force and the device")
-    settings.set_defaults(run=_settings)
 
-    tensorboard = commands.add_parser("tensorboard", help="open TensorBoard on the checkpoints until Ctrl-C")
-    tensorboard.set_defaults(run=_tensorboard)
-
-    for command in (analyze, pretrain, resume, evaluate, extract, verify, *explorations, reconstruct, settings):
-        command.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="NAME=VALUE",
-            dest="overrides",
-            help="use another value for a setting of configurations.py; may be given more than once",
-        )
-    return parser
+def _add_images(command: argparse.ArgumentParser, metavar: str, text: str, *, required: bool = False) -> None:
+    command.add_argument("--images", type=Path, metavar=metavar, help=text, required=required)
 
 
 def _add_checkpoint(command: argparse.ArgumentParser) -> None:
     command.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="name or path (default: the only one)")
-
-
-def _add_extraction(command: argparse.ArgumentParser) -> None:
-    command.add_argument("extraction", nargs="?", metavar="EXTRACTION", help="name or path (default: the only one)")
 
 
 def _analyze(screen: Screen, words: argparse.Namespace) -> None:
