@@ -1,0 +1,367 @@
+"""Clusters of the images of an extraction: which belong together by their features, and how well that fits labels."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fext.compute import clustering
+from fext.compute.clustering import NOISE, Agreement, Clusters, Points
+from fext.compute.components import add_points, learn_components
+from fext.errors import ExtractionError, UsageError
+from fext.jobs.features import MODEL, Features, Rows, open_features, open_references
+from fext.jobs.labelled import Labelled, labels_of
+from fext.jobs.thumbnails import thumbnails
+from fext.pictures.clusters_report import ClusterShown, ClustersReport, LabelTable, clusters_report, verdicts
+from fext.pictures.page import Item, file_uri
+from fext.reporting import Reporter
+from fext.settings import Settings
+from fext.store import files
+from fext.store.scratch import scratch_rows
+from fext.store.workspace import Workspace
+
+FOLDER, TABLE = "clusters", "clusters.csv"
+_COLUMNS = ("image", "cluster", "distance", "silhouette", "label")
+_NUM_SEEDS = 5  # that other encoders are judged by
+_NUM_SHOWN, _NUM_TYPICAL, _NUM_OUTLYING, _NUM_ALONE = 60, 6, 4, 24
+
+
+@dataclass(frozen=True)
+class ClustersResult:
+    """What was found and written, and what to say of it."""
+
+    name: str
+    folder: Path
+    summary: dict[str, Any]
+    verdicts: Sequence[str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Of each image its cluster, its distance to the mean of that and its silhouette, NaN where it has none.
+
+    Of the clusters their sizes, and the silhouettes by number that theirs was chosen by, none where it was given.
+    """
+
+    clusters: Clusters
+    sizes: list[int]
+    distances: NDArray[np.float32]
+    silhouettes: NDArray[np.float64]
+    curve: dict[int, float]
+
+    @property
+    def silhouette(self) -> float | None:
+        known = self.silhouettes[np.isfinite(self.silhouettes)]
+        return float(known.mean()) if len(known) else None
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How to cluster: `count` is the number of clusters for k-means, 'auto' where it is to be suggested."""
+
+    method: Literal["kmeans", "hdbscan"]
+    count: Literal["auto"] | int
+    min_size: int
+    seed: int
+
+
+def cluster(
+    workspace: Workspace,
+    settings: Settings,
+    folder: Path,
+    reporter: Reporter,
+    count: int | None = None,
+    references: bool = False,
+) -> ClustersResult:
+    """Divide the images of a finished extraction into clusters, and write them to its folder 'clusters'.
+
+    `count` goes before settings.num_clusters. With `references` the same is done with the features of the untrained
+    model, a linear map and the pixels. Raises UsageError where that many clusters cannot be made, ExtractionError where
+    there is no finished table or all rows are equal, and as open_references does.
+    """
+    started = time.perf_counter()
+    way = _way(settings, count)
+    with open_features(folder, settings.explore_grid, reporter) as features:
+        _refuse_too_few(features, way)
+        labelled = labels_of(features.images)
+        with _points(folder, features.rows, way.seed, reporter) as points:
+            if points is None:
+                raise ExtractionError(
+                    f"the features of all images of {folder.name} are equal: nothing tells them apart"
+                )
+            found = _find(points, way, reporter)
+            _tell(found, way, reporter)
+            compared: dict[str, Any] = {}
+            if references:
+                compared = _compare(workspace, settings, features, points, labelled, found, way, reporter)
+        summary = _summary(features, found, labelled, way, compared)
+        said = verdicts(summary)
+        _write(workspace, settings, features, found, labelled, summary, reporter)
+    return ClustersResult(folder.name, folder / FOLDER, summary, said, time.perf_counter() - started)
+
+
+def _way(settings: Settings, count: int | None) -> _Way:
+    if count is not None and settings.cluster_method == "hdbscan":
+        raise UsageError("hdbscan finds the number of clusters itself: leave --count away, or cluster by kmeans")
+    if count is not None and count < 2:
+        raise UsageError(f"--count {count}: two clusters at least")
+    chosen: Literal["auto"] | int = count or settings.num_clusters
+    return _Way(settings.cluster_method, chosen, settings.min_cluster_size, settings.seed)
+
+
+def _refuse_too_few(features: Features, way: _Way) -> None:
+    num_images = len(features.images)
+    if way.method == "hdbscan" and num_images < max(3, way.min_size):
+        raise UsageError(f"{num_images} images are fewer than hdbscan takes for one cluster: lower min_cluster_size")
+    if way.method == "kmeans" and way.count == "auto" and num_images < 3:
+        few = "one image is" if num_images == 1 else "two images are"
+        raise UsageError(f"{features.folder.name}: {few} too few to tell clusters in them")
+    if way.method == "kmeans" and way.count != "auto" and way.count > num_images:
+        raise UsageError(f"{way.count} clusters cannot be made of {num_images} images: ask for fewer")
+
+
+@contextmanager
+def _points(folder: Path, rows: Rows, seed: int, reporter: Reporter) -> Iterator[Points | None]:
+    """The rows as points of few dimensions, many of them on the disk; None where all are equal."""
+    components = learn_components(rows, seed)
+    if components is None:
+        yield None
+        return
+    with scratch_rows(folder, len(rows), len(components.directions)) as scratch:
+        with reporter.progress("principal components", len(rows)) as progress:
+            add_points(components, rows, scratch.add, progress.advance)
+        yield scratch.rows()
+
+
+def _find(points: Points, way: _Way, reporter: Reporter) -> _Found:
+    clusters, curve = _divide(points, way, reporter)
+    silhouettes = clustering.silhouettes(points, clusters, way.seed)
+    sizes = [int(size) for size in np.bincount(clusters[clusters != NOISE])]
+    return _Found(clusters, sizes, clustering.centre_distances(points, clusters), silhouettes, curve)
+
+
+def _divide(points: Points, way: _Way, reporter: Reporter) -> tuple[Clusters, dict[int, float]]:
+    """The clusters, and the silhouettes that their number was chosen by."""
+    if way.method == "hdbscan":
+        with reporter.progress("clusters", len(points)) as progress:
+            return clustering.density_clusters(points, way.min_size, way.seed, progress.advance), {}
+    if way.count != "auto":
+        return clustering.k_means(points, way.count, way.seed), {}
+    counts = clustering.counts_to_try(points, way.seed)
+    with reporter.progress("numbers of clusters", len(counts)) as progress:
+        curve = clustering.silhouettes_by_count(points, counts, way.seed, progress.advance)
+    best = max(curve, key=lambda count: (curve[count], -count))
+    return clustering.k_means(points, best, way.seed), curve
+
+
+def _tell(found: _Found, way: _Way, reporter: Reporter) -> None:
+    num_images = len(found.clusters)
+    if way.method == "hdbscan" and num_images > clustering.MOST_BY_DENSITY:
+        reporter.message(
+            f"hdbscan divides {clustering.MOST_BY_DENSITY:,} of the images; each of the other "
+            f"{num_images - clustering.MOST_BY_DENSITY:,} takes the cluster of the nearest of these"
+        )
+    if not found.sizes:
+        reporter.warning(
+            f"hdbscan finds no cluster: no {way.min_size} images lie closer together than the others; lower "
+            f"min_cluster_size, or take kmeans"
+        )
+    if way.count != "auto" and way.method == "kmeans" and len(found.sizes) < way.count:
+        reporter.warning(f"only {len(found.sizes)} clusters, not {way.count}: no more of the images differ")
+
+
+# ---------------------------------------------------------------- other encoders
+
+
+def _compare(
+    workspace: Workspace,
+    settings: Settings,
+    features: Features,
+    points: Points,
+    labelled: Labelled | None,
+    found: _Found,
+    way: _Way,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """The same clustering by each encoder, of those images that all of them can see; k-means makes as many clusters."""
+    if way.method == "kmeans":
+        way = _Way(way.method, len(found.sizes), way.min_size, way.seed)
+    with open_references(workspace, settings, features, reporter) as references:
+        places = references.places
+        labels = None if labelled is None else labelled.codes[places]
+        compared = {MODEL: _judged(points, places, labels, found.clusters[places], way, reporter)}
+        for name, rows in references.rows.items():
+            with _points(features.folder, rows, way.seed, reporter) as others:
+                if others is None:
+                    reporter.warning(f"{name.replace('_', ' ')}: all images have equal features, it is left out")
+                    continue
+                everything = np.arange(len(places))
+                compared[name] = _judged(others, everything, labels, found.clusters[places], way, reporter)
+    return {"num_images": len(places), "num_seeds": _num_seeds(way), "encoders": compared}
+
+
+def _num_seeds(way: _Way) -> int:
+    return _NUM_SEEDS if way.method == "kmeans" else 1
+
+
+def _judged(
+    points: Points,
+    places: NDArray[np.int64],
+    labels: NDArray[np.int32] | None,
+    model_clusters: Clusters,
+    way: _Way,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Mean, least and greatest over several seeds of what clusters of some points are worth."""
+    seeds = range(way.seed, way.seed + _num_seeds(way))
+    rows = []
+    for seed in seeds:
+        clusters, _ = _divide(points, _Way(way.method, way.count, way.min_size, seed), reporter)
+        judged = {"num_clusters": float(clusters.max() + 1)}
+        silhouettes = clustering.silhouettes(points, clusters, seed)
+        if np.isfinite(silhouettes).any():
+            judged["silhouette"] = float(np.nanmean(silhouettes))
+        judged["like_the_models"] = clustering.agreement(model_clusters + 1, clusters[places]).ari
+        if labels is not None:
+            judged |= clustering.agreement(labels, clusters[places])._asdict()
+        rows.append(judged)
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: _spread([row[name] for row in rows]) for name in names}
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "least": min(values), "greatest": max(values)}
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def _summary(
+    features: Features, found: _Found, labelled: Labelled | None, way: _Way, compared: dict[str, Any]
+) -> dict[str, Any]:
+    scores: Agreement | None = None
+    if labelled is not None:
+        scores = clustering.agreement(labelled.codes, found.clusters)
+    return {
+        "extraction": features.folder.name,
+        "checkpoint": features.manifest["checkpoint"]["name"],
+        "method": way.method,
+        "settings": asdict(way),
+        "grid": features.grid,
+        "num_images": len(features.images),
+        "num_clusters": len(found.sizes),
+        "sizes": found.sizes,
+        "num_alone": int((found.clusters == NOISE).sum()),
+        "silhouette": found.silhouette,
+        "num_judged": int(np.isfinite(found.silhouettes).sum()),
+        "silhouette_by_count": found.curve,
+        "num_labels": 0 if labelled is None else len(labelled.names),
+        "labels": None if scores is None else scores._asdict(),
+        "references": compared or None,
+    }
+
+
+def _write(
+    workspace: Workspace,
+    settings: Settings,
+    features: Features,
+    found: _Found,
+    labelled: Labelled | None,
+    summary: dict[str, Any],
+    reporter: Reporter,
+) -> None:
+    folder = features.folder / FOLDER
+    files.write_csv(folder / TABLE, _COLUMNS if labelled else _COLUMNS[:-1], _csv_rows(features, found, labelled))
+    table = _labels_by_cluster(folder / "labels.csv", found, labelled)
+    shown = _shown(workspace, settings, features, found, reporter)
+    report = ClustersReport(summary, shown, table)
+    files.write_text_chunks(folder / "report.html", clusters_report(report))
+    files.write_json(folder / "summary.json", summary)
+
+
+def _labels_by_cluster(file: Path, found: _Found, labelled: Labelled | None) -> LabelTable | None:
+    """Write how many images of each label lie in each cluster; where there are no labels, nothing."""
+    if labelled is None:
+        files.remove_file(file)
+        return None
+    counts = clustering.cross_table(labelled.codes, found.clusters)
+    numbers = list(range(NOISE, counts.shape[1] - 1))
+    if not counts[:, 0].any():
+        numbers, counts = numbers[1:], counts[:, 1:]
+    rows = ((name, *row) for name, row in zip(labelled.names, counts.tolist(), strict=True))
+    files.write_csv(file, ("label", *map(str, numbers)), rows)
+    return LabelTable(labelled.names, numbers, counts)
+
+
+def _csv_rows(features: Features, found: _Found, labelled: Labelled | None) -> Iterator[tuple[object, ...]]:
+    for place, name in enumerate(features.images):
+        row = (
+            name,
+            int(found.clusters[place]),
+            _number(found.distances[place]),
+            _number(found.silhouettes[place]),
+        )
+        yield (*row, labelled.names[labelled.codes[place]]) if labelled else row
+
+
+def _number(value: float) -> str:
+    return f"{value:.5f}" if np.isfinite(value) else ""
+
+
+def _shown(
+    workspace: Workspace,
+    settings: Settings,
+    features: Features,
+    found: _Found,
+    reporter: Reporter,
+) -> list[ClusterShown]:
+    """The largest clusters with the pictures of their typical and outlying members, then of images that are in none."""
+    chosen = _members(found)
+    places = [place for typical, outlying in chosen.values() for place in (*typical, *outlying)]
+    names = features.images.select(places)
+    paths = [features.source.path(name) for name in names]
+    items: dict[int, Item] = {}
+    num_missing = 0
+    with reporter.progress("thumbnails", len(places)) as progress:
+        for place, name, thumbnail in zip(places, names, thumbnails(workspace, settings, paths), strict=True):
+            uri = file_uri(thumbnail.data) if thumbnail.data else ""
+            num_missing += not uri
+            items[place] = Item(name, _lines(found.distances[place], thumbnail.reason), uri)
+            progress.advance()
+    if num_missing:
+        reporter.warning(f"{num_missing} of the images on the page cannot be read now: it says why")
+    return [
+        ClusterShown(
+            number,
+            found.sizes[number] if number != NOISE else int((found.clusters == NOISE).sum()),
+            [items[place] for place in typical],
+            [items[place] for place in outlying],
+        )
+        for number, (typical, outlying) in chosen.items()
+    ]
+
+
+def _lines(distance: float, reason: str) -> list[str]:
+    lines = [reason] if reason else []
+    return [*lines, f"distance {distance:.3f}"] if np.isfinite(distance) else lines
+
+
+def _members(found: _Found) -> dict[int, tuple[list[int], list[int]]]:
+    """Of each cluster that is shown the places of those nearest to its centre and of those farthest from it."""
+    order = np.lexsort((found.distances, found.clusters))
+    starts = np.searchsorted(found.clusters[order], np.arange(len(found.sizes) + 1))
+    chosen: dict[int, tuple[list[int], list[int]]] = {}
+    for number, size in enumerate(found.sizes[:_NUM_SHOWN]):
+        members = order[starts[number] : starts[number] + size]
+        outlying = members[max(_NUM_TYPICAL, size - _NUM_OUTLYING) :][::-1]
+        chosen[number] = members[:_NUM_TYPICAL].tolist(), outlying.tolist()
+    alone = np.flatnonzero(found.clusters == NOISE)
+    if len(alone):
+        chosen[NOISE] = alone[:: -(-len(alone) // _NUM_ALONE)].tolist(), []
+    return chosen
