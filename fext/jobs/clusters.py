@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,17 +11,16 @@ from numpy.typing import NDArray
 
 from fext.compute import clustering
 from fext.compute.clustering import NOISE, Agreement, Clusters, Points
-from fext.compute.components import add_points, learn_components
-from fext.errors import ExtractionError, UsageError
-from fext.jobs.features import MODEL, Features, Rows, open_features, open_references
+from fext.errors import UsageError
+from fext.jobs.features import MODEL, Features, open_features, open_references
 from fext.jobs.labelled import Labelled, labels_of
+from fext.jobs.points import all_equal, open_points
 from fext.jobs.thumbnails import thumbnails
 from fext.pictures.clusters_report import ClusterShown, ClustersReport, LabelTable, clusters_report, verdicts
 from fext.pictures.page import Item, file_uri
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store import files
-from fext.store.scratch import scratch_rows
 from fext.store.workspace import Workspace
 
 FOLDER, TABLE = "clusters", "clusters.csv"
@@ -90,11 +88,10 @@ def cluster(
     with open_features(folder, settings.explore_grid, reporter) as features:
         _refuse_too_few(features, way)
         labelled = labels_of(features.images)
-        with _points(folder, features.rows, way.seed, reporter) as points:
-            if points is None:
-                raise ExtractionError(
-                    f"the features of all images of {folder.name} are equal: nothing tells them apart"
-                )
+        with open_points(folder, features.rows, way.seed, reporter) as opened:
+            if opened is None:
+                raise all_equal(folder)
+            _, points = opened
             found = _find(points, way, reporter)
             _tell(found, way, reporter)
             compared: dict[str, Any] = {}
@@ -124,19 +121,6 @@ def _refuse_too_few(features: Features, way: _Way) -> None:
         raise UsageError(f"{features.folder.name}: {few} too few to tell clusters in them")
     if way.method == "kmeans" and way.count != "auto" and way.count > num_images:
         raise UsageError(f"{way.count} clusters cannot be made of {num_images} images: ask for fewer")
-
-
-@contextmanager
-def _points(folder: Path, rows: Rows, seed: int, reporter: Reporter) -> Iterator[Points | None]:
-    """The rows as points of few dimensions, many of them on the disk; None where all are equal."""
-    components = learn_components(rows, seed)
-    if components is None:
-        yield None
-        return
-    with scratch_rows(folder, len(rows), len(components.directions)) as scratch:
-        with reporter.progress("principal components", len(rows)) as progress:
-            add_points(components, rows, scratch.add, progress.advance)
-        yield scratch.rows()
 
 
 def _find(points: Points, way: _Way, reporter: Reporter) -> _Found:
@@ -197,12 +181,12 @@ def _compare(
         labels = None if labelled is None else labelled.codes[places]
         compared = {MODEL: _judged(points, places, labels, found.clusters[places], way, reporter)}
         for name, rows in references.rows.items():
-            with _points(features.folder, rows, way.seed, reporter) as others:
-                if others is None:
+            with open_points(features.folder, rows, way.seed, reporter) as opened:
+                if opened is None:
                     reporter.warning(f"{name.replace('_', ' ')}: all images have equal features, it is left out")
                     continue
                 everything = np.arange(len(places))
-                compared[name] = _judged(others, everything, labels, found.clusters[places], way, reporter)
+                compared[name] = _judged(opened[1], everything, labels, found.clusters[places], way, reporter)
     return {"num_images": len(places), "num_seeds": _num_seeds(way), "encoders": compared}
 
 

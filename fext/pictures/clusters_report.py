@@ -74,7 +74,7 @@ def verdicts(summary: Mapping[str, Any]) -> list[str]:
     if curve := summary["silhouette_by_count"]:
         best = max(curve, key=curve.__getitem__)
         said.append(
-            f"Of {len(curve)} numbers of clusters, from 2 to {max(map(int, curve))}, {best} has the highest silhouette: "
+            f"Of {len(curve)} numbers of clusters, 2 to {max(map(int, curve))}, {best} has the highest silhouette: "
             f"{curve[best]:.3f}."
         )
         if int(best) == max(map(int, curve)):
