@@ -27,9 +27,8 @@ from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store import files
 from fext.store.projector import Embedding, write_projector
-from fext.store.workspace import Workspace
+from fext.store.workspace import MAP_FOLDER, Workspace
 
-FOLDER = "map"
 _TSNE, _PCA = "t-SNE", "principal components"
 _FOLDER_GROUP, _CLUSTER_GROUP = "folder", "cluster"
 _COLUMNS = ("image", "tsne_x", "tsne_y", "pca_x", "pca_y")
@@ -78,16 +77,16 @@ def lay_out(workspace: Workspace, settings: Settings, folder: Path, reporter: Re
                 raise all_equal(folder)
             components, points = found
             shown = _shown(features, points, settings.seed, reporter)
-            _write_table(folder / FOLDER / "map.csv", features.images, points, shown)
+            _write_table(folder / MAP_FOLDER / "map.csv", features.images, points, shown)
         pictures = _pictures(workspace, settings, features, shown, reporter)
-        write_projector(folder / FOLDER, _embedding(folder.name, shown, pictures))
-        file = folder / FOLDER / "map.html"
+        write_projector(folder / MAP_FOLDER, _embedding(folder.name, shown, pictures))
+        file = folder / MAP_FOLDER / "map.html"
         introduction = _introduction(features, components, shown)
         page = map_page(f"Map of {folder.name}", introduction, shown.names, shown.layouts, shown.groups, pictures)
         files.write_text_chunks(file, page)
     return MapResult(
         name=folder.name,
-        folder=folder / FOLDER,
+        folder=folder / MAP_FOLDER,
         num_images=num_images,
         num_shown=len(shown.places),
         num_without_picture=sum(not picture.data for picture in pictures),

@@ -14,6 +14,7 @@ from fext.pictures.page import Block, Html, Item, Section, bullets, facts, galle
 _SCORES = {"nmi": "NMI", "ari": "ARI", "purity": "purity"}
 _MOST_COLUMNS, _MOST_ROWS = 20, 100
 _NUM_TOP_LABELS = 3
+_NO_STRUCTURE = 0.25  # a silhouette below which Kaufman and Rousseeuw see none
 _ENCODERS = {"model": "the model", "untrained": "before training", "linear_map": "linear map", "pixels": "pixels"}
 
 
@@ -77,13 +78,18 @@ def verdicts(summary: Mapping[str, Any]) -> list[str]:
             f"Of {len(curve)} numbers of clusters, 2 to {max(map(int, curve))}, {best} has the highest silhouette: "
             f"{curve[best]:.3f}."
         )
+        if curve[best] < _NO_STRUCTURE:
+            said.append(
+                f"Below {_NO_STRUCTURE} no number of clusters stands out: images shade into each other (Kaufman and "
+                f"Rousseeuw, 1990)."
+            )
         if int(best) == max(map(int, curve)):
             said.append("It is the largest that was tried: more may fit better, give --count.")
     if scores := summary["labels"]:
         said.append(
             f"Beside the {summary['num_labels']} folders: NMI {scores['nmi']:.3f} (1 where clusters and folders are "
-            f"the same, 0 where neither tells of the other), ARI {scores['ari']:.3f} (0 by chance), purity "
-            f"{scores['purity']:.3f}."
+            f"the same; many small clusters raise it by chance), ARI {scores['ari']:.3f} (0 by chance, 1 at most), "
+            f"purity {scores['purity']:.3f}."
         )
     if summary["references"]:
         said.append(_does_it_help(summary))
@@ -110,18 +116,22 @@ def _described(encoder: str) -> str:
     return {"untrained": "the model before training", "linear_map": "the linear map", "pixels": "the pixels"}[encoder]
 
 
-def reference_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[float | str]]]:
+def reference_table(
+    summary: Mapping[str, Any], *, with_ranges: bool = True
+) -> tuple[list[str], list[list[float | str]]]:
     """Head and rows of a table: how clusters by each encoder fare; a cell has the mean, one beside it the range."""
     encoders = summary["references"]["encoders"]
     scores = {name: title for name, title in _SCORES.items() if name in encoders["model"]}
     header = ["features", "clusters"]
     for title in scores.values():
-        header += [title, "range"]
+        header += [title, "range"] if with_ranges else [title]
     rows: list[list[float | str]] = []
     for name, judged in encoders.items():
         row: list[float | str] = [_ENCODERS[name], f"{judged['num_clusters']['mean']:.4g}"]
         for score in scores:
-            row += [judged[score]["mean"], f"{judged[score]['least']:.3f} to {judged[score]['greatest']:.3f}"]
+            row.append(judged[score]["mean"])
+            if with_ranges:
+                row.append(f"{judged[score]['least']:.3f} to {judged[score]['greatest']:.3f}")
         rows.append(
             [*row, judged["silhouette"]["mean"] if "silhouette" in judged else "", judged["like_the_models"]["mean"]]
         )

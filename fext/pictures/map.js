@@ -96,16 +96,15 @@ function draw() {
     const [x, y] = onScreen(point);
     if (x > -side && y > -side && x < width + side && y < height + side) seen.push([place, x, y, isLit(place)]);
   });
-  seen.sort((one, other) => other[3] - one[3]); // those that are lit take the room
-  placed = choice.pictures.checked ? pick(seen, side) : [];
+  placed = choice.pictures.checked ? pick(seen.filter(([, , , lit]) => lit), side) : [];
   const drawn = new Set(placed.map(([place]) => place));
   const radius = Math.min(6, 2.5 * Math.max(1, Math.sqrt(zoom)));
-  for (const [place, x, y, lit] of seen.reverse()) if (!drawn.has(place)) drawPoint(place, x, y, radius, lit);
-  for (const thumbnail of [...placed].reverse()) drawThumbnail(...thumbnail);
+  for (const [place, x, y, lit] of seen) if (!drawn.has(place)) drawPoint(place, x, y, radius, lit);
+  for (const thumbnail of placed) drawThumbnail(...thumbnail);
   if (document.activeElement === canvas) drawCross();
 }
 
-// As many thumbnails as have room, none over another; of the other images there are points.
+// As many thumbnails as have room, none over another; all other images, and those that are not lit, are points.
 function pick(seen, side) {
   const cells = new Map();
   const chosen = [];
@@ -136,7 +135,6 @@ function drawPoint(place, x, y, radius, lit) {
 
 function drawThumbnail(place, left, top, side) {
   const picture = pictureOf(place);
-  context.globalAlpha = isLit(place) ? 1 : 0.15;
   context.fillStyle = colourOf(place);
   context.fillRect(left, top, side, side);
   if (picture && picture.complete && picture.naturalWidth > 0) {
@@ -144,7 +142,6 @@ function drawThumbnail(place, left, top, side) {
     const [x, y] = [(picture.naturalWidth - cut) / 2, (picture.naturalHeight - cut) / 2];
     context.drawImage(picture, x, y, cut, cut, left + 2, top + 2, side - 4, side - 4);
   }
-  context.globalAlpha = 1;
 }
 
 function drawCross() {

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.data.thumbnails import Thumbnail
-from fext.pictures.page import Html, Section, json_data, page
+from fext.pictures.page import Html, Section, json_data, page, paragraph
 
 MAX_IMAGES = 5_000
 _IMAGES_PER_BLOCK = 200  # that map.js reads at a time
@@ -38,7 +38,7 @@ def map_page(
         json_data("layouts", {name: _steps(places) for name, places in layouts.items()}),
         json_data("groups", {name: [list(found.names), found.of.tolist()] for name, found in groups.items()}),
     ]
-    return page(title, introduction, [Section("Map", _HOW, _CONTROLS, *data, _data(images))], "map.js")
+    return page(title, introduction, [Section("Map", "", _CONTROLS, paragraph(_HOW), *data, _data(images))], "map.js")
 
 
 def by_frequency(labels: Sequence[str | None]) -> Groups:

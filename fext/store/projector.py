@@ -10,8 +10,9 @@ from PIL import Image
 
 from fext.data.names import readable
 from fext.store import files
+from fext.store.workspace import PROJECTOR_CONFIG
 
-_CONFIG, _FOLDER = "projector_config.pbtxt", "projector"
+_FOLDER = "projector"
 
 
 class Embedding(NamedTuple):
@@ -41,7 +42,7 @@ def write_projector(folder: Path, embedding: Embedding) -> None:
             (below / "tensors.tsv", lambda stream: write_lines(stream, _vector_lines(embedding.vectors))),
             (below / "metadata.tsv", lambda stream: write_lines(stream, _word_lines(embedding))),
             (below / "sprite.png", lambda stream: embedding.sprite.save(stream, format="PNG")),
-            (folder / _CONFIG, lambda stream: stream.write(_config(embedding).encode())),
+            (folder / PROJECTOR_CONFIG, lambda stream: stream.write(_config(embedding).encode())),
         ]
     )
 

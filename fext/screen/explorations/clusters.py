@@ -85,5 +85,5 @@ def _facts(result: "ClustersResult") -> list[tuple[str, str]]:
 def _references(result: "ClustersResult") -> tuple[list[str], list[list[str]]]:
     from fext.pictures.clusters_report import reference_table
 
-    header, rows = reference_table(result.summary)
+    header, rows = reference_table(result.summary, with_ranges=False)
     return header, [[cell if isinstance(cell, str) else f"{cell:.3f}" for cell in row] for row in rows]
