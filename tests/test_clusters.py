@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_configurations
 from handmade import blobs, write_table
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
@@ -19,6 +20,10 @@ from fext.jobs.extract import extract
 from fext.jobs.pretrain import pretrain
 from fext.pictures.clusters_report import verdicts
 from fext.reporting import SilentReporter
+from fext.screen.actions import Screen
+from fext.screen.console import make_console
+from fext.screen.explorations import clusters as entry
+from fext.screen.program import main
 from fext.settings import Settings
 from fext.store import files, scratch
 from fext.store.workspace import Workspace
@@ -39,6 +44,12 @@ class Heard(SilentReporter):
 
     def warning(self, text: str) -> None:
         self.lines.append(text)
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed is not broken in the middle of a path."""
+    monkeypatch.setenv("COLUMNS", "300")
 
 
 @pytest.fixture
@@ -362,3 +373,35 @@ def test_the_verdict_goes_by_whether_ranges_are_apart(
         "references": {"encoders": {"model": judged(*model), "pixels": judged(*other)}},
     }
     assert said in verdicts(summary)[-1]
+
+
+# ---------------------------------------------------------------- the command and the entry of the menu
+
+
+@pytest.fixture
+def home(space: Workspace) -> Workspace:
+    write_configurations(space.root, num_processors=1)
+    write_table(space, blobs(per_blob=4))
+    return space
+
+
+@pytest.mark.usefixtures("wide")
+def test_the_command_clusters_the_only_extraction_there_is(home: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(home.root, ["explore", "clusters", "--count", "3"]) == 0
+    shown = capsys.readouterr().out.replace("\\", "/")
+    assert "3; 4 to 4 images in each" in shown
+    assert "inference/table/clusters/report.html" in shown
+    assert main(home.root, ["explore", "clusters", "table", "--count", "99"]) == 1
+    assert "99 clusters cannot be made of 12 images" in capsys.readouterr().out
+
+
+def test_the_menu_asks_how_many_clusters(home: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry, "ask", lambda question: " 4 ")
+    monkeypatch.setattr(entry, "wants_references", lambda: False)
+    screen = Screen(make_console(), home)
+    entry.from_menu(screen)
+    summary = files.read_json(home.inference / "table" / "clusters" / "summary.json")
+    assert summary["num_clusters"] == 4
+    assert summary["references"] is None
+    assert [entry._is_count(text) for text in ("", "2", "12 ")] == [True] * 3
+    assert all(entry._is_count(text) is not True for text in ("1", "many", "-3"))

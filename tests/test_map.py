@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_configurations
 from handmade import blobs, page_data, write_table
 from PIL import Image
 
@@ -18,12 +19,22 @@ from fext.jobs.map import MapResult, lay_out
 from fext.pictures.map import by_frequency, map_page
 from fext.pictures.sprite import THUMBNAIL_SIDE
 from fext.reporting import SilentReporter
+from fext.screen.actions import Screen
+from fext.screen.console import make_console
+from fext.screen.explorations import maps
+from fext.screen.program import main
 from fext.settings import Settings
 from fext.store import files
 from fext.store.workspace import Workspace
 
 Tiny = Callable[..., Settings]
 QUIET = SilentReporter()
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed is not broken in the middle of a path."""
+    monkeypatch.setenv("COLUMNS", "300")
 
 
 @pytest.fixture
@@ -218,3 +229,19 @@ def test_an_extraction_without_a_map_has_none_to_open(space: Workspace) -> None:
     assert space.map_names() == []
     with pytest.raises(ExtractionError, match="table has no map: make one with 'explore map' first"):
         space.find_map("table")
+
+
+@pytest.mark.usefixtures("wide")
+def test_the_command_and_the_entry_of_the_menu_write_the_map(
+    space: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_configurations(space.root, num_processors=1)
+    folder = write_table(space, blobs(per_blob=3))
+    assert main(space.root, ["explore", "map"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("\\", "/").split())
+    assert "9 images of table in" in shown
+    assert "inference/table/map/map.html" in shown
+    assert "'tensorboard table'" in shown
+    (folder / "map" / "map.html").unlink()
+    maps.from_menu(Screen(make_console(), space))
+    assert (folder / "map" / "map.html").is_file()
