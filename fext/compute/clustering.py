@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fext.compute.components import some_places
 
 NOISE = -1
-MOST_BY_DENSITY = 20_000  # points that HDBSCAN is given: its time grows with their square
+MOST_BY_DENSITY = 10_000  # points that HDBSCAN is given: its time grows with their square
 MOST_JUDGED = 5_000  # points that a silhouette is computed of, for the same reason
 _MOST_TRIED_ON = 2_000
 _FEW = 10_000  # points of which k-means takes all in each step
@@ -53,8 +53,8 @@ def k_means(points: Points, count: int, seed: int) -> Clusters:
 def density_clusters(points: Points, min_size: int, seed: int, advance: Callable[[int], object]) -> Clusters:
     """The cluster of each point by sklearn's HDBSCAN (Campello et al., 2013), numbered by size; NOISE where in none.
 
-    Of more than 20,000 points so many, drawn by the seed, are divided; all others take the cluster of the nearest of
-    these. `advance` is told how many are done.
+    There are at least min_size points. Of more than 10,000 so many, drawn by the seed, are divided; all others take the
+    cluster of the nearest of these. `advance` is told how many are done.
     """
     from sklearn.cluster import HDBSCAN
     from sklearn.neighbors import NearestNeighbors
@@ -62,17 +62,16 @@ def density_clusters(points: Points, min_size: int, seed: int, advance: Callable
 
     places = some_places(len(points), MOST_BY_DENSITY, seed)
     fitted = np.array(points[places])
-    clusters = np.full(len(points), NOISE, np.int32)
+    clusters = np.empty(len(points), np.int32)
     with threadpool_limits(1):
-        if len(fitted) >= min_size:
-            found = HDBSCAN(min_size, copy=True).fit_predict(fitted)
-            nearest = NearestNeighbors(n_neighbors=1).fit(fitted)
-            for start in range(0, len(points), _BLOCK):
-                block = points[start : start + _BLOCK]
-                near = nearest.kneighbors(block, return_distance=False)[:, 0]
-                clusters[start : start + _BLOCK] = found[near]
-                advance(len(block))
-            clusters[places] = found  # where two points are equal, the nearest may be the other one
+        found = clusters[places] = HDBSCAN(min_size, copy=True).fit_predict(fitted)
+        advance(len(places))
+        nearest = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(fitted)
+        others = np.setdiff1d(np.arange(len(points)), places, assume_unique=True)
+        for start in range(0, len(others), _BLOCK):
+            some = others[start : start + _BLOCK]
+            clusters[some] = found[nearest.kneighbors(points[some], return_distance=False)[:, 0]]
+            advance(len(some))
     return _by_size(clusters)
 
 

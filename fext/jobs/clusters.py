@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fext.compute import clustering
 from fext.compute.clustering import NOISE, Agreement, Clusters, Points
-from fext.errors import UsageError
+from fext.errors import SourceError, UsageError
 from fext.jobs.features import MODEL, Features, open_features, open_references
 from fext.jobs.labelled import Labelled, labels_of
 from fext.jobs.points import all_equal, open_points
@@ -69,6 +69,18 @@ class _Way:
     seed: int
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What to cluster, how, and who is told."""
+
+    workspace: Workspace
+    settings: Settings
+    features: Features
+    labelled: Labelled | None
+    way: _Way
+    reporter: Reporter
+
+
 def cluster(
     workspace: Workspace,
     settings: Settings,
@@ -87,20 +99,17 @@ def cluster(
     way = _way(settings, count)
     with open_features(folder, settings.explore_grid, reporter) as features:
         _refuse_too_few(features, way)
-        labelled = labels_of(features.images)
+        task = _Task(workspace, settings, features, labels_of(features.images), way, reporter)
         with open_points(folder, features.rows, way.seed, reporter) as opened:
             if opened is None:
                 raise all_equal(folder)
             _, points = opened
-            found = _find(points, way, reporter)
-            _tell(found, way, reporter)
-            compared: dict[str, Any] = {}
-            if references:
-                compared = _compare(workspace, settings, features, points, labelled, found, way, reporter)
-        summary = _summary(features, found, labelled, way, compared)
-        said = verdicts(summary)
-        _write(workspace, settings, features, found, labelled, summary, reporter)
-    return ClustersResult(folder.name, folder / FOLDER, summary, said, time.perf_counter() - started)
+            found = _find(task, points)
+            _tell(task, found)
+            compared = _compare(task, points, found) if references else None
+        summary = _summary(task, found, compared)
+        _write(task, found, summary)
+    return ClustersResult(folder.name, folder / FOLDER, summary, verdicts(summary), time.perf_counter() - started)
 
 
 def _way(settings: Settings, count: int | None) -> _Way:
@@ -123,15 +132,16 @@ def _refuse_too_few(features: Features, way: _Way) -> None:
         raise UsageError(f"{way.count} clusters cannot be made of {num_images} images: ask for fewer")
 
 
-def _find(points: Points, way: _Way, reporter: Reporter) -> _Found:
-    clusters, curve = _divide(points, way, reporter)
-    silhouettes = clustering.silhouettes(points, clusters, way.seed)
+def _find(task: _Task, points: Points) -> _Found:
+    clusters, curve = _divide(task, points)
+    silhouettes = clustering.silhouettes(points, clusters, task.way.seed)
     sizes = [int(size) for size in np.bincount(clusters[clusters != NOISE])]
     return _Found(clusters, sizes, clustering.centre_distances(points, clusters), silhouettes, curve)
 
 
-def _divide(points: Points, way: _Way, reporter: Reporter) -> tuple[Clusters, dict[int, float]]:
+def _divide(task: _Task, points: Points) -> tuple[Clusters, dict[int, float]]:
     """The clusters, and the silhouettes that their number was chosen by."""
+    way, reporter = task.way, task.reporter
     if way.method == "hdbscan":
         with reporter.progress("clusters", len(points)) as progress:
             return clustering.density_clusters(points, way.min_size, way.seed, progress.advance), {}
@@ -140,54 +150,45 @@ def _divide(points: Points, way: _Way, reporter: Reporter) -> tuple[Clusters, di
     counts = clustering.counts_to_try(points, way.seed)
     with reporter.progress("numbers of clusters", len(counts)) as progress:
         curve = clustering.silhouettes_by_count(points, counts, way.seed, progress.advance)
-    best = max(curve, key=lambda count: (curve[count], -count))
+    # Of very many rows that are nearly all equal, those that were tried on may be so.
+    best = max(curve, key=lambda count: (curve[count], -count), default=2)
     return clustering.k_means(points, best, way.seed), curve
 
 
-def _tell(found: _Found, way: _Way, reporter: Reporter) -> None:
-    num_images = len(found.clusters)
+def _tell(task: _Task, found: _Found) -> None:
+    way, num_images = task.way, len(found.clusters)
     if way.method == "hdbscan" and num_images > clustering.MOST_BY_DENSITY:
-        reporter.message(
+        task.reporter.message(
             f"hdbscan divides {clustering.MOST_BY_DENSITY:,} of the images; each of the other "
             f"{num_images - clustering.MOST_BY_DENSITY:,} takes the cluster of the nearest of these"
         )
     if not found.sizes:
-        reporter.warning(
+        task.reporter.warning(
             f"hdbscan finds no cluster: no {way.min_size} images lie closer together than the others; lower "
             f"min_cluster_size, or take kmeans"
         )
     if way.count != "auto" and way.method == "kmeans" and len(found.sizes) < way.count:
-        reporter.warning(f"only {len(found.sizes)} clusters, not {way.count}: no more of the images differ")
+        task.reporter.warning(f"only {len(found.sizes)} clusters, not {way.count}: no more of the images differ")
 
 
 # ---------------------------------------------------------------- other encoders
 
 
-def _compare(
-    workspace: Workspace,
-    settings: Settings,
-    features: Features,
-    points: Points,
-    labelled: Labelled | None,
-    found: _Found,
-    way: _Way,
-    reporter: Reporter,
-) -> dict[str, Any]:
+def _compare(task: _Task, points: Points, found: _Found) -> dict[str, Any]:
     """The same clustering by each encoder, of those images that all of them can see; k-means makes as many clusters."""
-    if way.method == "kmeans":
-        way = _Way(way.method, len(found.sizes), way.min_size, way.seed)
-    with open_references(workspace, settings, features, reporter) as references:
+    features, reporter = task.features, task.reporter
+    with open_references(task.workspace, task.settings, features, reporter) as references:
         places = references.places
-        labels = None if labelled is None else labelled.codes[places]
-        compared = {MODEL: _judged(points, places, labels, found.clusters[places], way, reporter)}
+        if len(places) < (len(found.sizes) if task.way.method == "kmeans" else task.way.min_size):
+            raise SourceError(f"only {len(places)} of the images can be read now: too few to compare other features by")
+        compared = {MODEL: _judged(task, found, points, places, np.arange(len(features.images)))}
         for name, rows in references.rows.items():
-            with open_points(features.folder, rows, way.seed, reporter) as opened:
+            with open_points(features.folder, rows, task.way.seed, reporter) as opened:
                 if opened is None:
                     reporter.warning(f"{name.replace('_', ' ')}: all images have equal features, it is left out")
-                    continue
-                everything = np.arange(len(places))
-                compared[name] = _judged(opened[1], everything, labels, found.clusters[places], way, reporter)
-    return {"num_images": len(places), "num_seeds": _num_seeds(way), "encoders": compared}
+                else:
+                    compared[name] = _judged(task, found, opened[1], np.arange(len(places)), places)
+    return {"num_images": len(places), "num_seeds": _num_seeds(task.way), "encoders": compared}
 
 
 def _num_seeds(way: _Way) -> int:
@@ -195,28 +196,30 @@ def _num_seeds(way: _Way) -> int:
 
 
 def _judged(
-    points: Points,
-    places: NDArray[np.int64],
-    labels: NDArray[np.int32] | None,
-    model_clusters: Clusters,
-    way: _Way,
-    reporter: Reporter,
+    task: _Task, found: _Found, points: Points, judged_by: NDArray[np.int64], images: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Mean, least and greatest over several seeds of what clusters of some points are worth."""
-    seeds = range(way.seed, way.seed + _num_seeds(way))
+    """Mean, least and greatest over several seeds of what clusters of some points are worth.
+
+    `judged_by` are the places of points that are scored, `images` the images that the points stand for.
+    """
+    way, scored = task.way, images[judged_by]
     rows = []
-    for seed in seeds:
-        clusters, _ = _divide(points, _Way(way.method, way.count, way.min_size, seed), reporter)
-        judged = {"num_clusters": float(clusters.max() + 1)}
-        silhouettes = clustering.silhouettes(points, clusters, seed)
-        if np.isfinite(silhouettes).any():
-            judged["silhouette"] = float(np.nanmean(silhouettes))
-        judged["like_the_models"] = clustering.agreement(model_clusters + 1, clusters[places]).ari
-        if labels is not None:
-            judged |= clustering.agreement(labels, clusters[places])._asdict()
-        rows.append(judged)
-    names = [name for name in rows[0] if all(name in row for row in rows)]
-    return {name: _spread([row[name] for row in rows]) for name in names}
+    with task.reporter.progress("clusters to compare", _num_seeds(way)) as progress:
+        for seed in range(way.seed, way.seed + _num_seeds(way)):
+            if way.method == "kmeans":
+                clusters = clustering.k_means(points, len(found.sizes), seed)
+            else:
+                clusters = clustering.density_clusters(points, way.min_size, seed, lambda count: None)
+            row = {"num_clusters": float(clusters.max() + 1)}
+            silhouettes = clustering.silhouettes(points, clusters, seed)
+            if np.isfinite(silhouettes).any():
+                row["silhouette"] = float(np.nanmean(silhouettes))
+            row["like_the_models"] = clustering.agreement(found.clusters[scored] + 1, clusters[judged_by]).ari
+            if task.labelled is not None:
+                row |= clustering.agreement(task.labelled.codes[scored], clusters[judged_by])._asdict()
+            rows.append(row)
+            progress.advance()
+    return {name: _spread([row[name] for row in rows]) for name in rows[0] if all(name in row for row in rows)}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -226,9 +229,8 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 # ---------------------------------------------------------------- what is written
 
 
-def _summary(
-    features: Features, found: _Found, labelled: Labelled | None, way: _Way, compared: dict[str, Any]
-) -> dict[str, Any]:
+def _summary(task: _Task, found: _Found, compared: dict[str, Any] | None) -> dict[str, Any]:
+    features, labelled, way = task.features, task.labelled, task.way
     scores: Agreement | None = None
     if labelled is not None:
         scores = clustering.agreement(labelled.codes, found.clusters)
@@ -247,24 +249,16 @@ def _summary(
         "silhouette_by_count": found.curve,
         "num_labels": 0 if labelled is None else len(labelled.names),
         "labels": None if scores is None else scores._asdict(),
-        "references": compared or None,
+        "references": compared,
     }
 
 
-def _write(
-    workspace: Workspace,
-    settings: Settings,
-    features: Features,
-    found: _Found,
-    labelled: Labelled | None,
-    summary: dict[str, Any],
-    reporter: Reporter,
-) -> None:
-    folder = features.folder / FOLDER
-    files.write_csv(folder / TABLE, _COLUMNS if labelled else _COLUMNS[:-1], _csv_rows(features, found, labelled))
+def _write(task: _Task, found: _Found, summary: dict[str, Any]) -> None:
+    folder, labelled = task.features.folder / FOLDER, task.labelled
+    rows = _csv_rows(task.features, found, labelled)
+    files.write_csv(folder / TABLE, _COLUMNS if labelled else _COLUMNS[:-1], rows)
     table = _labels_by_cluster(folder / "labels.csv", found, labelled)
-    shown = _shown(workspace, settings, features, found, reporter)
-    report = ClustersReport(summary, shown, table)
+    report = ClustersReport(summary, _shown(task, found), table)
     files.write_text_chunks(folder / "report.html", clusters_report(report))
     files.write_json(folder / "summary.json", summary)
 
@@ -298,28 +292,22 @@ def _number(value: float) -> str:
     return f"{value:.5f}" if np.isfinite(value) else ""
 
 
-def _shown(
-    workspace: Workspace,
-    settings: Settings,
-    features: Features,
-    found: _Found,
-    reporter: Reporter,
-) -> list[ClusterShown]:
+def _shown(task: _Task, found: _Found) -> list[ClusterShown]:
     """The largest clusters with the pictures of their typical and outlying members, then of images that are in none."""
     chosen = _members(found)
     places = [place for typical, outlying in chosen.values() for place in (*typical, *outlying)]
-    names = features.images.select(places)
-    paths = [features.source.path(name) for name in names]
+    names = task.features.images.select(places)
+    paths = [task.features.source.path(name) for name in names]
     items: dict[int, Item] = {}
     num_missing = 0
-    with reporter.progress("thumbnails", len(places)) as progress:
-        for place, name, thumbnail in zip(places, names, thumbnails(workspace, settings, paths), strict=True):
+    with task.reporter.progress("thumbnails", len(places)) as progress:
+        for place, name, thumbnail in zip(places, names, thumbnails(task.workspace, task.settings, paths), strict=True):
             uri = file_uri(thumbnail.data) if thumbnail.data else ""
             num_missing += not uri
             items[place] = Item(name, _lines(found.distances[place], thumbnail.reason), uri)
             progress.advance()
     if num_missing:
-        reporter.warning(f"{num_missing} of the images on the page cannot be read now: it says why")
+        task.reporter.warning(f"{num_missing} of the images on the page cannot be read now: it says why")
     return [
         ClusterShown(
             number,
