@@ -19,6 +19,7 @@ from fext.jobs.map import MapResult, lay_out
 from fext.pictures.map import by_frequency, map_page
 from fext.pictures.sprite import THUMBNAIL_SIDE
 from fext.reporting import SilentReporter
+from fext.screen import menu
 from fext.screen.actions import Screen
 from fext.screen.console import make_console
 from fext.screen.explorations import maps
@@ -245,3 +246,18 @@ def test_the_command_and_the_entry_of_the_menu_write_the_map(
     (folder / "map" / "map.html").unlink()
     maps.from_menu(Screen(make_console(), space))
     assert (folder / "map" / "map.html").is_file()
+
+
+def test_the_menu_offers_tensorboard_on_maps_where_there_are_any(
+    space: Workspace, make: Callable[..., MapResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(menu, "ask", lambda question: asked.append(question) or answers.pop())
+    opened = menu.Menu(Screen(make_console(), space))
+    assert opened._folder_for_tensorboard() == space.checkpoints
+    assert not asked
+    folder = write_table(space, blobs(per_blob=1))
+    make()
+    answers = ["", "table"]
+    assert opened._folder_for_tensorboard() == folder / "map"
+    assert opened._folder_for_tensorboard() == space.checkpoints

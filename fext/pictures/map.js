@@ -342,7 +342,7 @@ function fillLegend() {
   if (sizes.length > COLOURS.length) {
     const mark = make("i", {});
     mark.style.background = OTHERS;
-    entries.push(make("li", {}, mark, `${sizes.length - COLOURS.length} others`));
+    entries.push(make("li", {}, make("span", {}, mark, `${sizes.length - COLOURS.length} others`)));
   }
   legend.replaceChildren(...entries);
   drawSoon();
