@@ -121,6 +121,7 @@ def test_of_more_images_than_a_page_takes_some_are_shown_and_all_have_a_place(
     names = sorted(blobs())
     assert page_data(folder / "map" / "map.html", "names") == [names[place] for place in range(0, 36, 5)]
     assert "Shown are 8 of 36" in (folder / "map" / "map.html").read_text(encoding="utf-8")
+    assert sorted(page_data(folder / "map" / "map.html", "groups")["folder"][0]) == ["cats", "dogs", "owls"]
     rows = files.read_csv(folder / "map" / "map.csv")
     assert len(rows) == 36
     assert [place for place, row in enumerate(rows) if row["tsne_x"]] == list(range(0, 36, 5))

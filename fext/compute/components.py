@@ -5,7 +5,8 @@ the result laid on its first 50 principal components. So prepared, 60 clusters o
 each) tell the photographs best, with the features of a trained model: mutual information (NMI) of 0.60, against 0.44
 for the rows as they are, 0.53 for rows of length 1, 0.52 and 0.36 for the components of the rows as they are and with
 standardized columns. Untrained features fare best so, too (0.58), and pixels nearly (0.53, at best 0.55); those of a
-linear map alone do better as they are (0.56) than so (0.53).
+linear map alone do better as they are (0.56) than so (0.53). That model is built around a linear map; with one of
+convolutions alone all of these ways lie between 0.59 and 0.61.
 """
 
 from collections.abc import Callable

@@ -106,7 +106,7 @@ def _shown(features: Features, points: NDArray[np.float32], seed: int, reporter:
             progress.advance(count)
     found[_PCA] = _plane(some)
     names = features.images.select(places.tolist())
-    return _Shown(places, names, some, found, _groups(features, names))
+    return _Shown(places, names, some, found, _groups(features, places, names))
 
 
 def _plane(points: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -116,11 +116,11 @@ def _plane(points: NDArray[np.float32]) -> NDArray[np.float64]:
     return plane
 
 
-def _groups(features: Features, names: Names) -> dict[str, Groups]:
+def _groups(features: Features, places: NDArray[np.int64], names: Names) -> dict[str, Groups]:
     """What colours can stand for: folders, where they are labels, and clusters, where they have been made."""
     groups = {}
-    if (labelled := labels_of(names)) is not None:
-        groups[_FOLDER_GROUP] = by_frequency([labelled.names[code] for code in labelled.codes])
+    if (labelled := labels_of(features.images)) is not None:
+        groups[_FOLDER_GROUP] = by_frequency([labelled.names[code] for code in labelled.codes[places]])
     if any(numbers := _clusters(features.folder, names)):
         groups[_CLUSTER_GROUP] = by_frequency(numbers)
     return groups
