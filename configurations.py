@@ -297,6 +297,19 @@ inference_batch_size = 8
 # Allowed: 8, 4, 2 or 1.
 explore_grid = 2
 
+# How images are divided into clusters: 'kmeans' into num_clusters of them, every image in one; 'hdbscan' into
+# as many as are dense, with images that lie in none.
+# Allowed: 'kmeans' or 'hdbscan'.
+cluster_method = "kmeans"
+
+# Clusters that 'kmeans' makes. 'auto' tries up to 50 and takes the number with the highest silhouette.
+# Allowed: 'auto' or a whole number from 2.
+num_clusters = "auto"
+
+# Images that 'hdbscan' takes for a cluster at least: fewer make more and smaller clusters.
+# Allowed: a whole number from 2.
+min_cluster_size = 5
+
 
 # -------- Seeds
 

@@ -531,6 +531,26 @@ class Settings(BaseModel):
         "one: 1 compares what is in an image wherever it is, 8 each place with the same place.",
         "8, 4, 2 or 1",
     )
+    cluster_method: Literal["kmeans", "hdbscan"] = _setting(
+        "exploration",
+        "kmeans",
+        "How images are divided into clusters: 'kmeans' into num_clusters of them, every image in one; 'hdbscan' into "
+        "as many as are dense, with images that lie in none.",
+        "'kmeans' or 'hdbscan'",
+    )
+    num_clusters: Literal["auto"] | Annotated[int, Field(ge=2)] = _setting(
+        "exploration",
+        "auto",
+        "Clusters that 'kmeans' makes. 'auto' tries up to 50 and takes the number with the highest silhouette.",
+        "'auto' or a whole number from 2",
+    )
+    min_cluster_size: int = _setting(
+        "exploration",
+        5,
+        "Images that 'hdbscan' takes for a cluster at least: fewer make more and smaller clusters.",
+        "a whole number from 2",
+        ge=2,
+    )
 
     # --- general
     seed: int = _setting(

@@ -90,6 +90,9 @@ TESTED_ON_THEIR_OWN = {
     "encoder_weights",
     "imagenet_reference",
     "explore_grid",
+    "cluster_method",
+    "num_clusters",
+    "min_cluster_size",
 }
 
 

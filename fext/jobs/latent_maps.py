@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fext.compute import layouts
 from fext.jobs.scoring import Sample
 
 _NUM_QUERIES, _NUM_NEIGHBOURS = 6, 5
-_FEWEST = 5  # images that make a map
-_LARGEST_PERPLEXITY, _COMPONENTS = 30, 50
+_COMPONENTS = 50
 
 
 class Neighbour(NamedTuple):
@@ -63,22 +63,16 @@ def find_neighbours(sample: Sample) -> list[Neighbourhood]:
 def lay_out(sample: Sample, seed: int) -> LatentMaps | None:
     """Both maps, None where there are too few images.
 
-    Principal components by sklearn's PCA; t-SNE (van der Maaten and Hinton, 2008) by sklearn's TSNE, of at most 50
-    principal components and started at the first two.
+    Principal components by sklearn's PCA; t-SNE of at most 50 of them.
     """
     from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
 
     count = len(sample.names)
-    if count < _FEWEST or np.ptp(sample.features, axis=0).max() == 0:
+    if count < layouts.FEWEST or np.ptp(sample.features, axis=0).max() == 0:
         return None
     analysis = PCA(min(_COMPONENTS, count, sample.features.shape[1]), svd_solver="full")
     components = analysis.fit_transform(sample.features.astype(np.float64))
     if components.shape[1] < 2:
         return None
-    perplexity = min(_LARGEST_PERPLEXITY, (count - 1) / 3)
-    # On one thread: the sums of several come in no fixed order, and the map would be another one each time.
-    with threadpool_limits(1):
-        tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(components)
-    return LatentMaps(components[:, :2], tsne.astype(np.float64), float(analysis.explained_variance_ratio_[:2].sum()))
+    share = float(analysis.explained_variance_ratio_[:2].sum())
+    return LatentMaps(components[:, :2], layouts.tsne(components, seed), share)

@@ -14,12 +14,12 @@ _SECONDS_TO_START = 60.0
 
 
 class TensorBoardServer:
-    """A running TensorBoard; `close` ends it."""
+    """A running TensorBoard on a folder of runs, or on one that has a projector; `close` ends it."""
 
-    def __init__(self, checkpoints: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         port = _free_port()
         self.address = f"http://127.0.0.1:{port}/"
-        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(checkpoints)]
+        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder)]
         command += ["--host", "127.0.0.1", "--port", str(port), "--load_fast", "false"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

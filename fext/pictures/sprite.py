@@ -15,7 +15,12 @@ MAX_SPRITE_SIDE = 8192  # what TensorBoard takes
 
 def thumbnail(image: NDArray[np.float32]) -> Image.Image:
     """An image (H, W, C) in [0, 1] as a small square, its proportions kept, black around it."""
-    return ImageOps.pad(as_picture(image).convert("RGB"), (THUMBNAIL_SIDE, THUMBNAIL_SIDE), color="black")
+    return small_square(as_picture(image))
+
+
+def small_square(picture: Image.Image) -> Image.Image:
+    """A picture as a small square, its proportions kept, black around it."""
+    return ImageOps.pad(picture.convert("RGB"), (THUMBNAIL_SIDE, THUMBNAIL_SIDE), color="black")
 
 
 def sprite_sheet(thumbnails: Sequence[Image.Image]) -> Image.Image:

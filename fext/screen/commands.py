@@ -25,6 +25,9 @@ def make_parser() -> argparse.ArgumentParser:
     settings = commands.add_parser("settings", help="show the settings in force and the device")
     settings.set_defaults(run=_settings)
     tensorboard = commands.add_parser("tensorboard", help="open TensorBoard on the checkpoints until Ctrl-C")
+    tensorboard.add_argument(
+        "extraction", nargs="?", metavar="EXTRACTION", help="open it on the map of this extraction instead"
+    )
     tensorboard.set_defaults(run=_tensorboard)
     for command in (*with_settings, settings):
         command.add_argument(
@@ -180,10 +183,13 @@ def _settings(screen: Screen, words: argparse.Namespace) -> None:
     actions.run_settings(screen, screen.settings(words.overrides))
 
 
-def _tensorboard(screen: Screen, _: argparse.Namespace) -> None:
+def _tensorboard(screen: Screen, words: argparse.Namespace) -> None:
     from fext.jobs.tensorboard import TensorBoardServer
 
-    server = TensorBoardServer(screen.workspace.checkpoints)
+    workspace = screen.workspace
+    server = TensorBoardServer(
+        workspace.checkpoints if words.extraction is None else workspace.find_map(words.extraction)
+    )
     try:
         screen.console.print(f"TensorBoard is open at {server.address} (Ctrl-C closes it)")
         while server.is_running():

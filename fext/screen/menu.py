@@ -147,9 +147,20 @@ class Menu:
                 self._tensorboard.close()
                 self._tensorboard = None
             return
-        self._say("Starting TensorBoard on training/checkpoints")
-        self._tensorboard = TensorBoardServer(self._screen.workspace.checkpoints)
+        folder = self._folder_for_tensorboard()
+        self._say(f"Starting TensorBoard on {shown(folder, self._screen)}")
+        self._tensorboard = TensorBoardServer(folder)
         self._say(f"TensorBoard is open at {self._tensorboard.address} until you close it here or leave the menu")
+
+    def _folder_for_tensorboard(self) -> Path:
+        """The checkpoints, or the map of an extraction, where there is any."""
+        workspace = self._screen.workspace
+        maps = workspace.map_names()
+        if not maps:
+            return workspace.checkpoints
+        choices = [Choice("training runs", value=""), *(Choice(f"map of {name}", value=name) for name in maps)]
+        name = ask(questionary.select("TensorBoard of what?", choices=choices))
+        return workspace.find_map(name) if name else workspace.checkpoints
 
     def _settings(self) -> None:
         settings: Settings = self._screen.settings()

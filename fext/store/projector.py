@@ -1,4 +1,4 @@
-"""What TensorBoard's projector shows of one run: vectors, a row of words for each, and a sheet of thumbnails."""
+"""What TensorBoard's projector shows of a run or an extraction: vectors, words for each, and thumbnails."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,23 +10,24 @@ from PIL import Image
 
 from fext.data.names import readable
 from fext.store import files
+from fext.store.workspace import PROJECTOR_CONFIG
 
-_CONFIG, _FOLDER = "projector_config.pbtxt", "projector"
-_HEADER = ("name", "subset", "label")
+_FOLDER = "projector"
 
 
 class Embedding(NamedTuple):
-    """`vectors` (N, D); of each its image's name, subset and label, and its place in the sprite, row by row."""
+    """`vectors` (N, D); of each its words under `header`, and its place in the sprite, row by row."""
 
     title: str
     vectors: NDArray[np.float32]
     words: Sequence[tuple[str, str, str]]
     sprite: Image.Image
     thumbnail_side: int
+    header: tuple[str, str, str] = ("name", "subset", "label")
 
 
 def write_projector(folder: Path, embedding: Embedding) -> None:
-    """Put an embedding beside the event files in `folder`, in place of what was there.
+    """Put an embedding into `folder`, beside event files where there are any, in place of what was there.
 
     Raises FextError where it cannot be written.
     """
@@ -39,9 +40,9 @@ def write_projector(folder: Path, embedding: Embedding) -> None:
     files.write_together(
         [
             (below / "tensors.tsv", lambda stream: write_lines(stream, _vector_lines(embedding.vectors))),
-            (below / "metadata.tsv", lambda stream: write_lines(stream, _word_lines(embedding.words))),
+            (below / "metadata.tsv", lambda stream: write_lines(stream, _word_lines(embedding))),
             (below / "sprite.png", lambda stream: embedding.sprite.save(stream, format="PNG")),
-            (folder / _CONFIG, lambda stream: stream.write(_config(embedding).encode())),
+            (folder / PROJECTOR_CONFIG, lambda stream: stream.write(_config(embedding).encode())),
         ]
     )
 
@@ -50,8 +51,8 @@ def _vector_lines(vectors: NDArray[np.float32]) -> Iterator[str]:
     return ("\t".join(f"{value:.6g}" for value in row.tolist()) for row in vectors)
 
 
-def _word_lines(words: Sequence[tuple[str, str, str]]) -> Iterator[str]:
-    return ("\t".join(_harmless(word) for word in row) for row in (_HEADER, *words))
+def _word_lines(embedding: Embedding) -> Iterator[str]:
+    return ("\t".join(_harmless(word) for word in row) for row in (embedding.header, *embedding.words))
 
 
 def _harmless(word: str) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from fext.errors import CheckpointError, ExtractionError, FextError, UsageError
 
+MAP_FOLDER, PROJECTOR_CONFIG = "map", "projector_config.pbtxt"  # of an extraction; what TensorBoard looks for in it
+
 # Windows refuses these, and a leading dot or dash hides a folder or looks like an option.
 _NAME = re.compile(r"[^\W_][\w .+-]{0,99}", re.UNICODE)
 
@@ -114,6 +116,17 @@ class Workspace:
             if (folder / "manifest.json").is_file() or (folder / "unfinished").is_dir():
                 return folder.resolve()
         raise ExtractionError(f"there is no extraction {name}; {_which('extraction', names, 'none is made yet')}")
+
+    def map_names(self) -> list[str]:
+        """Names of the extractions that have a map, sorted."""
+        return _folders_with(self.inference, f"{MAP_FOLDER}/{PROJECTOR_CONFIG}")
+
+    def find_map(self, name: str) -> Path:
+        """The map of an extraction given by name or path; raises ExtractionError where it has none."""
+        folder = self.find_extraction(name) / MAP_FOLDER
+        if not (folder / PROJECTOR_CONFIG).is_file():
+            raise ExtractionError(f"{folder.parent.name} has no map: make one with 'explore map' first")
+        return folder
 
     def free_extraction_name(self, checkpoint: str, source: Path) -> str:
         """A name made of checkpoint and source that no extraction has yet."""

@@ -1,0 +1,54 @@
+"""Laying the images of an extraction out on a plane."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fext.screen.actions import Screen, duration
+from fext.screen.console import show_path
+from fext.screen.explorations.common import add_features, extraction_of
+from fext.screen.questions import choose_extraction
+
+if TYPE_CHECKING:
+    from fext.screen.explorations.common import Commands
+    from fext.settings import Settings
+
+TITLE = "Map the images, alike ones near each other"
+
+
+def add_command(explorations: "Commands") -> argparse.ArgumentParser:
+    """`explore map`."""
+    command = explorations.add_parser("map", help="write a page with its images on a plane, alike ones near each other")
+    add_features(command)
+    command.set_defaults(run=_from_words)
+    return command
+
+
+def from_menu(screen: Screen) -> None:
+    """The entry of the menu."""
+    settings = screen.settings()
+    folder = choose_extraction(screen)
+    screen.reporter.message(f"Lay the images of {folder.name} out on a plane, those with like features near each other")
+    _run(screen, settings, folder)
+
+
+def _from_words(screen: Screen, words: argparse.Namespace) -> None:
+    settings = screen.settings(words.overrides)
+    _run(screen, settings, extraction_of(screen, settings, words))
+
+
+def _run(screen: Screen, settings: "Settings", folder: Path) -> None:
+    from fext.jobs.map import lay_out
+
+    result = lay_out(screen.workspace, settings, folder, screen.reporter)
+    if result.num_shown < result.num_images:
+        screen.reporter.warning(f"the page shows {result.num_shown:,} of {result.num_images:,} images, evenly spaced")
+    if result.num_without_picture:
+        screen.reporter.message(f"{result.num_without_picture:,} images cannot be read now: the page says why")
+    size = f"{result.page_bytes / 1e6:,.1f} MB"
+    screen.console.print(
+        f"{result.num_shown:,} images of {result.name} in {duration(result.seconds)}; the page has {size}"
+    )
+    show_path(screen.console, "map", result.folder / "map.html", screen.workspace.root)
+    show_path(screen.console, "places", result.folder / "map.csv", screen.workspace.root)
+    screen.reporter.message(f"'tensorboard {result.name}' shows it in three dimensions, in TensorBoard's projector")
