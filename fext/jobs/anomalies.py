@@ -188,10 +188,10 @@ def _learned_judge(task: _Task, references: bool) -> Judge:
     judge = make_judge(
         task.checkpoint, task.settings, task.computation, linear_map, task.reporter, references=references
     )
-    num_learned = 0
-    for batch in task.batches(task.normal_source, task.train(), "learning what is normal"):
+    num_learned, train = 0, task.train()
+    for batch in task.batches(task.normal_source, train, "learning what is normal"):
         if batch.files:
-            judge.learn(batch.images)
+            judge.learn(batch.images, _paths(task.normal_source, train, batch))
             num_learned += len(batch.files)
     if not num_learned:
         raise SourceError(f"none of the train images of {task.checkpoint.name} can be read any more: bring them back")
@@ -224,10 +224,15 @@ def _scores(
         rejected += [(names[file.position], file.reason) for file in batch.rejected]
         if batch.files:
             places.extend(file.position for file in batch.files)
-            for name, values in judge.judge(batch.images).scores.items():
-                scores.setdefault(name, array("d")).extend(values)
+            for judged in judge.judge(batch.images, _paths(source, names, batch)):
+                for name, score in judged.scores.items():
+                    scores.setdefault(name, array("d")).append(score)
     if not places:
         raise SourceError(
             f"none of the {len(names)} images to score in {source.location} can be read: {rejected[0][1]}"
         )
     return np.asarray(places, np.int64), {name: np.asarray(values) for name, values in scores.items()}, rejected
+
+
+def _paths(source: ImageSource, names: Names, batch: Batch) -> list[Path]:
+    return [source.path(names[file.position]) for file in batch.files]

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from fext.data.images import load_image
+from fext.data.images import Preprocessing, load_image
 from fext.data.names import Names
 from fext.data.source import ImageSource
 from fext.errors import ImageRejected
-from fext.jobs.anomaly_scores import IN_COMBINED, Judge, Judgement
+from fext.jobs.anomaly_scores import IN_COMBINED, PIXELS, Judge, Positions
 from fext.model.detection import Curves, combined, curves, f1_score, false_alarm_threshold
 from fext.pictures.anomalies_report import COMBINED, Report, Shown, anomalies_page
 from fext.reporting import Progress, Reporter
@@ -203,32 +203,50 @@ def _shown(search: Search, decided: _Decided, places: Sequence[int], progress: P
     """Images with their heat maps; one that cannot be read any more is left out."""
     for place in places:
         progress.advance()
-        name = search.names[place]
+        path = search.source.path(search.names[place])
         try:
-            original = load_image(search.source.path(name), search.checkpoint.preprocessing)
+            original = load_image(path, search.checkpoint.preprocessing)
+            (judged,) = search.judge.judge(torch.from_numpy(original).permute(2, 0, 1)[None], [path])
         except ImageRejected:
             continue
-        image = torch.from_numpy(original).permute(2, 0, 1)[None]
-        heat = heat_map(search.judge, search.judge.judge(image), search.held_back, original.shape[:2])
+        heat = heat_map(search.judge, judged.places, search.held_back, search.checkpoint.preprocessing)
         score = float(decided.scores[COMBINED][place])
-        yield Shown(name, score, bool(decided.is_found[place]), original, heat)
+        yield Shown(search.names[place], score, bool(decided.is_found[place]), original, heat)
 
 
 def heat_map(
-    judge: Judge, judged: Judgement, normal: Mapping[str, Values], shape: tuple[int, ...]
+    judge: Judge, places: Mapping[str, Positions], normal: Mapping[str, Values], preprocessing: Preprocessing
 ) -> NDArray[np.float32]:
     """(H, W) of one judged image: 1 is as high as the strangest place of a normal image typically is.
 
     The mean over the scores that say where, each by its median over the held-back normal images.
     """
     maps = []
-    for name, (distances, counts) in judged.places.items():
-        if name in IN_COMBINED:
+    for name in IN_COMBINED:
+        if name in places:
             typical = float(np.median(normal[name])) or 1.0
-            relative = judge.relative_to_image(distances[0], counts[0]) / typical
-            whole = functional.interpolate(
-                torch.where(counts[0], relative, 0.0)[None, None], list(shape), mode="bilinear", align_corners=False
-            )
-            maps.append(whole[0, 0].numpy())
-    heat: NDArray[np.float32] = np.mean(maps, axis=0)
+            distances = torch.where(places[name].counts, judge.relative_to_image(places[name]) / typical, 0.0)
+            has_own_shape = name.startswith(PIXELS)
+            maps.append(_fitted(distances, preprocessing) if has_own_shape else _stretched(distances, preprocessing))
+    heat: NDArray[np.float32] = torch.stack(maps).mean(dim=0).numpy()
     return heat
+
+
+def _stretched(distances: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    return _resized(distances, preprocessing.height, preprocessing.width)
+
+
+def _fitted(distances: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """A map (rows, columns) of the whole file to where the model's picture (H, W) shows it."""
+    if preprocessing.resize_mode == "stretch":
+        return _stretched(distances, preprocessing)
+    scales = preprocessing.height / distances.shape[0], preprocessing.width / distances.shape[1]
+    scale = min(scales) if preprocessing.resize_mode == "pad" else max(scales)
+    whole = _resized(distances, *(max(1, round(length * scale)) for length in distances.shape))
+    down, across = preprocessing.height - whole.shape[0], preprocessing.width - whole.shape[1]
+    # What is missing is added around it, what is too much (less than nothing is missing) is cut off.
+    return functional.pad(whole, (across // 2, across - across // 2, down // 2, down - down // 2))
+
+
+def _resized(distances: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return functional.interpolate(distances[None, None], [height, width], mode="bilinear", align_corners=False)[0, 0]

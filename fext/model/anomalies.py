@@ -13,6 +13,7 @@ from torch.nn import functional
 
 _TOP_SHARE = 0.01  # of the positions: the strangest place of an image counts, not its mean
 _LEAST_CONTRAST = 0.02  # of the grey levels 0..1: below it there is noise, which is not to be blown up
+_LEAST_VARIANCE = 1e-6  # of the mean variance, where a channel never varies
 _CHUNK = 4096  # vectors compared at a time
 _STAGES = (4, 8)  # maps that many times smaller than the picture still show small things
 _LATEST_STAGE = max(_STAGES)
@@ -39,24 +40,26 @@ class PositionGaussian:
         self._products += exact.T @ exact
         self.num_vectors += len(vectors)
 
-    def finish(self, shrinkage: float) -> None:
-        """Compute the whitening; call once, after the last vectors."""
+    def finish(self, kept_variance: float = 1.0, shrinkage: float = 0.0) -> None:
+        """Compute the whitening; call once, after the last vectors.
+
+        Only the leading directions are kept that hold so much of the variance: in the others is noise, which grows in
+        the same measure when all are scaled to variance 1.
+        """
         mean = self._sum / self.num_vectors
         covariance = self._products / self.num_vectors - torch.outer(mean, mean)
         variances, directions = torch.linalg.eigh(covariance)
-        variances = variances.clamp_min(0)
+        variances, directions = variances.flip(0).clamp_min(0), directions.flip(1)
         typical = float(variances.mean()) or 1.0  # channels that never vary
-        shrunk = ((1 - shrinkage) * variances + shrinkage * typical).clamp_min(1e-9 * typical)
+        shares = variances.cumsum(0) / (typical * len(variances))
+        num_kept = 1 + int((shares < kept_variance - 1e-9).sum())
+        shrunk = ((1 - shrinkage) * variances + shrinkage * typical).clamp_min(_LEAST_VARIANCE * typical)
         self._mean = mean.float()
-        self._whitening = (directions / shrunk.sqrt()).float()
+        self._whitening = (directions / shrunk.sqrt())[:, :num_kept].float()
 
     def whiten(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Vectors (N, C) turned and scaled so that normal ones have covariance 1: distances are Mahalanobis ones."""
+        """Vectors (N, C) to (N, kept), where normal ones have covariance 1: lengths are Mahalanobis distances."""
         return (vectors - self._mean) @ self._whitening
-
-    def distances(self, vectors: torch.Tensor) -> torch.Tensor:
-        """(N,) squared Mahalanobis distance divided by the number of channels: about 1 for normal vectors."""
-        return self.whiten(vectors).square().mean(dim=1)
 
 
 class VectorSample:
@@ -122,10 +125,22 @@ def _between_ends(marked: torch.Tensor, dim: int) -> torch.Tensor:
     return (before * after).bool()
 
 
-def places_of_map(seen: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """(N, rows, columns) bool: positions that stand for what is seen alone; all where there is none such."""
-    within = functional.adaptive_avg_pool2d(seen, (rows, columns))[:, 0] > 0.999
-    return within | ~within.flatten(1).any(dim=1)[:, None, None]
+def places_of_map(seen: torch.Tensor, rows: int, columns: int, margin: int = 0) -> torch.Tensor:
+    """(N, rows, columns) bool: positions that stand for what is seen, at least `margin` pixels within its edge.
+
+    What is computed nearer to the edge tells of the edge. Where nothing is left the margin goes, then all positions
+    count.
+    """
+    if margin:
+        outside = functional.pad(1 - seen, (margin,) * 4, value=1.0)
+        within = _covered(1 - functional.max_pool2d(outside, 2 * margin + 1, stride=1), rows, columns)
+        return torch.where(within.flatten(1).any(dim=1)[:, None, None], within, places_of_map(seen, rows, columns))
+    covered = _covered(seen, rows, columns)
+    return covered | ~covered.flatten(1).any(dim=1)[:, None, None]
+
+
+def _covered(seen: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    return functional.adaptive_avg_pool2d(seen, (rows, columns))[:, 0] > 0.999
 
 
 def local_contrast(images: torch.Tensor, seen: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -150,13 +165,11 @@ def _blurred(images: torch.Tensor, sigma: float) -> torch.Tensor:
     return functional.conv2d(blurred, down, padding=(radius, 0), groups=channels)
 
 
-def pixel_patches(contrast: torch.Tensor, shrink: int, side: int, stride: int) -> torch.Tensor:
+def pixel_patches(contrast: torch.Tensor, shrink: int, side: int) -> torch.Tensor:
     """(N, C * side * side, rows, columns): patches of side x side pixels of pictures made `shrink` times smaller."""
-    small = functional.avg_pool2d(contrast, shrink)
+    small = functional.avg_pool2d(contrast, min(shrink, *contrast.shape[2:]))
     padded = functional.pad(small, ((side - 1) // 2, side // 2, (side - 1) // 2, side // 2), mode="replicate")
-    patches = functional.unfold(padded, side, stride=stride)
-    rows, columns = (-(-length // stride) for length in small.shape[2:])
-    return patches.view(len(contrast), -1, rows, columns)
+    return functional.unfold(padded, side).view(len(contrast), -1, small.shape[2], small.shape[3])
 
 
 class EarlyStages(nn.Module):
