@@ -86,6 +86,10 @@ TESTED_ON_THEIR_OWN = {
     "encoder_weights",
     "imagenet_reference",
     "explore_grid",
+    "anomaly_threshold",
+    "anomaly_false_alarms",
+    "anomaly_relative",
+    "anomaly_bank",
 }
 
 
