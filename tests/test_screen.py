@@ -77,6 +77,7 @@ def test_the_whole_way_by_commands(trained: Trained, trained_home: Path) -> None
         (("evaluate",), "there is no checkpoint"),
         (("extract", "nothing"), "there is no checkpoint nothing"),
         (("explore", "view"), "there is no extraction: make one with 'extract' first"),
+        (("explore", "anomalies", "--images", "data/images"), "there is no checkpoint: train one"),
         (("pretrain", "--name", "a/b"), "cannot be a name"),
     ],
 )

@@ -133,7 +133,9 @@ def places_of_map(seen: torch.Tensor, rows: int, columns: int, margin: int = 0) 
     """
     if margin:
         outside = functional.pad(1 - seen, (margin,) * 4, value=1.0)
-        within = _covered(1 - functional.max_pool2d(outside, 2 * margin + 1, stride=1), rows, columns)
+        for kernel_size in ((2 * margin + 1, 1), (1, 2 * margin + 1)):  # one after the other is many times as fast
+            outside = functional.max_pool2d(outside, kernel_size, stride=1)
+        within = _covered(1 - outside, rows, columns)
         return torch.where(within.flatten(1).any(dim=1)[:, None, None], within, places_of_map(seen, rows, columns))
     covered = _covered(seen, rows, columns)
     return covered | ~covered.flatten(1).any(dim=1)[:, None, None]
