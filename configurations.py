@@ -310,6 +310,25 @@ num_clusters = "auto"
 # Allowed: a whole number from 2.
 min_cluster_size = 5
 
+# What decides from which score on an image is anomalous: how many held-back normal images may be (see
+# anomaly_false_alarms), or where F1 is best, for which the folder that is searched holds normal and anomalous
+# images in folders of their own.
+# Allowed: 'false_alarms' or 'best_f1'.
+anomaly_threshold = "false_alarms"
+
+# The share of held-back normal images that may be taken for anomalous.
+# Allowed: a number from 0 to 0.5.
+anomaly_false_alarms = 0.05
+
+# Look for the places of an image that are odd beside the rest of the same image, which finds defects of a
+# surface; False for images that are anomalous as a whole.
+# Allowed: True or False.
+anomaly_relative = True
+
+# How many vectors of the normal images others are compared with; chosen to cover 10,000 of them.
+# Allowed: a whole number from 1 to 10000.
+anomaly_bank = 1000
+
 
 # -------- Seeds
 

@@ -551,6 +551,37 @@ class Settings(BaseModel):
         "a whole number from 2",
         ge=2,
     )
+    anomaly_threshold: Literal["false_alarms", "best_f1"] = _setting(
+        "exploration",
+        "false_alarms",
+        "What decides from which score on an image is anomalous: how many held-back normal images may be (see "
+        "anomaly_false_alarms), or where F1 is best, for which the folder that is searched holds normal and anomalous "
+        "images in folders of their own.",
+        "'false_alarms' or 'best_f1'",
+    )
+    anomaly_false_alarms: float = _setting(
+        "exploration",
+        0.05,
+        "The share of held-back normal images that may be taken for anomalous.",
+        "a number from 0 to 0.5",
+        ge=0,
+        le=0.5,
+    )
+    anomaly_relative: bool = _setting(
+        "exploration",
+        True,
+        "Look for the places of an image that are odd beside the rest of the same image, which finds defects of a "
+        "surface; False for images that are anomalous as a whole.",
+        "True or False",
+    )
+    anomaly_bank: int = _setting(
+        "exploration",
+        1000,
+        "How many vectors of the normal images others are compared with; chosen to cover 10,000 of them.",
+        "a whole number from 1 to 10000",
+        ge=1,
+        le=10000,
+    )
 
     # --- general
     seed: int = _setting(

@@ -93,6 +93,10 @@ TESTED_ON_THEIR_OWN = {
     "cluster_method",
     "num_clusters",
     "min_cluster_size",
+    "anomaly_threshold",
+    "anomaly_false_alarms",
+    "anomaly_relative",
+    "anomaly_bank",
 }
 
 

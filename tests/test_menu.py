@@ -84,6 +84,18 @@ def test_a_journey_through_the_menu(home: Path, terminal: Terminal) -> None:
     terminal.see("12 images of first_images_2")
     terminal.see("inference/first_images_2/viewer.html")
 
+    terminal.choose("Explore")
+    terminal.see("used for?")
+    terminal.type(DOWN + ENTER)
+    terminal.see("Folder to search")
+    terminal.type(str(home / "data" / "images") + ENTER)
+    terminal.see("normal images, if there is one")
+    terminal.type(ENTER)
+    terminal.see("untrained encoder")
+    terminal.type("n")
+    terminal.see("8 images are not scored, for the model was trained on them")
+    terminal.see("inference/anomalies_first_images/report.html")
+
     write_configurations(home, epochs="many")
     terminal.choose("Pretrain")
     terminal.see("epochs = 'many' is not allowed")
@@ -101,7 +113,11 @@ def test_a_journey_through_the_menu(home: Path, terminal: Terminal) -> None:
     terminal.child.expect_exact(__import__("pexpect").EOF)
     terminal.child.close()
     assert terminal.child.exitstatus == 0
-    assert sorted(path.name for path in (home / "inference").glob("[!.]*")) == ["first_images", "first_images_2"]
+    assert sorted(path.name for path in (home / "inference").glob("[!.]*")) == [
+        "anomalies_first_images",
+        "first_images",
+        "first_images_2",
+    ]
 
 
 def test_leaving_a_question_leads_back_to_the_menu(terminal: Terminal) -> None:

@@ -128,15 +128,23 @@ class Workspace:
             raise ExtractionError(f"{folder.parent.name} has no map: make one with 'explore map' first")
         return folder
 
+    def anomalies_folder(self, checkpoint: str, source: Path) -> Path:
+        """Where a search for anomalies is written: one of the same checkpoint and a source of that name is replaced."""
+        return self.inference / _name_of(f"anomalies_{checkpoint}", source)
+
     def free_extraction_name(self, checkpoint: str, source: Path) -> str:
         """A name made of checkpoint and source that no extraction has yet."""
-        plain_source = re.sub(r"[^\w.+-]", "_", source.stem) or "images"
-        base = f"{checkpoint}_{plain_source}".encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
+        base = _name_of(checkpoint, source)
         name, number = base, 1
         while (self.inference / name).exists():
             number += 1
             name = f"{base}_{number}"
         return name
+
+
+def _name_of(checkpoint: str, source: Path) -> str:
+    plain_source = re.sub(r"[^\w.+-]", "_", source.stem) or "images"
+    return f"{checkpoint}_{plain_source}".encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
 
 
 def checked_name(name: str) -> str:

@@ -1,0 +1,238 @@
+"""Finding the images that are unlike the normal ones that a model was trained on, and where in them."""
+
+import os
+import time
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fext.compute.device import Computation, prepare_computation
+from fext.data.dataset import Batch, ImageStream
+from fext.data.names import Names
+from fext.data.source import ImageSource, find_images, known_images
+from fext.errors import SourceError
+from fext.jobs.anomaly_output import Search, folder_of, write_search
+from fext.jobs.anomaly_scores import Judge, make_judge
+from fext.jobs.choosing import refuse_vanished
+from fext.jobs.linear import learn_linear_map
+from fext.model.linear_map import LinearMap
+from fext.pictures.anomalies_report import verdicts
+from fext.reporting import Reporter
+from fext.settings import Settings
+from fext.store.checkpoints import Checkpoint, load_checkpoint
+from fext.store.workspace import Workspace
+
+_NUM_NAMED = 8
+
+
+@dataclass(frozen=True)
+class AnomaliesResult:
+    """What was found: `summary` is what summary.json holds, `verdicts` say it in sentences."""
+
+    name: str
+    folder: Path
+    summary: Mapping[str, Any]
+    verdicts: Sequence[str]
+    seconds: float
+
+
+def find_anomalies(
+    workspace: Workspace,
+    settings: Settings,
+    checkpoint_folder: Path,
+    images: Path,
+    normal: str,
+    reporter: Reporter,
+    *,
+    references: bool,
+) -> AnomaliesResult:
+    """Score the images of a folder by how unlike they are to the train images of a checkpoint, and write what is found.
+
+    What the checkpoint was trained on is normal, its own test images set the threshold, and no train image is scored.
+    Where there are folders in `images`, the one named `normal` holds normal images, all others anomalous ones. Raises
+    CheckpointError, SourceError and DeviceError.
+    """
+    started = time.perf_counter()
+    computation = prepare_computation(settings)
+    checkpoint = load_checkpoint(checkpoint_folder)
+    source = find_images(images)
+    has_labels = _has_labels(source, normal)
+    task = _Task(checkpoint, settings, computation, reporter, _normal_source(checkpoint))
+    chosen = _choose(task, source)
+    reporter.message(
+        f"scoring {len(chosen.names)} images with {checkpoint.name}, {computation.describe()}"
+        + (f"; {chosen.num_train} that it was trained on are left out" if chosen.num_train else "")
+    )
+    judge = _learned_judge(task, references)
+    _, held_back, _ = _scores(task, judge, task.normal_source, task.held_back(), "scoring held-back normal images")
+    places, scores, rejected = _scores(task, judge, source, chosen.names, "scoring images")
+    search = Search(
+        checkpoint=checkpoint,
+        settings=settings,
+        source=source,
+        judge=judge,
+        normal=normal if has_labels else None,
+        names=chosen.names.select(places.tolist()),
+        is_held_back=chosen.is_held_back[places],
+        scores=scores,
+        held_back=held_back,
+        rejected=rejected,
+        num_train=chosen.num_train,
+    )
+    folder = workspace.anomalies_folder(checkpoint.name, source.location)
+    summary = write_search(search, folder, reporter)
+    return AnomaliesResult(folder.name, folder, summary, verdicts(summary), time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The parts of one search for anomalies; what the checkpoint was trained on is in normal_source."""
+
+    checkpoint: Checkpoint
+    settings: Settings
+    computation: Computation
+    reporter: Reporter
+    normal_source: ImageSource
+
+    def train(self) -> Names:
+        return Names.of(self.checkpoint.split().train)
+
+    def held_back(self) -> Names:
+        return Names.of(self.checkpoint.split().test)
+
+    def stream(self, source: ImageSource, names: Names) -> ImageStream:
+        return ImageStream(
+            source.root,
+            names,
+            self.checkpoint.preprocessing,
+            batch_size=self.settings.inference_batch_size,
+            num_processors=self.computation.num_processors,
+            pin_memory=self.computation.device.type == "cuda",
+        )
+
+    def batches(self, source: ImageSource, names: Names, what: str) -> Iterator[Batch]:
+        """The named images, with progress; raises SourceError where their folder is gone."""
+        with self.reporter.progress(what, len(names)) as progress:
+            for batch in self.stream(source, names).epoch():
+                refuse_vanished(source, names, batch)
+                for file in batch.rejected:
+                    self.reporter.warning(f"rejected: {names[file.position]} ({file.reason})")
+                yield batch
+                progress.advance(batch.num_files)
+
+
+# ---------------------------------------------------------------- which images
+
+
+def _has_labels(source: ImageSource, normal: str) -> bool:
+    """Whether folders say what images are; raises SourceError where there are folders, but none of normal images."""
+    if not source.names:
+        raise SourceError(f"{source.describe_empty()}: name a folder of images to search (--images)")
+    folders = {folder_of(name) for name in source.names} - {""}
+    if folders and normal not in folders:
+        named = ", ".join(sorted(folders)[:_NUM_NAMED])
+        raise SourceError(
+            f"{source.location} has folders ({named}), but no images in one named '{normal}': name the folder of "
+            f"normal images (--normal), or a folder to search that has none in it"
+        )
+    return bool(folders)
+
+
+def _normal_source(checkpoint: Checkpoint) -> ImageSource:
+    split = checkpoint.split()
+    source = known_images(Path(checkpoint.source), Names.of((*split.train, *split.test)))
+    if not any(os.path.exists(source.path(name)) for name in source.names):
+        raise SourceError(
+            f"the images that {checkpoint.name} was trained on are no longer in {checkpoint.source}: bring them back, "
+            f"for they say what is normal"
+        )
+    return source
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The images to score, which of them set the threshold as well, and how many were left out."""
+
+    names: Names
+    is_held_back: NDArray[np.bool_]
+    num_train: int
+
+
+def _choose(task: _Task, source: ImageSource) -> _Chosen:
+    """All but those that the checkpoint was trained on, which are known by their files."""
+    root = task.normal_source.root
+    train, test = ({os.path.realpath(root / name) for name in names} for names in (task.train(), task.held_back()))
+    paths = [os.path.realpath(source.path(name)) for name in source.names]
+    kept = [place for place, path in enumerate(paths) if path not in train]
+    num_train = len(paths) - len(kept)
+    if not kept:
+        raise SourceError(
+            f"all {num_train} images in {source.location} are train images of {task.checkpoint.name}, and none is left "
+            f"to score: name a folder with others"
+        )
+    is_held_back = np.array([paths[place] in test for place in kept])
+    return _Chosen(source.names.select(kept), is_held_back, num_train)
+
+
+# ---------------------------------------------------------------- learning and scoring
+
+
+def _learned_judge(task: _Task, references: bool) -> Judge:
+    """A judge that has seen the train images of the checkpoint."""
+    linear_map = _linear_map(task) if references else None
+    judge = make_judge(
+        task.checkpoint, task.settings, task.computation, linear_map, task.reporter, references=references
+    )
+    num_learned, train = 0, task.train()
+    for batch in task.batches(task.normal_source, train, "learning what is normal"):
+        if batch.files:
+            judge.learn(batch.images, _paths(task.normal_source, train, batch))
+            num_learned += len(batch.files)
+    if not num_learned:
+        raise SourceError(f"none of the train images of {task.checkpoint.name} can be read any more: bring them back")
+    judge.finish()
+    return judge
+
+
+def _linear_map(task: _Task) -> LinearMap | None:
+    plan = task.checkpoint.plan
+    if not LinearMap.fits(plan.picture_shape, plan.latent_shape):
+        task.reporter.message("each latent position stands for too many pixels for a linear map to compare with")
+        return None
+    linear_map = LinearMap(plan.picture_shape, plan.latent_shape)
+    stream = task.stream(task.normal_source, task.train())
+    learn_linear_map(linear_map, task.normal_source, task.train(), stream, task.reporter)
+    if not linear_map.num_images:
+        return None
+    linear_map.finish()
+    return linear_map
+
+
+def _scores(
+    task: _Task, judge: Judge, source: ImageSource, names: Names, what: str
+) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]], list[tuple[str, str]]]:
+    """The places of the images that can be read, their scores by name, and the others with their reasons."""
+    places = array("q")
+    scores: dict[str, array[float]] = {}
+    rejected: list[tuple[str, str]] = []
+    for batch in task.batches(source, names, what):
+        rejected += [(names[file.position], file.reason) for file in batch.rejected]
+        if batch.files:
+            places.extend(file.position for file in batch.files)
+            for judged in judge.judge(batch.images, _paths(source, names, batch)):
+                for name, score in judged.scores.items():
+                    scores.setdefault(name, array("d")).append(score)
+    if not places:
+        raise SourceError(
+            f"none of the {len(names)} images to score in {source.location} can be read: {rejected[0][1]}"
+        )
+    return np.asarray(places, np.int64), {name: np.asarray(values) for name, values in scores.items()}, rejected
+
+
+def _paths(source: ImageSource, names: Names, batch: Batch) -> list[Path]:
+    return [source.path(names[file.position]) for file in batch.files]
