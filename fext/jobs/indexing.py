@@ -7,6 +7,7 @@ where making an index anew costs one over all of them and, for an approximate on
 
 import hashlib
 import re
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -50,25 +51,118 @@ RowsAt = Callable[[NDArray[np.int64]], Iterator[tuple[int, Row]]]
 
 
 @dataclass(frozen=True)
+class Table:
+    """The table of a finished extraction, averaged to a grid; places are those of the written images."""
+
+    folder: Path
+    manifest: Description
+    grid: int
+    reporter: Reporter
+
+    @property
+    def num_values(self) -> int:
+        """Of a row."""
+        return int(self.manifest["num_features"]) // int(self.manifest["feature_grid"]) ** 2 * self.grid**2
+
+    def rows(self, places: NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
+        """As RowsAt."""
+        columns = Columns(self.manifest["num_features"], self.manifest["reconstruction_error"])
+        wanted = iter(places.tolist())
+        due = next(wanted, None)
+        table = extractions.read_table(self.folder, columns)
+        with closing(table), self.reporter.progress("reading features", len(places)) as progress:
+            written = (done for done in table if done.record.status == WRITTEN)
+            for place, done in enumerate(written):
+                if due is None:
+                    return
+                if place == due:
+                    row = done.row()
+                    if row is not None:
+                        yield place, averaged(row[: columns.num_features], self.manifest["feature_grid"], self.grid)
+                    due = next(wanted, None)
+                    progress.advance()
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """The images of a finished extraction that have rows, sorted, and where their rows stand.
+
+    Of each image the SHA-256 of its row, the size of its file in bytes and its place in the table.
+    """
+
+    table: Table
+    source: ImageSource
+    checksums: NDArray[np.bytes_]
+    file_sizes: NDArray[np.int64]
+    table_places: NDArray[np.int64]
+
+    @property
+    def images(self) -> Names:
+        """Their names."""
+        return self.source.names
+
+    def rows(self, places: NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
+        """As RowsAt."""
+        for table_place, row in self.table.rows(self.table_places[places]):
+            yield int(np.searchsorted(self.table_places, table_place)), row
+
+    def without_damaged(self, has_row: NDArray[np.bool_]) -> "StoredRows":
+        """Those that have a row that can be read, which the user is told of; raises ExtractionError where none has."""
+        folder = self.table.folder
+        if not has_row.any():
+            raise ExtractionError(f"{folder.name} has no rows that can be read: extract again to bring the table back")
+        if has_row.all():
+            return self
+        self.table.reporter.warning(
+            f"{(~has_row).sum()} rows of {folder.name} are damaged and left out: verify it, or extract again"
+        )
+        names = self.images.select(np.flatnonzero(has_row).tolist())
+        source = known_images(self.source.location, names)
+        of_images = (self.checksums[has_row], self.file_sizes[has_row], self.table_places[has_row])
+        return StoredRows(self.table, source, *of_images)
+
+
+def stored_rows(folder: Path, settings: Settings, reporter: Reporter) -> StoredRows:
+    """What a finished extraction has at settings.explore_grid; no row is read. Raises ExtractionError."""
+    manifest = extractions.read_finished(folder)
+    table = Table(folder, manifest, min(settings.explore_grid, manifest["feature_grid"]), reporter)
+    names: list[bytes] = []
+    checksums, sizes = bytearray(), array("q")
+    for record in extractions.read_records(folder):
+        if record.status == WRITTEN:
+            names.append(name_to_bytes(record.image))
+            checksums += _digest(record.row_sha256)
+            sizes.append(record.state.size)
+    source = known_images(Path(manifest["source"]), Names(names))
+    digests = np.frombuffer(bytes(checksums), f"S{CHECKSUM_BYTES}")
+    return StoredRows(table, source, digests, np.array(sizes, np.int64), np.arange(len(names)))
+
+
+@dataclass(frozen=True)
 class IndexedExtraction:
     """A finished extraction and its index: the images that have rows, and of each the id in the index.
 
     `recall` is the share of the ten nearest that an approximate index finds, measured on some of its own rows.
     """
 
-    folder: Path
-    manifest: Description
-    source: ImageSource
-    checksums: NDArray[np.bytes_]
+    stored: StoredRows
     index: VectorIndex
     ids: Ids
-    grid: int
     recall: float | None
 
     @property
+    def folder(self) -> Path:
+        return self.stored.table.folder
+
+    @property
+    def source(self) -> ImageSource:
+        """The images, sorted."""
+        return self.stored.source
+
+    @property
     def images(self) -> Names:
-        """Their names, sorted."""
-        return self.source.names
+        """Their names."""
+        return self.stored.images
 
     def places(self, ids: Ids) -> Ids:
         """The places among the images of ids of the index; NO_ID stays."""
@@ -88,75 +182,16 @@ def open_index(folder: Path, settings: Settings, metric: Metric, reporter: Repor
     not fit into memory.
     """
     set_num_threads(settings)
-    table = Table.open(folder, settings.explore_grid, reporter)
-    names, checksums = _written(folder)
-    kept = _load(table, metric, reporter)
-    if kept is not None and not _is_worth_keeping(kept, len(names), table.num_values):
+    stored = stored_rows(folder, settings, reporter)
+    kept = _load(stored.table, metric, reporter)
+    if kept is not None and not _is_worth_keeping(kept, len(stored.images), stored.table.num_values):
         kept = None
     if kept is None:
-        kept, ids = _made(table, checksums, metric, reporter)
+        kept, ids = _made(stored, metric, reporter)
     else:
-        kept, ids = _updated(table, checksums, kept, metric, reporter)
+        kept, ids = _updated(stored, kept, metric, reporter)
     has_row = ids != NO_ID
-    if not has_row.any():
-        raise ExtractionError(f"{folder.name} has no rows that can be read: extract again to bring the table back")
-    if not has_row.all():
-        reporter.warning(
-            f"{(~has_row).sum()} rows of {folder.name} are damaged and left out: verify it, or extract again"
-        )
-        names, checksums, ids = names.select(np.flatnonzero(has_row).tolist()), checksums[has_row], ids[has_row]
-    source = known_images(Path(table.manifest["source"]), names)
-    return IndexedExtraction(folder, table.manifest, source, checksums, kept.index, ids, table.grid, kept.recall)
-
-
-@dataclass(frozen=True)
-class Table:
-    """The table of a finished extraction, averaged to a grid; places are those of the written images."""
-
-    folder: Path
-    manifest: Description
-    grid: int
-    reporter: Reporter
-
-    @classmethod
-    def open(cls, folder: Path, grid: int, reporter: Reporter) -> "Table":
-        """Raises ExtractionError where the extraction is not finished."""
-        manifest = extractions.read_finished(folder)
-        return cls(folder, manifest, min(grid, manifest["feature_grid"]), reporter)
-
-    @property
-    def num_values(self) -> int:
-        """Of a row."""
-        return int(self.manifest["num_features"]) // int(self.manifest["feature_grid"]) ** 2 * self.grid**2
-
-    def rows(self, places: NDArray[np.int64], title: str = "reading features") -> Iterator[tuple[int, Row]]:
-        """As RowsAt."""
-        columns = Columns(self.manifest["num_features"], self.manifest["reconstruction_error"])
-        wanted = iter(places.tolist())
-        due = next(wanted, None)
-        table = extractions.read_table(self.folder, columns)
-        with closing(table), self.reporter.progress(title, len(places)) as progress:
-            written = (done for done in table if done.record.status == WRITTEN)
-            for place, done in enumerate(written):
-                if due is None:
-                    return
-                if place == due:
-                    row = done.row()
-                    if row is not None:
-                        yield place, averaged(row[: columns.num_features], self.manifest["feature_grid"], self.grid)
-                    due = next(wanted, None)
-                    progress.advance()
-
-
-def _written(folder: Path) -> tuple[Names, NDArray[np.bytes_]]:
-    """The images that have rows, and the checksums of these."""
-    names: list[bytes] = []
-    checksums = bytearray()
-    for record in extractions.read_records(folder):
-        if record.status == WRITTEN:
-            names.append(name_to_bytes(record.image))
-            checksums += _digest(record.row_sha256)
-    return Names(names), np.frombuffer(bytes(checksums), f"S{CHECKSUM_BYTES}")
+    return IndexedExtraction(stored.without_damaged(has_row), kept.index, ids[has_row], kept.recall)
 
 
 def _digest(checksum: str) -> bytes:
@@ -181,8 +216,9 @@ def _is_worth_keeping(kept: KeptIndex, num_rows: int, num_values: int) -> bool:
     return kept.index.is_exact or 2 * kept.num_learned_for / 3 <= num_rows <= 3 * kept.num_learned_for / 2
 
 
-def _made(table: Table, checksums: NDArray[np.bytes_], metric: Metric, reporter: Reporter) -> tuple[KeptIndex, Ids]:
+def _made(stored: StoredRows, metric: Metric, reporter: Reporter) -> tuple[KeptIndex, Ids]:
     """A new index, which is kept, and the id of each image; NO_ID where its row is damaged."""
+    table, checksums = stored.table, stored.checksums
     is_there = np.zeros(len(checksums), bool)
 
     def rows_at(places: NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
@@ -198,10 +234,9 @@ def _made(table: Table, checksums: NDArray[np.bytes_], metric: Metric, reporter:
     return kept, np.where(is_there, np.arange(len(checksums)), NO_ID)
 
 
-def _updated(
-    table: Table, checksums: NDArray[np.bytes_], kept: KeptIndex, metric: Metric, reporter: Reporter
-) -> tuple[KeptIndex, Ids]:
+def _updated(stored: StoredRows, kept: KeptIndex, metric: Metric, reporter: Reporter) -> tuple[KeptIndex, Ids]:
     """The index with what is new and without what is gone, and the id of each image."""
+    table, checksums = stored.table, stored.checksums
     ids = ids_of(checksums, kept.checksums)
     is_gone = kept.checksums != NO_ROW.rstrip(b"\0")
     is_gone[ids[ids != NO_ID]] = False

@@ -135,11 +135,11 @@ def _query(
         name, place = inside, _place(indexed, inside)
     if place is not None:
         return _Query(name, indexed.source.path(name), indexed.rows(place, place + 1), place)
-    path = Path(picture)
+    path, table = Path(picture), indexed.stored.table
     try:
         data = read_file(path)[0]
-        encoder = OutsideEncoder(workspace, settings, indexed.folder, indexed.manifest, reporter)
-        row = next(encoder.rows([data], indexed.grid))
+        encoder = OutsideEncoder(workspace, settings, indexed.folder, table.manifest, reporter)
+        row = next(encoder.rows([data], table.grid))
     except ImageRejected as error:
         raise _cannot_be_searched(indexed, picture, str(error)) from error
     if not np.isfinite(row).all():

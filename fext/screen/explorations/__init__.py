@@ -4,6 +4,6 @@ A module here has TITLE, its line in the menu; add_command, which adds its subco
 the command is told by words.
 """
 
-from fext.screen.explorations import similar, view
+from fext.screen.explorations import duplicates, similar, view
 
-EXPLORATIONS = (view, similar)
+EXPLORATIONS = (view, similar, duplicates)
