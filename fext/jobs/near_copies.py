@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fext.compute.near_groups import near_groups
 from fext.compute.vector_index import NO_ID, Ids, VectorIndex, set_num_threads
-from fext.data.near_copies import MIN_CORRELATION, correlation_when_aligned
+from fext.data.near_copies import correlation_when_aligned
 from fext.errors import ExtractionError
 from fext.jobs.copy_calibration import CopyCalibration, calibrate
 from fext.jobs.indexing import Row, StoredRows, make_index, open_index, refuse_too_large, stored_rows
@@ -84,8 +84,10 @@ def find_near_copies(workspace: Workspace, settings: Settings, folder: Path, rep
 
         if space.calibration is not None:
             pictures = look_at(np.union1d(links.pairs.ravel(), space.with_equals()))
-            links = _looked_at(links, pictures, reporter)
-            groups = near_groups(links.pairs, links.similarities, rank, _near_and_alike(space, pictures))
+            links = _looked_at(links, pictures, space.calibration.correlation, reporter)
+            groups = near_groups(
+                links.pairs, links.similarities, rank, _near_and_alike(space, pictures, space.calibration.correlation)
+            )
         else:
             groups = near_groups(links.pairs, links.similarities, rank, space.near)
             grouped = [place for group in groups for place in group]
@@ -209,12 +211,12 @@ def _near_pairs(space: _Space, reporter: Reporter) -> _Links:
     return _Links(different, np.concatenate(similarities)[which])
 
 
-def _looked_at(links: _Links, pictures: SmallPictures, reporter: Reporter) -> _Links:
+def _looked_at(links: _Links, pictures: SmallPictures, least: float, reporter: Reporter) -> _Links:
     """Those pairs whose pictures are alike."""
     are_alike = np.zeros(len(links.pairs), bool)
     with reporter.progress("comparing pictures", len(links.pairs)) as progress:
         for number, (one, other) in enumerate(links.pairs.tolist()):
-            are_alike[number] = (_correlation(pictures, one, other) or 0.0) >= MIN_CORRELATION
+            are_alike[number] = (_correlation(pictures, one, other) or 0.0) >= least
             progress.advance()
     num_unseen = sum(not checksum for checksum in pictures.checksums)
     if num_unseen:
@@ -222,11 +224,11 @@ def _looked_at(links: _Links, pictures: SmallPictures, reporter: Reporter) -> _L
     return _Links(links.pairs[are_alike], links.similarities[are_alike])
 
 
-def _near_and_alike(space: _Space, pictures: SmallPictures) -> Callable[[int, Places], NDArray[np.bool_]]:
+def _near_and_alike(space: _Space, pictures: SmallPictures, least: float) -> Callable[[int, Places], NDArray[np.bool_]]:
     def are(one: int, others: Places) -> NDArray[np.bool_]:
         near = space.near(one, others)
         for number in np.flatnonzero(near).tolist():
-            near[number] = (_correlation(pictures, one, int(others[number])) or 0.0) >= MIN_CORRELATION
+            near[number] = (_correlation(pictures, one, int(others[number])) or 0.0) >= least
         return near
 
     return are
