@@ -86,6 +86,8 @@ TESTED_ON_THEIR_OWN = {
     "encoder_weights",
     "imagenet_reference",
     "explore_grid",
+    "similarity",
+    "duplicate_similarity",
 }
 
 

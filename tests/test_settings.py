@@ -77,6 +77,8 @@ REFUSED: dict[str, list[object]] = {
     "early_stopping_patience": [-1, 1.5, "10", True, None],
     "early_stopping_delta": [-0.1, "0", True, float("nan"), float("inf"), None],
     "explore_grid": [0, 3, 16, 2.0, "2", True, None],
+    "similarity": ["Cosine", "l2", "", 1, None],
+    "duplicate_similarity": [0, 1.1, -0.5, "0.9", "Auto", True, float("nan"), None],
     "feature_grid": [0, -1, 3, 16, 8.5, "8", True, None],
     "feature_formats": [(), [], [[]], "excel", ("csv", "excel"), ("csv", 1), 1, None],
     "reconstruction_error": ["yes", 1, 0, None],

@@ -31,7 +31,8 @@ def near_copies_page(told: CopyGroups) -> Iterator[Html]:
         f"each group is the one that most others are near to, or the largest file; nothing was deleted."
     )
     counted = [("images", told.num_images), ("groups", told.num_groups)]
-    counted += [(f"{kind} copies" if kind != "gone" else "gone by now", count) for kind, count in told.counts.items()]
+    counted += [(f"{kind} copies", told.counts[kind]) for kind in ("exact", "near")]
+    counted += [("gone by now", told.counts["gone"])] if told.counts["gone"] else []
     sections = [Section("In short", _how(told), paragraph(told_of_recall(told.recall)), facts(counted)), _groups(told)]
     return page(f"Near copies in {told.extraction}", introduction, sections)
 
