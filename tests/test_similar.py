@@ -269,6 +269,16 @@ def test_a_damaged_row_is_left_out_and_told_of(table: Path, tiny: Tiny) -> None:
     assert told.told == ["1 rows of table are damaged and left out: verify it, or extract again"]
 
 
+def test_distances_of_near_rows_are_exact_however_many_are_asked_for_at_a_time() -> None:
+    rows = 100 + random_rows(64) / 1000
+    index = VectorIndex.exact(16, "euclidean")
+    index.add(np.arange(64), rows)
+    found = index.search(rows, 2)
+    assert np.array_equal(found.ids[:, 0], np.arange(64))
+    assert not found.scores[:, 0].any()
+    assert np.allclose(found.scores[:, 1], np.linalg.norm(rows[found.ids[:, 1]] - rows, axis=1))
+
+
 # ---------------------------------------------------------------- many rows
 
 

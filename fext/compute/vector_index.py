@@ -200,9 +200,18 @@ class VectorIndex:
         wanted = _faiss().IDSelectorBitmap(np.packbits(among, bitorder="little")) if among is not None else None
         scores, ids = self._index.search(_as_searched(queries, self._metric), count, params=self._parameters(wanted))
         if self._metric == "euclidean":
-            scores = np.sqrt(np.maximum(scores, 0))
+            scores = self._distances(queries, ids) if self.is_exact else np.sqrt(np.maximum(scores, 0))
         order = np.lexsort((ids, np.where(ids == NO_ID, np.inf, -scores if self._metric == "cosine" else scores)))
         return Found(np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1))
+
+    def _distances(self, queries: Rows, ids: Ids) -> NDArray[np.float32]:
+        """Of each query to the rows found: FAISS takes them from products where there are many queries, and loses there
+        what makes the distance between near rows."""
+        distances = np.full(ids.shape, np.inf, np.float32)
+        for query, found, own in zip(queries, ids, distances, strict=True):
+            is_there = found != NO_ID
+            own[is_there] = np.linalg.norm(self.rows(found[is_there]) - query, axis=1)
+        return distances
 
     def _parameters(self, wanted: Any) -> Any:
         faiss = _faiss()
