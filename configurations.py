@@ -297,6 +297,16 @@ inference_batch_size = 8
 # Allowed: 8, 4, 2 or 1.
 explore_grid = 2
 
+# What makes images similar: a small angle between their features ('cosine'), which a brighter or paler
+# picture of the same thing keeps, or a small distance ('euclidean').
+# Allowed: 'cosine' or 'euclidean'.
+similarity = "cosine"
+
+# From which cosine similarity of their features on two images are near copies. 'auto' learns from copies that
+# it makes of some of the images what a copy changes, and compares the pictures of those that come near.
+# Allowed: 'auto', or a number above 0, up to 1, such as 0.95.
+duplicate_similarity = "auto"
+
 # How images are divided into clusters: 'kmeans' into num_clusters of them, every image in one; 'hdbscan' into
 # as many as are dense, with images that lie in none.
 # Allowed: 'kmeans' or 'hdbscan'.

@@ -531,6 +531,20 @@ class Settings(BaseModel):
         "one: 1 compares what is in an image wherever it is, 8 each place with the same place.",
         "8, 4, 2 or 1",
     )
+    similarity: Literal["cosine", "euclidean"] = _setting(
+        "exploration",
+        "cosine",
+        "What makes images similar: a small angle between their features ('cosine'), which a brighter or paler picture "
+        "of the same thing keeps, or a small distance ('euclidean').",
+        "'cosine' or 'euclidean'",
+    )
+    duplicate_similarity: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = _setting(
+        "exploration",
+        "auto",
+        "From which cosine similarity of their features on two images are near copies. 'auto' learns from copies that "
+        "it makes of some of the images what a copy changes, and compares the pictures of those that come near.",
+        "'auto', or a number above 0, up to 1, such as 0.95",
+    )
     cluster_method: Literal["kmeans", "hdbscan"] = _setting(
         "exploration",
         "kmeans",

@@ -90,6 +90,8 @@ TESTED_ON_THEIR_OWN = {
     "encoder_weights",
     "imagenet_reference",
     "explore_grid",
+    "similarity",
+    "duplicate_similarity",
     "cluster_method",
     "num_clusters",
     "min_cluster_size",

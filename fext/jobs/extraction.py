@@ -11,9 +11,9 @@ from typing import Any
 from fext.compute.device import Computation, prepare_computation
 from fext.compute.engines import EngineName, RowShape, choose_engine, engine_version
 from fext.data.images import DECODERS
-from fext.data.names import readable
-from fext.data.source import ImageSource
-from fext.errors import CheckpointError, DeviceError, ExtractionError
+from fext.data.names import Names, readable
+from fext.data.source import ImageSource, known_images
+from fext.errors import CheckpointError, DeviceError, ExtractionError, FextError
 from fext.model.stages import stage_channels
 from fext.settings import Settings, change_settings
 from fext.store import extractions
@@ -109,6 +109,35 @@ def checkpoint_of(workspace: Workspace, manifest: Description) -> Checkpoint:
 def stages_of(description: Description) -> str:
     """Which stages of the encoder rows hold; the first extractions say nothing of it."""
     return str(description.get("feature_stages", "last"))
+
+
+def remade_extraction(
+    workspace: Workspace, settings: Settings, folder: Path, manifest: Description
+) -> tuple[Extraction, str]:
+    """A finished extraction as it was made, to encode with once more, and ''; its source knows no names.
+
+    Where this machine cannot compute in that way, as near to it as can be, and why. Raises CheckpointError where the
+    model is gone or is another one by now.
+    """
+    checkpoint = checkpoint_of(workspace, manifest)
+    source = known_images(Path(manifest["source"]), Names([]))
+    computed_by = manifest["computed_by"]
+    settings = change_settings(
+        settings,
+        feature_grid=manifest["feature_grid"],
+        feature_stages=stages_of(manifest),
+        reconstruction_error=manifest["reconstruction_error"],
+        inference_batch_size=computed_by["batch_shape"][0],
+    )
+    exact = change_settings(
+        settings,
+        inference_engine=computed_by["engine"],
+        use_mixed_precision=computed_by["precision"] != "float32",
+    )
+    try:
+        return join_extraction(folder, exact, checkpoint, source, manifest), ""
+    except FextError as error:
+        return join_extraction(folder, settings, checkpoint, source, None), str(error)
 
 
 def row_shape(settings: Settings, checkpoint: Checkpoint) -> RowShape:

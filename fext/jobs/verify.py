@@ -12,12 +12,12 @@ import numpy as np
 
 from fext.data.images import NO_FILE, file_state
 from fext.data.names import Names, name_to_bytes
-from fext.data.source import find_images, known_images
+from fext.data.source import find_images
 from fext.errors import CheckpointError, ExtractionError, FextError, SourceError
 from fext.jobs.encoding import encoded_batches
-from fext.jobs.extraction import Extraction, checkpoint_of, join_extraction, stages_of
+from fext.jobs.extraction import Extraction, remade_extraction
 from fext.reporting import Reporter
-from fext.settings import Settings, change_settings
+from fext.settings import Settings
 from fext.store import extractions
 from fext.store.extractions import Description
 from fext.store.parts import WRITTEN, Record, Row, row_checksum
@@ -240,26 +240,10 @@ def _extraction(
     workspace: Workspace, settings: Settings, folder: Path, manifest: Description, findings: _Findings
 ) -> tuple[Extraction, bool]:
     """The extraction as it was made, and whether this machine computes it in the same way."""
-    checkpoint = checkpoint_of(workspace, manifest)
-    source = known_images(Path(manifest["source"]), Names([]))
-    computed_by = manifest["computed_by"]
-    settings = change_settings(
-        settings,
-        feature_grid=manifest["feature_grid"],
-        feature_stages=stages_of(manifest),
-        reconstruction_error=manifest["reconstruction_error"],
-        inference_batch_size=computed_by["batch_shape"][0],
-    )
-    exact = change_settings(
-        settings,
-        inference_engine=computed_by["engine"],
-        use_mixed_precision=computed_by["precision"] != "float32",
-    )
-    try:
-        return join_extraction(folder, exact, checkpoint, source, manifest), True
-    except FextError as error:
-        findings.notes.append(f"rows are compared by similarity, not to the bit ({error})")
-    return join_extraction(folder, settings, checkpoint, source, None), False
+    extraction, why_not_exactly = remade_extraction(workspace, settings, folder, manifest)
+    if why_not_exactly:
+        findings.notes.append(f"rows are compared by similarity, not to the bit ({why_not_exactly})")
+    return extraction, not why_not_exactly
 
 
 def _rows_again(extraction: Extraction, names: Names) -> Iterator[tuple[int, Row | None]]:

@@ -4,6 +4,6 @@ A module here has TITLE, its line in the menu; add_command, which adds its subco
 the command is told by words.
 """
 
-from fext.screen.explorations import anomalies, clusters, maps, view
+from fext.screen.explorations import anomalies, clusters, duplicates, maps, similar, view
 
-EXPLORATIONS = (view, clusters, maps, anomalies)
+EXPLORATIONS = (view, similar, duplicates, clusters, maps, anomalies)

@@ -1,0 +1,330 @@
+"""The index of an extraction: made once, kept beside it, and brought up to date with it.
+
+A row is known by its checksum. What stands in images.csv and not in the index is read from the table and added, what
+the index has and images.csv has not is taken out; no other row is read again. That costs a pass over the new rows,
+where making an index anew costs one over all of them and, for an approximate one, learning its lists.
+"""
+
+import hashlib
+import re
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fext.compute.device import free_memory
+from fext.compute.vector_index import (
+    NO_ID,
+    Ids,
+    Metric,
+    Probes,
+    Rows,
+    VectorIndex,
+    is_exact,
+    num_bytes,
+    num_to_learn_from,
+    set_num_threads,
+)
+from fext.data.names import Names, name_to_bytes
+from fext.data.source import ImageSource, known_images
+from fext.errors import ExtractionError
+from fext.jobs.features import averaged
+from fext.reporting import Reporter
+from fext.settings import Settings
+from fext.store import extractions
+from fext.store.extractions import Description
+from fext.store.kept_indexes import CHECKSUM_BYTES, NO_ROW, KeptIndex, forget_index, load_index, save_index
+from fext.store.parts import WRITTEN
+from fext.store.tables import Columns
+
+_NUM_PROBES, _NUM_PROBED = 100, 10
+_BLOCK_BYTES, _MAX_BLOCK_ROWS = 2**25, 4096
+_CHECKSUM = re.compile("[0-9a-f]{64}")
+
+Row = NDArray[np.float32]
+# Rows at some places, in ascending order, each with its place; one that cannot be read is left out.
+RowsAt = Callable[[NDArray[np.int64]], Iterator[tuple[int, Row]]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table of a finished extraction, averaged to a grid; places are those of the written images."""
+
+    folder: Path
+    manifest: Description
+    grid: int
+    reporter: Reporter
+
+    @property
+    def num_values(self) -> int:
+        """Of a row."""
+        return int(self.manifest["num_features"]) // int(self.manifest["feature_grid"]) ** 2 * self.grid**2
+
+    def rows(self, places: NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
+        """As RowsAt."""
+        columns = Columns(self.manifest["num_features"], self.manifest["reconstruction_error"])
+        wanted = iter(places.tolist())
+        due = next(wanted, None)
+        table = extractions.read_table(self.folder, columns)
+        with closing(table), self.reporter.progress("reading features", len(places)) as progress:
+            written = (done for done in table if done.record.status == WRITTEN)
+            for place, done in enumerate(written):
+                if due is None:
+                    return
+                if place == due:
+                    row = done.row()
+                    if row is not None:
+                        yield place, averaged(row[: columns.num_features], self.manifest["feature_grid"], self.grid)
+                    due = next(wanted, None)
+                    progress.advance()
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """The images of a finished extraction that have rows, sorted, and where their rows stand.
+
+    Of each image the SHA-256 of its row, the size of its file in bytes and its place in the table.
+    """
+
+    table: Table
+    source: ImageSource
+    checksums: NDArray[np.bytes_]
+    file_sizes: NDArray[np.int64]
+    table_places: NDArray[np.int64]
+
+    @property
+    def images(self) -> Names:
+        """Their names."""
+        return self.source.names
+
+    def rows(self, places: NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
+        """As RowsAt."""
+        for table_place, row in self.table.rows(self.table_places[places]):
+            yield int(np.searchsorted(self.table_places, table_place)), row
+
+    def without_damaged(self, has_row: NDArray[np.bool_]) -> "StoredRows":
+        """Those that have a row that can be read, which the user is told of; raises ExtractionError where none has."""
+        folder = self.table.folder
+        if not has_row.any():
+            raise ExtractionError(f"{folder.name} has no rows that can be read: extract again to bring the table back")
+        if has_row.all():
+            return self
+        self.table.reporter.warning(
+            f"{(~has_row).sum()} rows of {folder.name} are damaged and left out: verify it, or extract again"
+        )
+        names = self.images.select(np.flatnonzero(has_row).tolist())
+        source = known_images(self.source.location, names)
+        of_images = (self.checksums[has_row], self.file_sizes[has_row], self.table_places[has_row])
+        return StoredRows(self.table, source, *of_images)
+
+
+def stored_rows(folder: Path, settings: Settings, reporter: Reporter) -> StoredRows:
+    """What a finished extraction has at settings.explore_grid; no row is read. Raises ExtractionError."""
+    manifest = extractions.read_finished(folder)
+    table = Table(folder, manifest, min(settings.explore_grid, manifest["feature_grid"]), reporter)
+    names: list[bytes] = []
+    checksums, sizes = bytearray(), array("q")
+    for record in extractions.read_records(folder):
+        if record.status == WRITTEN:
+            names.append(name_to_bytes(record.image))
+            checksums += _digest(record.row_sha256)
+            sizes.append(record.state.size)
+    source = known_images(Path(manifest["source"]), Names(names))
+    digests = np.frombuffer(bytes(checksums), f"S{CHECKSUM_BYTES}")
+    return StoredRows(table, source, digests, np.array(sizes, np.int64), np.arange(len(names)))
+
+
+@dataclass(frozen=True)
+class IndexedExtraction:
+    """A finished extraction and its index: the images that have rows, and of each the id in the index.
+
+    `recall` is the share of the ten nearest that an approximate index finds, measured on some of its own rows.
+    """
+
+    stored: StoredRows
+    index: VectorIndex
+    ids: Ids
+    recall: float | None
+
+    @property
+    def folder(self) -> Path:
+        return self.stored.table.folder
+
+    @property
+    def source(self) -> ImageSource:
+        """The images, sorted."""
+        return self.stored.source
+
+    @property
+    def images(self) -> Names:
+        """Their names."""
+        return self.stored.images
+
+    def places(self, ids: Ids) -> Ids:
+        """The places among the images of ids of the index; NO_ID stays."""
+        place_of = np.full(int(self.ids.max()) + 1, NO_ID, np.int64)
+        place_of[self.ids] = np.arange(len(self.ids))
+        return np.where(ids == NO_ID, NO_ID, place_of[ids])
+
+    def rows(self, start: int, stop: int) -> Rows:
+        """The rows (N, D) of images from one place to before another, as the index has them."""
+        return self.index.rows(self.ids[start:stop])
+
+
+def open_index(folder: Path, settings: Settings, metric: Metric, reporter: Reporter) -> IndexedExtraction:
+    """The index of a finished extraction at settings.explore_grid; made or brought up to date where it is not.
+
+    Raises ExtractionError where the extraction is not finished, has no row that can be read, or where the index would
+    not fit into memory.
+    """
+    set_num_threads(settings)
+    stored = stored_rows(folder, settings, reporter)
+    kept = _load(stored.table, metric, reporter)
+    if kept is not None and not _is_worth_keeping(kept, len(stored.images), stored.table.num_values):
+        kept = None
+    if kept is None:
+        kept, ids = _made(stored, metric, reporter)
+    else:
+        kept, ids = _updated(stored, kept, metric, reporter)
+    has_row = ids != NO_ID
+    return IndexedExtraction(stored.without_damaged(has_row), kept.index, ids[has_row], kept.recall)
+
+
+def _digest(checksum: str) -> bytes:
+    """A checksum as bytes; of what is none, something that no row has."""
+    return bytes.fromhex(checksum) if _CHECKSUM.fullmatch(checksum) else hashlib.sha256(checksum.encode()).digest()
+
+
+def _load(table: Table, metric: Metric, reporter: Reporter) -> KeptIndex | None:
+    try:
+        return load_index(table.folder, metric, table.grid, table.num_values)
+    except ValueError as error:
+        reporter.message(f"the index of {table.folder.name} cannot be relied on and is made anew ({error})")
+        forget_index(table.folder, metric, table.grid)
+        return None
+
+
+def _is_worth_keeping(kept: KeptIndex, num_rows: int, num_values: int) -> bool:
+    """Not so where another kind is right for as many rows, the lists were learned for far fewer or more, or most of its
+    ids are of rows that are gone."""
+    if kept.index.is_exact != is_exact(num_rows, num_values) or len(kept.checksums) > 2 * num_rows + _MAX_BLOCK_ROWS:
+        return False
+    return kept.index.is_exact or 2 * kept.num_learned_for / 3 <= num_rows <= 3 * kept.num_learned_for / 2
+
+
+def _made(stored: StoredRows, metric: Metric, reporter: Reporter) -> tuple[KeptIndex, Ids]:
+    """A new index, which is kept, and the id of each image; NO_ID where its row is damaged."""
+    table, checksums = stored.table, stored.checksums
+    is_there = np.zeros(len(checksums), bool)
+
+    def rows_at(places: NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
+        for place, row in table.rows(places):
+            is_there[place] = True
+            yield place, row
+
+    refuse_too_large(len(checksums), table.num_values, table.grid)
+    index, recall = make_index(len(checksums), table.num_values, metric, rows_at, reporter)
+    kept = KeptIndex(index, np.where(is_there, checksums, NO_ROW), len(checksums), recall)
+    if is_there.any():
+        save_index(table.folder, metric, table.grid, kept)
+    return kept, np.where(is_there, np.arange(len(checksums)), NO_ID)
+
+
+def _updated(stored: StoredRows, kept: KeptIndex, metric: Metric, reporter: Reporter) -> tuple[KeptIndex, Ids]:
+    """The index with what is new and without what is gone, and the id of each image."""
+    table, checksums = stored.table, stored.checksums
+    ids = ids_of(checksums, kept.checksums)
+    is_gone = kept.checksums != NO_ROW.rstrip(b"\0")
+    is_gone[ids[ids != NO_ID]] = False
+    gone, new = np.flatnonzero(is_gone), np.flatnonzero(ids == NO_ID)
+    num_ids = len(kept.checksums)
+    kept.index.remove(gone)
+    added = [np.where(is_gone, NO_ROW, kept.checksums)]
+    for places, rows in in_blocks(table.rows(new), table.num_values):
+        ids[places] = np.arange(num_ids, num_ids + len(places))
+        kept.index.add(ids[places], rows)
+        added.append(checksums[places])
+        num_ids += len(places)
+    if len(gone) or len(added) > 1:
+        reporter.message(f"the index is brought up to date: {num_ids - len(kept.checksums)} added, {len(gone)} removed")
+        kept = KeptIndex(kept.index, np.concatenate(added), kept.num_learned_for, kept.recall)
+        save_index(table.folder, metric, table.grid, kept)
+    return kept, ids
+
+
+def ids_of(checksums: NDArray[np.bytes_], known: NDArray[np.bytes_]) -> Ids:
+    """Of each checksum the place of the same one among the known, each of these taken once; NO_ID where there is none.
+
+    Of equal ones the first takes the first: their rows are the same.
+    """
+    order, known_order = np.argsort(checksums, kind="stable"), np.argsort(known, kind="stable")
+    wanted, there = checksums[order], known[known_order]
+    nth = np.arange(len(wanted)) - np.searchsorted(wanted, wanted)
+    match = np.searchsorted(there, wanted) + nth
+    is_known = match < len(there)
+    is_known[is_known] = there[match[is_known]] == wanted[is_known]
+    ids = np.full(len(checksums), NO_ID, np.int64)
+    ids[order[is_known]] = known_order[match[is_known]]
+    return ids
+
+
+def make_index(
+    num_rows: int, num_values: int, metric: Metric, rows_at: RowsAt, reporter: Reporter
+) -> tuple[VectorIndex, float | None]:
+    """An index of rows from places 0 to num_rows, which are the ids; and, of an approximate one, the recall.
+
+    Rows come and go a block at a time; an approximate index asks for some of them before all.
+    """
+    num_learning = num_to_learn_from(num_rows, num_values)
+    if not num_learning:
+        index, probes = VectorIndex.exact(num_values, metric), None
+    else:
+        sample = _sample(num_rows, num_learning, rows_at)
+        reporter.message(f"{num_rows:,} images are searched approximately: learning from {len(sample[0]):,} of them")
+        index = VectorIndex.approximate(sample[1], num_rows, metric)
+        some = np.linspace(0, len(sample[0]) - 1, min(_NUM_PROBES, len(sample[0]))).round().astype(int)
+        probes = Probes(sample[0][some], sample[1][some], _NUM_PROBED, metric)
+    for ids, rows in in_blocks(rows_at(np.arange(num_rows)), num_values):
+        index.add(ids, rows)
+        if probes is not None:
+            probes.see(ids, rows)
+    return index, None if probes is None else index.choose_effort(probes)
+
+
+def in_blocks(rows: Iterator[tuple[int, Row]], num_values: int) -> Iterator[tuple[Ids, Rows]]:
+    """Rows by the thousand, with their places."""
+    size = max(1, min(_MAX_BLOCK_ROWS, _BLOCK_BYTES // (4 * num_values)))
+    places, block = np.empty(size, np.int64), np.empty((size, num_values), np.float32)
+    count = 0
+    for place, row in rows:
+        places[count], block[count] = place, row
+        count += 1
+        if count == size:
+            yield places.copy(), block
+            count = 0
+    if count:
+        yield places[:count].copy(), block[:count]
+
+
+def _sample(num_rows: int, count: int, rows_at: RowsAt) -> tuple[Ids, Rows]:
+    """Rows at places evenly spaced."""
+    places = np.linspace(0, num_rows - 1, count).round().astype(np.int64)
+    found = list(rows_at(places))
+    if not found:
+        raise ExtractionError("there are no rows that can be read: extract again to bring the table back")
+    return np.array([place for place, _ in found], np.int64), np.stack([row for _, row in found])
+
+
+def refuse_too_large(num_rows: int, num_values: int, grid: int) -> None:
+    """Raise ExtractionError where an index would take more memory than there is."""
+    needed, free = num_bytes(num_rows, num_values), free_memory()
+    if needed > free:
+        advice = "set explore_grid to a smaller grid" if grid > 1 else "close other programs"
+        raise ExtractionError(
+            f"an index of {num_rows:,} images takes {needed / 1e9:.1f} GB of memory while it is made, and "
+            f"{free / 1e9:.1f} are free: {advice}"
+        )

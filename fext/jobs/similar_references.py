@@ -1,0 +1,135 @@
+"""What the features of a model are worth in finding images of the same label, beside other encoders of the same images.
+
+Each encoder's rows are searched in the same way for the same images: the share of the nearest that have the label of
+the image (precision at K) is compared image by image.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fext.compute.vector_index import Rows, set_num_threads
+from fext.data.labels import are_labels, label_chance, label_codes
+from fext.errors import ExtractionError
+from fext.jobs.features import MODEL, UNTRAINED, open_features, open_references
+from fext.jobs.indexing import Row, make_index, refuse_too_large
+from fext.jobs.similar import FOLDER, label_precision, without_own
+from fext.model.intervals import Interval, mean_interval
+from fext.reporting import Reporter
+from fext.settings import Settings
+from fext.store import files
+from fext.store.workspace import Workspace
+
+_NUM_JUDGED = 2000  # images whose nearest are looked at, evenly chosen
+_QUERIES_AT_A_TIME = 256
+
+
+@dataclass(frozen=True)
+class EncoderPrecision:
+    """Of an encoder the precision with its interval, and by how much it is above that of the untrained model (None for
+    that one)."""
+
+    encoder: str
+    precision: Interval
+    above_untrained: Interval | None
+
+
+@dataclass(frozen=True)
+class ReferencesResult:
+    """The precision at `count` of each encoder, the model first; `chance` is that of images drawn at random."""
+
+    encoders: tuple[EncoderPrecision, ...]
+    count: int
+    chance: float
+    num_images: int
+    num_labels: int
+    table: Path
+
+
+def compare_precision(
+    workspace: Workspace, settings: Settings, folder: Path, count: int, reporter: Reporter
+) -> ReferencesResult:
+    """Precision at `count` of the model, the untrained one, the linear map and the pixels; similar/precision.csv.
+
+    Raises ExtractionError where the folders of the images are no labels, CheckpointError where the model is gone,
+    SourceError where the images are.
+    """
+    set_num_threads(settings)
+    with open_features(folder, settings.explore_grid, reporter) as features:
+        _refuse_without_labels(folder, label_codes(features.images))
+        with open_references(workspace, settings, features, reporter) as references:
+            places = references.places
+            codes = label_codes(features.images.select(places.tolist()))
+            _refuse_without_labels(folder, codes)
+            count = min(count, len(codes) - 1)
+            encoders = {MODEL: _Placed(features.rows, places)}
+            encoders |= {name: _Placed(rows, np.arange(len(rows))) for name, rows in references.rows.items()}
+            found = {name: _precision(rows, codes, count, settings, reporter) for name, rows in encoders.items()}
+    table = folder / FOLDER / "precision.csv"
+    results = tuple(_result(name, values, found[UNTRAINED]) for name, values in found.items())
+    files.write_csv(
+        table, ("encoder", "precision", "low", "high", "above_untrained", "above_low", "above_high"), map(_row, results)
+    )
+    return ReferencesResult(
+        encoders=results,
+        count=count,
+        chance=label_chance(codes),
+        num_images=len(codes),
+        num_labels=len(np.unique(codes)),
+        table=table,
+    )
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Some of the rows of an array, which may be mapped from a file."""
+
+    rows: Rows
+    places: NDArray[np.int64]
+
+    def at(self, places: NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
+        """As RowsAt."""
+        for place in places.tolist():
+            yield place, self.rows[self.places[place]]
+
+
+def _refuse_without_labels(folder: Path, codes: NDArray[np.int32]) -> None:
+    if not are_labels(codes.tolist()):
+        raise ExtractionError(
+            f"the folders of the images of {folder.name} are no labels (two or more folders, with two or more images "
+            f"each on average): there is nothing to judge encoders by"
+        )
+
+
+def _precision(
+    rows: _Placed, codes: NDArray[np.int32], count: int, settings: Settings, reporter: Reporter
+) -> NDArray[np.float64]:
+    num_rows, num_values = len(rows.places), rows.rows.shape[1]
+    refuse_too_large(num_rows, num_values, settings.explore_grid)
+    index, _ = make_index(num_rows, num_values, settings.similarity, rows.at, reporter)
+    judged = np.linspace(0, num_rows - 1, min(num_rows, _NUM_JUDGED)).round().astype(np.int64)
+    shares = []
+    with reporter.progress("comparing encoders", len(judged)) as progress:
+        for start in range(0, len(judged), _QUERIES_AT_A_TIME):
+            own = judged[start : start + _QUERIES_AT_A_TIME]
+            found = index.search(np.stack([row for _, row in rows.at(own)]), count + 1)
+            shares.append(label_precision(without_own(own, found.ids, found.scores).ids, codes[own], codes))
+            progress.advance(len(own))
+    return np.concatenate(shares).astype(np.float64)
+
+
+def _result(name: str, values: NDArray[np.float64], untrained: NDArray[np.float64]) -> EncoderPrecision:
+    above = None if name == UNTRAINED else mean_interval(values - untrained)
+    return EncoderPrecision(name, mean_interval(values), above)
+
+
+def _row(result: EncoderPrecision) -> list[object]:
+    above = result.above_untrained
+    return [result.encoder, *_cells(result.precision), *(_cells(above) if above is not None else ("", "", ""))]
+
+
+def _cells(interval: Interval) -> list[str]:
+    return ["" if value is None else f"{value:.6f}" for value in interval]
