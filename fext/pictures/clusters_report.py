@@ -83,6 +83,8 @@ def verdicts(summary: Mapping[str, Any]) -> list[str]:
                 f"Below {_NO_STRUCTURE} no number of clusters stands out: images shade into each other (Kaufman and "
                 f"Rousseeuw, 1990)."
             )
+        if int(best) == 2:
+            said.append("Two tell the images apart by their greatest difference alone: for finer groups give --count.")
         if int(best) == max(map(int, curve)):
             said.append("It is the largest that was tried: more may fit better, give --count.")
     if scores := summary["labels"]:
