@@ -222,15 +222,17 @@ class VectorIndex:
     def choose_effort(self, probes: "Probes") -> float:
         """Let a search visit as many lists as it takes to find what the probes have found; returns the recall.
 
-        Doubled until 98 % are found or doubling finds hardly any more: the rest is lost to rounding.
+        Doubled until 98 % are found or doubling it twice finds hardly any more: the rest is lost to rounding.
         """
-        recall, most = -1.0, self._index.nlist
-        self._index.nprobe = 1
-        while True:
-            before, recall = recall, probes.recall(self)
-            if recall >= _ENOUGH_RECALL or recall - before < _LITTLE_GAIN or self._index.nprobe == most:
-                return recall
-            self._index.nprobe = min(most, 2 * self._index.nprobe)
+        recalls: list[float] = []
+        num_lists = int(self._index.nlist)
+        for power in range(num_lists.bit_length() + 1):
+            self._index.nprobe = min(2**power, num_lists)
+            recalls.append(probes.recall(self))
+            gains_little = len(recalls) > 2 and recalls[-1] - recalls[-3] < _LITTLE_GAIN
+            if recalls[-1] >= _ENOUGH_RECALL or gains_little:
+                break
+        return recalls[-1]
 
 
 class Probes:
