@@ -77,6 +77,8 @@ def test_the_whole_way_by_commands(trained: Trained, trained_home: Path) -> None
         (("evaluate",), "there is no checkpoint"),
         (("extract", "nothing"), "there is no checkpoint nothing"),
         (("explore", "view"), "there is no extraction: make one with 'extract' first"),
+        (("explore", "similar", "--picture", "a.png"), "there is no extraction: make one with 'extract' first"),
+        (("explore", "duplicates", "table"), "there is no extraction table"),
         (("explore", "clusters"), "there is no extraction: make one with 'extract' first"),
         (("explore", "map"), "there is no extraction: make one with 'extract' first"),
         (("tensorboard", "nothing"), "there is no extraction nothing; there is no extraction: none is made yet"),

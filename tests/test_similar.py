@@ -1,15 +1,18 @@
 """Similar images: what is nearest, an index that follows its extraction and is never trusted blindly, pictures from
 elsewhere, and what is said where there is nothing to find."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_images
+from conftest import REPOSITORY, write_images
+from rich.console import Console
 
 from fext.compute import vector_index
 from fext.compute.vector_index import Probes, VectorIndex
@@ -22,6 +25,8 @@ from fext.jobs.similar import find_all_neighbours, find_similar
 from fext.jobs.similar_references import compare_precision
 from fext.reporting import SilentReporter
 from fext.screen import program
+from fext.screen.actions import Screen
+from fext.screen.explorations import common, similar
 from fext.settings import Settings
 from fext.store import files
 from fext.store.extractions import IMAGES_COLUMNS
@@ -183,6 +188,27 @@ def test_counts_out_of_range_and_words_that_do_not_go_together_are_refused(table
         parsed = make_parser().parse_args(["explore", "similar", *words])
         with pytest.raises(UsageError, match=message):
             parsed.run(program, parsed)
+
+
+def shown_by_menu(table: Path, exploration: ModuleType, monkeypatch: pytest.MonkeyPatch, *answers: object) -> str:
+    """What the entry of the menu shows where these answers are given."""
+    shutil.copy(REPOSITORY / "configurations.py", table.parents[1])
+    remaining = iter(answers)
+    for module in {exploration, common}:
+        monkeypatch.setattr(module, "ask", lambda question: next(remaining), raising=False)
+    console = Console(file=io.StringIO(), width=120)
+    exploration.from_menu(Screen(console, Workspace(table.parents[1])))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_menu_asks_for_a_picture_or_finds_the_nearest_of_all(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = shown_by_menu(table, similar, monkeypatch, "cat/a.png")
+    assert "among 4 images of table" in shown
+    assert "there are 3 to find, fewer than the 10 asked for" in shown
+    shown = shown_by_menu(table, similar, monkeypatch, "", False)
+    assert "the 3 nearest of each of 4 images" in shown
+    assert "have the label of the image (its folder)" in shown
 
 
 # ---------------------------------------------------------------- the index

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fext.data.images import MAX_SIDE, decode_small, read_file
 from fext.data.near_copies import MIN_CORRELATION, Small, correlation_when_aligned, disturbed_copies
-from fext.errors import CheckpointError, ImageRejected, SourceError
+from fext.errors import CheckpointError, ExtractionError, ImageRejected, SourceError
 from fext.jobs.indexing import StoredRows
 from fext.jobs.outside import OutsideEncoder
 from fext.reporting import Reporter
@@ -55,7 +55,8 @@ def calibrate(workspace: Workspace, settings: Settings, stored: StoredRows, repo
     How alike small pictures must be follows from the same images: 0.9, or, where all pictures look alike, such as those
     of one surface, midway between what 199 of 200 pairs of different images stay below and what 98 of 100 copies reach.
 
-    Raises CheckpointError where the model is gone, SourceError where no image can be read any more.
+    Raises CheckpointError where the model is gone, SourceError where no image can be read any more, ExtractionError
+    where no row can be.
     """
     table = stored.table
     try:
@@ -99,14 +100,15 @@ def _sample(stored: StoredRows, encoder: OutsideEncoder, reporter: Reporter) -> 
     rows, rows_of_copies = [], []
     pictures: list[Small] = []
     pictures_of_copies: list[list[Small]] = []
-    stored_of = dict(stored.rows(asked))
-    with reporter.progress("copying some images", len(stored_of)) as progress:
-        for place, row in stored_of.items():
+    with reporter.progress("copying some images", len(asked)) as progress:
+        for place in asked.tolist():
             with suppress(ImageRejected):  # it is gone or damaged by now: the others do
                 data = read_file(source.path(source.names[place]))[0]
                 copies = disturbed_copies(data)
-                rows_of_copies.append(list(encoder.rows(copies, stored.table.grid)))
+                # The image is encoded too: it may have changed since its row was made.
+                row, *others = encoder.rows([data, *copies], stored.table.grid)
                 rows.append(row)
+                rows_of_copies.append(others)
                 pictures.append(_small(data))
                 pictures_of_copies.append([_small(copy) for copy in copies])
             progress.advance()
@@ -144,6 +146,9 @@ def _spread(stored: StoredRows, num_channels: int) -> tuple[Rows, NDArray[np.flo
         sums += row
         squares += np.square(row, dtype=np.float64)
         number += 1
+    if not number:
+        folder = stored.table.folder
+        raise ExtractionError(f"{folder.name} has no rows that can be read: extract again to bring the table back")
     mean = sums / number
     variances = np.maximum(squares / number - mean**2, 0)
     return mean.astype(np.float32), variances.reshape(-1, num_channels).mean(axis=0)

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -164,11 +165,16 @@ class IndexedExtraction:
         """Their names."""
         return self.stored.images
 
+    @cached_property
+    def _place_of(self) -> Ids:
+        """The place of each id, and behind them, where NO_ID points to, NO_ID."""
+        place_of = np.full(int(self.ids.max()) + 2, NO_ID, np.int64)
+        place_of[self.ids] = np.arange(len(self.ids))
+        return place_of
+
     def places(self, ids: Ids) -> Ids:
         """The places among the images of ids of the index; NO_ID stays."""
-        place_of = np.full(int(self.ids.max()) + 1, NO_ID, np.int64)
-        place_of[self.ids] = np.arange(len(self.ids))
-        return np.where(ids == NO_ID, NO_ID, place_of[ids])
+        return self._place_of[ids]
 
     def rows(self, start: int, stop: int) -> Rows:
         """The rows (N, D) of images from one place to before another, as the index has them."""

@@ -67,9 +67,9 @@ def _find_similar(screen: Screen, settings: "Settings", folder: Path, picture: s
 
     result = find_similar(screen.workspace, settings, folder, picture, count, screen.reporter)
     rows = [[image, f"{score:.4f}"] for image, score in result.nearest]
-    show_table(screen.console, f"Nearest to {result.query} in {result.name}", ["image", result.score_name], rows)
+    show_table(screen.console, f"Nearest to {result.query}", ["image", result.score_name], rows)
     _tell_of_search(screen, len(result.nearest), count, result.recall)
-    screen.console.print(f"among {result.num_images:,} images in {duration(result.seconds)}")
+    screen.console.print(f"among {result.num_images:,} images of {result.name} in {duration(result.seconds)}")
     show_path(screen.console, "table", result.table, screen.workspace.root)
     show_path(screen.console, "page", result.page, screen.workspace.root)
 
