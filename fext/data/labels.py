@@ -1,11 +1,50 @@
-"""The label of an image, where the folders that images lie in say what they show."""
+"""The label of an image: the folder it is in, or what a CSV file says of it; and which images are for what."""
 
-from collections.abc import Sequence
-from pathlib import PurePosixPath
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fext.data.split import TEST_FOLDER, TRAIN_FOLDER
+from fext.errors import SourceError, TooFewImagesError
 
 _MIN_PER_LABEL = 2
+_SHOWN = 5
+
+Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images with labels: `codes` (N,) tells of each image the place of its label in `classes`, -1 where it has none.
+
+    num_elsewhere labels of a file are of images that are not among these.
+    """
+
+    classes: tuple[str, ...]
+    codes: NDArray[np.int32]
+    num_elsewhere: int = 0
+
+    @property
+    def places(self) -> Places:
+        """Of the images that have a label."""
+        return np.flatnonzero(self.codes >= 0).astype(np.int64)
+
+    @property
+    def num_without(self) -> int:
+        return int((self.codes < 0).sum())
+
+
+class Division(NamedTuple):
+    """The places of the images to train on, to choose by, and to test on; each in order."""
+
+    train: Places
+    validation: Places
+    test: Places
 
 
 def label_of(name: str) -> str:
@@ -20,3 +59,125 @@ def are_labels(labels: Sequence[str]) -> bool:
     """Whether such labels divide images into classes: at least two, of at least two images each on average."""
     different = set(labels)
     return len(different) >= 2 and len(labels) >= _MIN_PER_LABEL * len(different)
+
+
+def read_labels(file: Path) -> dict[str, str]:
+    """The label of each image that a CSV with the columns image and label names.
+
+    An empty label is none. Raises SourceError where the file cannot be read, or gives an image two labels.
+    """
+    labels: dict[str, str] = {}
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            rows = csv.DictReader(stream, strict=True)
+            if not {"image", "label"} <= set(rows.fieldnames or ()):
+                raise SourceError(f"{file} has no columns image and label: its first line has to name them")
+            for row in rows:
+                name, label = row["image"], (row["label"] or "").strip()
+                if label and labels.setdefault(name, label) != label:
+                    raise SourceError(f"{file} gives {name} two labels, {labels[name]} and {label}: leave one")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(f"{file} cannot be read as a table of labels: {error}") from error
+    return labels
+
+
+def label_images(names: Sequence[str], labels: Mapping[str, str] | None = None) -> Labelled:
+    """The images with the labels given, else with those of their folders.
+
+    Raises TooFewImagesError where they are not at least two classes, one of them with two images to learn and test by.
+    """
+    by_label: dict[str, int] = {}
+    codes = np.full(len(names), -1, np.int32)
+    for place, name in enumerate(names):
+        label = label_of(name) if labels is None else labels.get(name, "")
+        if label:
+            codes[place] = by_label.setdefault(label, len(by_label))
+    classes = tuple(sorted(by_label))
+    order = np.array([classes.index(label) for label in by_label] + [-1], np.int32)  # the last one for no label
+    labelled = Labelled(classes, order[codes], 0 if labels is None else len(labels) - int((codes >= 0).sum()))
+    _refuse_too_few(labelled, given=labels is not None)
+    return labelled
+
+
+def _refuse_too_few(labelled: Labelled, *, given: bool) -> None:
+    how = "name images as the extraction does" if given else "put each class into a folder of its own, or give --labels"
+    count = len(labelled.places)
+    if len(labelled.classes) < 2:
+        found = f"all {count} are {labelled.classes[0]}" if labelled.classes else "none has a label"
+        raise TooFewImagesError(f"images are told apart by two classes or more, and here {found}: {how}")
+    if count < len(labelled.classes) + 1:
+        raise TooFewImagesError(
+            f"each of the {len(labelled.classes)} classes has one image: at least one needs two, to learn and to test"
+        )
+
+
+def divide(
+    labelled: Labelled, contents: NDArray[np.int64], test_share: float, validation_share: float, seed: int
+) -> Division:
+    """Divide images at random, the same share of each class; images of equal `contents` (N,) stay together.
+
+    validation_share is of those not for testing. A class of one image is for training, of two images one is for
+    testing, of three or more there is at least one for each.
+    """
+    random = np.random.default_rng(seed)
+    leaders = _leaders(labelled, contents)
+    sides: list[list[Places]] = [[], [], []]
+    for code in range(len(labelled.classes)):
+        order = random.permutation(np.flatnonzero((labelled.codes == code) & (leaders == np.arange(len(leaders)))))
+        num_test = _share(len(order), test_share, at_most=len(order) - 1)
+        num_validation = _share(len(order) - num_test, validation_share, at_most=len(order) - num_test - 1)
+        for side, part in zip((2, 1, 0), np.split(order, [num_test, num_test + num_validation]), strict=True):
+            sides[side].append(part)
+    return Division(*(_with_copies(np.concatenate(side), leaders) for side in sides))
+
+
+def divide_by_folder(
+    labelled: Labelled,
+    names: Sequence[str],
+    contents: NDArray[np.int64],
+    validation_share: float,
+    seed: int,
+) -> Division:
+    """Divide images by the folders train and test they are in, and those to train on further, as `divide` does.
+
+    An image of train that has equal contents with one of test is left out. Raises SourceError where there are no such
+    folders.
+    """
+    has_label = labelled.codes >= 0
+    in_test, in_train = (
+        np.array([name.startswith(side) for name in names]) & has_label for side in (TEST_FOLDER, TRAIN_FOLDER)
+    )
+    in_train &= ~np.isin(contents, contents[in_test])
+    if not in_test.any() or not in_train.any():
+        raise SourceError(
+            "split = 'folders', but there are no images with labels in both folders, train and test: put them there, "
+            "or set split to 'random'"
+        )
+    train_alone = Labelled(labelled.classes, np.where(in_train, labelled.codes, -1).astype(np.int32))
+    rest = divide(train_alone, contents, 0.0, validation_share, seed)
+    return Division(rest.train, rest.validation, np.flatnonzero(in_test).astype(np.int64))
+
+
+def _share(count: int, share: float, at_most: int) -> int:
+    wanted = max(1, round(share * count)) if share else 0
+    return max(0, min(wanted, at_most))
+
+
+def _leaders(labelled: Labelled, contents: NDArray[np.int64]) -> Places:
+    """Of each image the first one of equal contents that has a label; of one without label itself."""
+    leaders = np.arange(len(contents))
+    places = labelled.places
+    _, first, inverse = np.unique(contents[places], return_index=True, return_inverse=True)
+    leaders[places] = places[first[inverse]]
+    return leaders
+
+
+def _with_copies(chosen: Places, leaders: Places) -> Places:
+    return np.flatnonzero(np.isin(leaders, chosen)).astype(np.int64)
+
+
+def small_classes(labelled: Labelled) -> str:
+    """The classes that have one image alone, as a list to be read; '' where there is none."""
+    counts = np.bincount(labelled.codes[labelled.codes >= 0], minlength=len(labelled.classes))
+    names = [name for name, count in zip(labelled.classes, counts, strict=True) if count == 1]
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fext.screen import actions
 from fext.screen.actions import Screen
-from fext.screen.explorations import EXPLORATIONS
+from fext.screen.explorations import EXPLORATIONS, recipe
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,6 +67,8 @@ def make_parser() -> argparse.ArgumentParser:
     kinds = explore.add_subparsers(title="explorations", dest="exploration", metavar="WHAT", required=True)
     explorations = [exploration.add_command(kinds) for exploration in EXPLORATIONS]
 
+    experiment = recipe.add_command(commands)
+
     reconstruct = commands.add_parser("reconstruct", help="write what a model makes of images as pictures")
     _add_checkpoint(reconstruct)
     reconstruct.add_argument("--images", type=Path, metavar="SOURCE", required=True, help="folder or list of images")
@@ -94,7 +96,18 @@ def make_parser() -> argparse.ArgumentParser:
     tensorboard = commands.add_parser("tensorboard", help="open TensorBoard on the checkpoints until Ctrl-C")
     tensorboard.set_defaults(run=_tensorboard)
 
-    for command in (analyze, pretrain, resume, evaluate, extract, verify, *explorations, reconstruct, settings):
+    for command in (
+        analyze,
+        pretrain,
+        resume,
+        evaluate,
+        extract,
+        verify,
+        *explorations,
+        experiment,
+        reconstruct,
+        settings,
+    ):
         command.add_argument(
             "--set",
             action="append",

@@ -4,6 +4,8 @@ A module here has TITLE, its line in the menu; add_command, which adds its subco
 the command is told by words.
 """
 
-from fext.screen.explorations import view
+from fext.screen.explorations import classify, predict, recipe, view
 
-EXPLORATIONS = (view,)
+EXPLORATIONS = (view, classify, predict)
+# A recipe is a command of its own, and has its line in the menu beside them.
+MENU = (*EXPLORATIONS, recipe)
