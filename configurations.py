@@ -330,7 +330,7 @@ head_learning_rate = 0.003
 # Allowed: True or False.
 head_augmentation = True
 
-# Stop training a head after this many epochs in which it told no more validation images rightly; 0 never
+# Stop training a head after this many epochs in which it got no better on the validation images; 0 never
 # stops early.
 # Allowed: a whole number from 0.
 head_patience = 10

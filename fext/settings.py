@@ -591,7 +591,7 @@ class Settings(BaseModel):
     head_patience: int = _setting(
         "exploration",
         10,
-        "Stop training a head after this many epochs in which it told no more validation images rightly; 0 never stops "
+        "Stop training a head after this many epochs in which it got no better on the validation images; 0 never stops "
         "early.",
         "a whole number from 0",
         ge=0,

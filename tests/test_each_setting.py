@@ -86,6 +86,18 @@ TESTED_ON_THEIR_OWN = {
     "encoder_weights",
     "imagenet_reference",
     "explore_grid",
+    "test_share",
+    "validation_share",
+    "balance_classes",
+    "num_neighbours",
+    "head_stages",
+    "head_width",
+    "head_epochs",
+    "head_batch_size",
+    "head_learning_rate",
+    "head_augmentation",
+    "head_patience",
+    "finetune_epochs",
 }
 
 

@@ -95,11 +95,11 @@ def notes_on(task: Task) -> list[str]:
     labelled = task.labelled
     notes = []
     if labelled.num_without:
-        notes.append(f"{labelled.num_without:,} images have no label: they are left out")
+        notes.append(f"{labelled.num_without:,} images have no label: they are left out.")
     if labelled.num_elsewhere:
-        notes.append(f"{labelled.num_elsewhere:,} labels of {task.labels_from} are of images that are not there")
+        notes.append(f"{labelled.num_elsewhere:,} labels of {task.labels_from} are of images that are not there.")
     if alone := small_classes(labelled):
-        notes.append(f"classes of one image, which is for training and leaves none to test: {alone}")
+        notes.append(f"Classes of one image, which is for training and leaves none to test: {alone}.")
     return notes
 
 
@@ -108,8 +108,8 @@ def autoencoder_saw(task: Task) -> str:
     seen = set(task.checkpoint.split().train)
     count = sum(task.source.names[place] in seen for place in task.division.test.tolist())
     return (
-        f"the autoencoder was trained, without labels, on {count:,} images of the names of the "
-        f"{len(task.division.test):,} test images"
+        f"The autoencoder itself was trained, without labels, on {count:,} of the {len(task.division.test):,} test "
+        f"images (by their names)."
     )
 
 

@@ -119,11 +119,11 @@ class _Fit:
     """Makes classifiers of one method from the rows of any encoder."""
 
     def __init__(self, settings: Settings, task: Task, method: Method, reporter: Reporter) -> None:
-        self._settings, self._task, self._method, self._reporter = settings, task, method, reporter
+        self.task, self._settings, self._method, self._reporter = task, settings, method, reporter
 
     def on(self, rows: Rows, division: Division, places: NDArray[np.int64] | None = None) -> "Found":
         """The classifier, and what was found on the way; `places` are those of the rows, where they are not all."""
-        settings, labelled = self._settings, self._task.labelled
+        settings, labelled = self._settings, self.task.labelled
         of_row = labelled.codes if places is None else labelled.codes[places]
         train, validation = ((side, of_row[side]) for side in (division.train, division.validation))
         weights = class_weights(train[1], len(labelled.classes), balanced=settings.balance_classes)
@@ -145,7 +145,7 @@ def _reference_scores(fit: _Fit, references: References, division: Division) -> 
     scores = {}
     for name, rows in references.rows.items():
         classifier, _ = fit.on(rows, sides, references.places)
-        codes = fit._task.labelled.codes[references.places][sides.test]
+        codes = fit.task.labelled.codes[references.places][sides.test]
         share = accuracy(classifier, rows, sides.test, codes)
         scores[name] = accuracy_interval(round(share * len(codes)), len(codes))
     return scores

@@ -57,7 +57,7 @@ class _Images:
 
 
 def cifar10_settings(settings: Settings) -> Settings:
-    """The settings with what the recipe fixes; of those of category exploration the user's own hold."""
+    """The settings with what the recipe fixes; those of a head are the user's own."""
     return change_settings(settings, **_AUTOENCODER)
 
 

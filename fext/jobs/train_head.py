@@ -41,7 +41,7 @@ _SHAPING = (
 
 @dataclass
 class _State:
-    """How far training has come; the best weights are those of the epoch that told most validation images rightly."""
+    """How far training has come; the best weights are those of the epoch that told the validation images best."""
 
     history: History
     best: dict[str, torch.Tensor]
@@ -218,10 +218,14 @@ def _begin_finetuning(run: _Run, state: _State) -> None:
 def _is_over(settings: Settings, rows: History, epochs: int) -> bool:
     if len(rows) >= epochs or not settings.head_patience:
         return len(rows) >= epochs
-    scores = [row["validation_accuracy"] for row in rows]
-    if not scores or scores[0] is None:
-        return False
-    return len(scores) - 1 - scores.index(max(scores)) >= settings.head_patience
+    scores = [score for row in rows if (score := _score(row)) is not None]
+    return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= settings.head_patience
+
+
+def _score(row: dict[str, Any]) -> tuple[float, float] | None:
+    """What epochs are chosen by, the higher the better: accuracy, then loss; None without validation images."""
+    accuracy, loss = row["validation_accuracy"], row["validation_loss"]
+    return None if accuracy is None else (accuracy, -loss)
 
 
 def _one_epoch(
@@ -298,8 +302,8 @@ def _refuse_vanished(run: _Run, side: int, batch: Batch) -> None:
 def _note(run: _Run, trainer: HeadTrainer, state: _State, row: dict[str, Any]) -> None:
     """Add the epoch to the history, keep its weights where they are the best, and write all of it."""
     state.history.append(row)
-    best = state.history[state.best_epoch - 1]["validation_accuracy"] if state.best_epoch else None
-    score = row["validation_accuracy"]
+    best = _score(state.history[state.best_epoch - 1]) if state.best_epoch else None
+    score = _score(row)
     is_best = score is None or best is None or score > best
     if is_best:
         state.best = {name: one.detach().cpu().clone() for name, one in run.model.state_dict().items()}
@@ -315,7 +319,7 @@ def _note(run: _Run, trainer: HeadTrainer, state: _State, row: dict[str, Any]) -
         "frozen_accuracy": state.frozen_accuracy,
     }
     classifiers.save_state(run.folder, tensors, words)
-    rightly = "" if score is None else f"; {score:.1%} of the validation images told rightly"
+    rightly = "" if score is None else f"; {score[0]:.1%} of the validation images told rightly"
     run.reporter.message(
         f"epoch {row['epoch']}: train loss {row['train_loss']:.4f}{rightly}{', best' if is_best else ''}"
     )
