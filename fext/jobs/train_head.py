@@ -326,11 +326,14 @@ def _note(run: _Run, trainer: HeadTrainer, state: _State, row: dict[str, Any]) -
 
 
 def _optimizer_from(stored: dict[str, torch.Tensor], trainer: HeadTrainer) -> dict[str, Any]:
-    """A state that the optimizer of the trainer can take up."""
+    """A state that the optimizer of the trainer can take up; moments lie in memory as their weights do."""
+    weights = [weight for group in trainer.optimizer.param_groups for weight in group["params"]]
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, one in stored.items():
         number, _, kind = name.partition(".")
-        moments.setdefault(int(number), {})[kind] = one
+        weight = weights[int(number)]
+        laid_out = torch.empty_like(weight).copy_(one) if one.shape == weight.shape else one
+        moments.setdefault(int(number), {})[kind] = laid_out.detach()
     return {"state": moments, "param_groups": trainer.optimizer.state_dict()["param_groups"]}
 
 

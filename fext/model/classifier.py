@@ -18,6 +18,7 @@ MapShape = tuple[int, int, int]  # channels, rows, columns
 
 _MAX_SIDE, _MIN_SIDE = 16, 4  # of the maps that a head works on
 _DROPOUT = 0.2
+_MOMENTUM = 0.1  # of running statistics
 
 
 def encoder_maps(encoder: nn.Module, images: torch.Tensor, stages: Stages) -> list[torch.Tensor]:
@@ -55,7 +56,7 @@ class ClassifierHead(nn.Module):
     def __init__(self, shapes: Sequence[MapShape], num_classes: int, width: int) -> None:
         super().__init__()
         self.grids, self.counts = _way(shapes)
-        self.norms = nn.ModuleList([nn.BatchNorm2d(channels) for channels, _, _ in shapes])
+        self.norms = nn.ModuleList([_Normalization(channels) for channels, _, _ in shapes])
         blocks: list[nn.Module] = []
         channels, place = 0, 0
         for grid, count in zip(self.grids, self.counts, strict=True):
@@ -76,6 +77,18 @@ class ClassifierHead(nn.Module):
         return scores
 
 
+class _Normalization(nn.BatchNorm2d):
+    """Batch normalization whose running statistics are the plain mean over the first steps, then follow as usual.
+
+    From few images there are few steps, after which they would still be much of what they start at, which is nothing.
+    """
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.momentum = max(_MOMENTUM, 1 / (int(self.num_batches_tracked or 0) + 1))
+        return super().forward(images)
+
+
 class _Residual(nn.Module):
     """A convolution added to its input."""
 
@@ -90,7 +103,7 @@ class _Residual(nn.Module):
 
 def _convolution(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False), _Normalization(width), nn.ReLU()
     )
 
 
