@@ -186,6 +186,8 @@ def test_images_of_equal_content_stay_on_one_side() -> None:
     for side in divide(label_images(NAMES), contents, 0.4, 0.2, 3):
         places = set(side.tolist())
         assert all(place ^ 1 in places for place in places)
+    with pytest.raises(TooFewImagesError, match="copies of one another"):
+        divide(label_images(NAMES), np.arange(20) // 10, 0.2, 0.2, 3)
 
 
 def test_a_class_of_one_image_is_for_training_and_of_two_one_is_for_testing() -> None:
@@ -203,6 +205,9 @@ def test_folders_train_and_test_are_used_as_they_are_and_copies_of_test_images_l
     division = divide_by_folder(label_images(names), names, contents, 0.3, 1)
     assert division.test.tolist() == list(range(8))
     assert sorted([*division.train.tolist(), *division.validation.tolist()]) == list(range(9, 16))
+    one_class = [name.replace("train/b", "train/a") for name in names]
+    with pytest.raises(TooFewImagesError, match="all of one class"):
+        divide_by_folder(label_images(one_class), one_class, np.arange(16), 0.3, 1)
     with pytest.raises(SourceError, match="both folders, train and test"):
         divide_by_folder(label_images(NAMES), NAMES, DIFFERENT, 0.3, 1)
 
@@ -630,7 +635,7 @@ def test_the_recipe_keeps_its_test_images_from_all_training_and_drops_half_of_th
     monkeypatch.setattr("fext.jobs.pretrain._draw_pictures", lambda run, state: None)
     space = Workspace(tmp_path)
     write_classes(space.images, ("bird", "cat", "deer", "truck"), count=20)
-    result = cifar10(space, settings(head_epochs=1), space.images, "small", SilentReporter())
+    result = cifar10(space, settings(head_epochs=1), space.images, "small", 1, SilentReporter())
     split = files.read_csv(result.folder / "split.csv")
     seen = load_split(space.checkpoints / "small")
     test = {row["image"] for row in split if row["subset"] == "test"}
@@ -641,18 +646,19 @@ def test_the_recipe_keeps_its_test_images_from_all_training_and_drops_half_of_th
     assert set(seen.train) == {row["image"] for row in split if row["subset"] == "train"}
     assert classifiers.read_description(result.folder)["head"]["finetuned"] is False
     with pytest.raises(ClassifierError, match="already a classifier small"):
-        cifar10(space, settings(head_epochs=1), space.images, "small", SilentReporter())
+        cifar10(space, settings(head_epochs=1), space.images, "small", 1, SilentReporter())
+    shutil.rmtree(result.folder)
     write_classes(tmp_path / "others", ("bird", "cat"), count=12, seed=3)
     for path in sorted((tmp_path / "others").rglob("*.png")):
         path.rename(path.with_name(f"other_{path.name}"))
     with pytest.raises(CheckpointError, match="of another experiment"):
-        cifar10(space, settings(head_epochs=1), tmp_path / "others", "small", SilentReporter())
+        cifar10(space, settings(head_epochs=1), tmp_path / "others", "small", 1, SilentReporter())
 
 
 def test_the_recipe_wants_class_folders(tmp_path: Path, settings: Tiny) -> None:
     write_classes(tmp_path / "few", count=3)
     with pytest.raises(FextError, match="the recipe needs 10 images of each class, and green has 3"):
-        cifar10(Workspace(tmp_path), settings(), tmp_path / "few", "x", SilentReporter())
+        cifar10(Workspace(tmp_path), settings(), tmp_path / "few", "x", 1, SilentReporter())
 
 
 def test_a_probe_is_nothing_but_numbers(space: Workspace, settings: Tiny) -> None:

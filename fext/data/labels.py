@@ -117,7 +117,7 @@ def divide(
     """Divide images at random, the same share of each class; images of equal `contents` (N,) stay together.
 
     validation_share is of those not for testing. A class of one image is for training, of two images one is for
-    testing, of three or more there is at least one for each.
+    testing, of three or more there is at least one for each. Raises TooFewImagesError where none is left to test.
     """
     random = np.random.default_rng(seed)
     leaders = _leaders(labelled, contents)
@@ -128,7 +128,10 @@ def divide(
         num_validation = _share(len(order) - num_test, validation_share, at_most=len(order) - num_test - 1)
         for side, part in zip((2, 1, 0), np.split(order, [num_test, num_test + num_validation]), strict=True):
             sides[side].append(part)
-    return Division(*(_with_copies(np.concatenate(side), leaders) for side in sides))
+    division = Division(*(_with_copies(np.concatenate(side), leaders) for side in sides))
+    if test_share and not len(division.test):
+        raise TooFewImagesError("the images of each class are copies of one another: there is none to test with")
+    return division
 
 
 def divide_by_folder(
@@ -141,7 +144,7 @@ def divide_by_folder(
     """Divide images by the folders train and test they are in, and those to train on further, as `divide` does.
 
     An image of train that has equal contents with one of test is left out. Raises SourceError where there are no such
-    folders.
+    folders, TooFewImagesError where all of train are of one class.
     """
     has_label = labelled.codes >= 0
     in_test, in_train = (
@@ -153,6 +156,8 @@ def divide_by_folder(
             "split = 'folders', but there are no images with labels in both folders, train and test: put them there, "
             "or set split to 'random'"
         )
+    if len(np.unique(labelled.codes[in_train])) < 2:
+        raise TooFewImagesError("the images in the folder train are all of one class: there is nothing to tell apart")
     train_alone = Labelled(labelled.classes, np.where(in_train, labelled.codes, -1).astype(np.int32))
     rest = divide(train_alone, contents, 0.0, validation_share, seed)
     return Division(rest.train, rest.validation, np.flatnonzero(in_test).astype(np.int64))

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fext.data.images import checksum, read_file
 from fext.data.labels import Division, Labelled, small_classes
 from fext.data.names import readable
 from fext.data.source import ImageSource
-from fext.errors import ClassifierError
+from fext.errors import ClassifierError, ImageRejected
 from fext.jobs.thumbnails import thumbnails
 from fext.model.classification_scores import ClassificationScores, classification_scores
 from fext.model.intervals import Interval
@@ -91,9 +92,9 @@ class ClassifyResult:
 
 
 def notes_on(task: Task) -> list[str]:
-    """What is to be known of the labels and the sides."""
+    """What is to be known of the labels and the sides; raises CheckpointError where the autoencoder's are gone."""
     labelled = task.labelled
-    notes = []
+    notes = [_autoencoder_saw(task)]
     if labelled.num_without:
         notes.append(f"{labelled.num_without:,} images have no label: they are left out.")
     if labelled.num_elsewhere:
@@ -103,7 +104,20 @@ def notes_on(task: Task) -> list[str]:
     return notes
 
 
-def autoencoder_saw(task: Task) -> str:
+def file_checksums(source: ImageSource, places: NDArray[np.int64], reporter: Reporter) -> dict[int, str]:
+    """The SHA-256 of the files at some places; '' of one that cannot be read."""
+    checksums: dict[int, str] = {}
+    with reporter.progress("reading files", len(places)) as progress:
+        for place in places.tolist():
+            try:
+                checksums[place] = checksum(read_file(source.path(source.names[place]))[0])
+            except ImageRejected:
+                checksums[place] = ""
+            progress.advance()
+    return checksums
+
+
+def _autoencoder_saw(task: Task) -> str:
     """How many of the test images the autoencoder was trained on."""
     seen = set(task.checkpoint.split().train)
     count = sum(task.source.names[place] in seen for place in task.division.test.tolist())
@@ -131,12 +145,11 @@ def place_for(workspace: Workspace, name: str | None, base: str, identity: str =
 
 
 def _is_free(folder: Path, identity: str) -> bool:
-    if not folder.exists() or not any(folder.iterdir()):
-        return True
+    """Whether there is no classifier, finished or begun, but the same one."""
     if (folder / classifiers.DESCRIPTION).is_file():
         return False
     state = classifiers.load_state(folder)
-    return state is not None and bool(identity) and state[1].get("identity") == identity
+    return state is None or state[1].get("identity") == identity
 
 
 def keep(
@@ -153,7 +166,6 @@ def keep(
     true, codes = task.codes(np.array(told.places, np.int64)), np.array(told.codes, np.int32)
     classes = task.labelled.classes
     scores = classification_scores(true, codes, classes)
-    notes = (*trained.notes, autoencoder_saw(task))
     _write_tables(folder, task, told)
     if trained.history:
         files.write_json(folder / "history.json", trained.history)
@@ -165,7 +177,7 @@ def keep(
         facts=_facts(task, trained),
         scores=scores,
         references=trained.references,
-        notes=notes,
+        notes=trained.notes,
         history=trained.history,
         mistakes=_mistakes(workspace, settings, task, told, reporter),
     )
@@ -174,7 +186,7 @@ def keep(
     division = task.division
     return ClassifyResult(
         folder.name, folder, trained.method, scores, trained.references, len(division.train),
-        len(division.validation), len(told.places), notes, time.perf_counter() - started,
+        len(division.validation), len(told.places), tuple(trained.notes), time.perf_counter() - started,
     )  # fmt: skip
 
 

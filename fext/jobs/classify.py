@@ -35,8 +35,6 @@ from fext.store.workspace import Workspace
 Method = Literal["probe", "knn", "head"]
 METHODS: tuple[Method, ...] = ("probe", "knn", "head")
 
-_MAX_PASSES = 1000  # of the linear probe over its rows, about
-
 
 def classify(
     workspace: Workspace,

@@ -13,19 +13,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fext.data.labels import Division, Labelled, label_images
+from fext.data.labels import Division, Labelled, divide, label_images
 from fext.data.source import ImageSource, find_images
-from fext.errors import CheckpointError, SourceError
+from fext.errors import CheckpointError, ClassifierError, SourceError
 from fext.jobs.choosing import WHERE_TO_GET_IMAGES
-from fext.jobs.classification import ClassifyResult, Task
+from fext.jobs.classification import ClassifyResult, Task, file_checksums
 from fext.jobs.pretrain import pretrain, resume
 from fext.jobs.train_head import train_head
 from fext.reporting import Reporter
 from fext.settings import Settings, change_settings
+from fext.store import classifiers
 from fext.store.checkpoints import load_checkpoint
 from fext.store.workspace import Workspace
 
 PUBLISHED_ACCURACY = 0.71
+EPOCHS = 2  # of the autoencoder: the head gains little from more
 
 _TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.22
 _HALVED = ("bird", "deer", "truck")
@@ -35,7 +37,6 @@ _AUTOENCODER = {
     "architecture": "cifar",
     "picture_shape": (32, 32, 3),
     "split": "random",
-    "epochs": 2,
     "batch_size": 128,
     "inference_batch_size": 256,
     "learning_rate": 0.002,
@@ -56,20 +57,19 @@ class _Images:
     others: NDArray[np.int64]
 
 
-def cifar10_settings(settings: Settings) -> Settings:
-    """The settings with what the recipe fixes; those of a head are the user's own."""
-    return change_settings(settings, **_AUTOENCODER)
+def cifar10(
+    workspace: Workspace, settings: Settings, images: Path, name: str, epochs: int, reporter: Reporter
+) -> ClassifyResult:
+    """Train the autoencoder training/checkpoints/<name> for `epochs`, and the classifier training/classifiers/<name>.
 
-
-def cifar10(workspace: Workspace, settings: Settings, images: Path, name: str, reporter: Reporter) -> ClassifyResult:
-    """Train the autoencoder training/checkpoints/<name> and the classifier training/classifiers/<name>.
-
-    `images` holds a folder for each class. What was begun goes on: the same command starts again where it stopped.
-    Raises SourceError where there are no class folders, CheckpointError and ClassifierError where the name is taken by
-    something else.
+    `images` holds a folder for each class; how a head is trained is in the settings. What was begun goes on: the same
+    command starts again where it stopped. Raises SourceError where there are no class folders, CheckpointError and
+    ClassifierError where the name is taken by something else.
     """
     started = time.perf_counter()
-    settings = cifar10_settings(settings)
+    if (workspace.classifiers / name / classifiers.DESCRIPTION).is_file():
+        raise ClassifierError(f"there is already a classifier {name}: choose another name (--name)")
+    settings = change_settings(settings, **_AUTOENCODER, epochs=epochs)
     found = _images_of(settings, images, reporter)
     folder = _autoencoder(workspace, settings, found, name, reporter)
     task = _task(folder, found)
@@ -81,24 +81,32 @@ def _images_of(settings: Settings, images: Path, reporter: Reporter) -> _Images:
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
     labelled = label_images(source.names)
-    random = np.random.default_rng(settings.split_seed)
-    test: list[NDArray[np.int64]] = []
-    others: list[NDArray[np.int64]] = []
-    for code, label in enumerate(labelled.classes):
-        order = random.permutation(np.flatnonzero(labelled.codes == code))
-        if len(order) < _LEAST_PER_CLASS:
-            raise SourceError(
-                f"the recipe needs {_LEAST_PER_CLASS} images of each class, and {label} has {len(order)} in {images}"
-            )
-        aside, rest = np.split(order, [round(_TEST_SHARE * len(order))])
-        test.append(aside)
-        others.append(rest[: len(rest) // 2] if label in _HALVED else rest)
-    halved = [label for label in _HALVED if label in labelled.classes]
-    if len(halved) < len(_HALVED):
-        reporter.warning(
-            f"of {', '.join(_HALVED)} the recipe drops half; here are {', '.join(halved) or 'none of them'}"
+    counts = np.bincount(labelled.codes[labelled.places])
+    if counts.min() < _LEAST_PER_CLASS:
+        few = labelled.classes[int(counts.argmin())]
+        raise SourceError(
+            f"the recipe needs {_LEAST_PER_CLASS} images of each class, and {few} has {counts.min()} in {images}"
         )
-    return _Images(source, labelled, np.sort(np.concatenate(test)), np.sort(np.concatenate(others)))
+    missing = [label for label in _HALVED if label not in labelled.classes]
+    if missing:
+        reporter.warning(f"the recipe drops half of {', '.join(_HALVED)}, and there is no {', no '.join(missing)}")
+    others, _, test = divide(labelled, _contents(source, reporter), _TEST_SHARE, 0.0, settings.split_seed)
+    random = np.random.default_rng(settings.split_seed)
+    kept = [_kept(others[labelled.codes[others] == code], label, random) for code, label in enumerate(labelled.classes)]
+    return _Images(source, labelled, test, np.sort(np.concatenate(kept)))
+
+
+def _contents(source: ImageSource, reporter: Reporter) -> NDArray[np.int64]:
+    """A number for each image that files of the same bytes share."""
+    checksums = file_checksums(source, np.arange(len(source)), reporter)
+    texts = np.array([checksums[place] or f"unreadable {place}" for place in range(len(source))])
+    numbers: NDArray[np.int64] = np.unique(texts, return_inverse=True)[1].astype(np.int64)
+    return numbers
+
+
+def _kept(places: NDArray[np.int64], label: str, random: np.random.Generator) -> NDArray[np.int64]:
+    """Half of some classes, all of the others."""
+    return random.permutation(places)[: len(places) // 2] if label in _HALVED else places
 
 
 def _autoencoder(workspace: Workspace, settings: Settings, images: _Images, name: str, reporter: Reporter) -> Path:

@@ -21,10 +21,19 @@ from fext.compute.head_training import EncoderAndHead, HeadTrainer, Phase, head_
 from fext.compute.optimization import learning_rate_at
 from fext.compute.row_classifiers import class_weights
 from fext.data.dataset import Batch, ImageCache, ImageStream
-from fext.data.images import checksum, read_file
-from fext.errors import ClassifierError, ImageRejected, SourceError
+from fext.errors import ClassifierError, SourceError
 from fext.jobs.choosing import refuse_vanished
-from fext.jobs.classification import ClassifyResult, History, Task, Told, Trained, keep, notes_on, place_for
+from fext.jobs.classification import (
+    ClassifyResult,
+    History,
+    Task,
+    Told,
+    Trained,
+    file_checksums,
+    keep,
+    notes_on,
+    place_for,
+)
 from fext.model.classifier import ClassifierHead, map_shapes
 from fext.reporting import Progress, Reporter, StopRequested
 from fext.settings import Settings
@@ -133,7 +142,7 @@ def _streams(
 ) -> tuple[ImageStream, ImageStream, ImageStream]:
     size = ImageCache.size(sum(map(len, task.division)), task.checkpoint.preprocessing.shape)
     is_cached = settings.cache_images and size <= free_memory(shared=computation.num_processors > 1) // 2
-    checksums = _checksums(task, reporter) if is_cached else None
+    checksums = file_checksums(task.source, np.concatenate(list(task.division)), reporter) if is_cached else None
 
     def stream(places: NDArray[np.int64], shuffle_seed: int | None) -> ImageStream:
         return ImageStream(
@@ -150,20 +159,6 @@ def _streams(
 
     train, validation, test = task.division
     return stream(train, settings.seed), stream(validation, None), stream(test, None)
-
-
-def _checksums(task: Task, reporter: Reporter) -> dict[int, str]:
-    """The SHA-256 of each file by place; '' of one that cannot be read."""
-    places = np.concatenate(list(task.division)).tolist()
-    checksums: dict[int, str] = {}
-    with reporter.progress("reading files", len(places)) as progress:
-        for place in places:
-            try:
-                checksums[place] = checksum(read_file(task.source.path(task.source.names[place]))[0])
-            except ImageRejected:
-                checksums[place] = ""
-            progress.advance()
-    return checksums
 
 
 def _train(run: _Run) -> _State:

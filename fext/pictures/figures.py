@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 TRAIN_COLOUR, TEST_COLOUR, GREY = "#4c78a8", "#e4572e", "#777777"
 COLUMNS = 6
 MOST_ERROR = 0.25  # the brightest of the error maps
-_MOST_NUMBERED = 30  # classes whose confusion is written in numbers
+_MOST_NUMBERED, _MOST_NAMED = 30, 60  # classes whose confusion is written in numbers, and with their names
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,9 @@ def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str]) -> Fi
     axes = figure.subplots()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    names = [shorten(name, 18) for name in classes]
-    axes.set_xticks(range(count), names, rotation=90, parse_math=False)
-    axes.set_yticks(range(count), names, parse_math=False)
+    names = [shorten(name, 18) for name in classes] if count <= _MOST_NAMED else []
+    axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_xlabel("told to be")
     axes.set_ylabel("is")
     if count <= _MOST_NUMBERED:

@@ -107,7 +107,6 @@ def show_classifier(screen: Screen, result: "ClassifyResult") -> None:
         by_name = {"model": scores.accuracy, **result.references}
         accuracies = [[name.replace("_", " "), percent(one)] for name, one in by_name.items()]
         show_table(screen.console, "The same with other encoders", ["features of", "accuracy"], accuracies)
-    for line in (verdicts(scores, {})[0], *result.notes[-1:]):
-        screen.reporter.message(line)
+    screen.reporter.message(verdicts(scores, {})[0])
     show_path(screen.console, "report", result.folder / "report.html", screen.workspace.root)
     show_path(screen.console, "classifier", result.folder, screen.workspace.root)

@@ -23,6 +23,7 @@ def add_command(commands: "Commands") -> argparse.ArgumentParser:
     command.add_argument("recipe", choices=("cifar10",), help="which experiment")
     command.add_argument("--images", type=Path, metavar="FOLDER", required=True, help="folder with one for each class")
     command.add_argument("--name", default="cifar10", help="name of checkpoint and classifier (default: cifar10)")
+    command.add_argument("--epochs", type=int, metavar="N", help="epochs of the autoencoder (default: a few)")
     command.set_defaults(run=_from_words)
     return command
 
@@ -30,17 +31,17 @@ def add_command(commands: "Commands") -> argparse.ArgumentParser:
 def from_menu(screen: Screen) -> None:
     """The entry of the menu."""
     images = Path(ask(questionary.path("Folder that holds a folder for each class:"))).expanduser()
-    _run(screen, screen.settings(), images, "cifar10")
+    _run(screen, screen.settings(), images, "cifar10", None)
 
 
 def _from_words(screen: Screen, words: argparse.Namespace) -> None:
-    _run(screen, screen.settings(words.overrides), words.images, words.name)
+    _run(screen, screen.settings(words.overrides), words.images, words.name, words.epochs)
 
 
-def _run(screen: Screen, settings: "Settings", images: Path, name: str) -> None:
-    from fext.jobs.recipe import PUBLISHED_ACCURACY, cifar10
+def _run(screen: Screen, settings: "Settings", images: Path, name: str, epochs: int | None) -> None:
+    from fext.jobs.recipe import EPOCHS, PUBLISHED_ACCURACY, cifar10
 
-    result = cifar10(screen.workspace, settings, images, name, screen.reporter)
+    result = cifar10(screen.workspace, settings, images, name, EPOCHS if epochs is None else epochs, screen.reporter)
     show_classifier(screen, result)
     screen.reporter.message(f"published for this experiment: {PUBLISHED_ACCURACY:.2f} test accuracy")
     if result.scores.accuracy.mean < PUBLISHED_ACCURACY:
