@@ -126,7 +126,7 @@ def choose_probe(
 ) -> tuple[LinearProbe, float]:
     """The linear probe whose pull towards zero serves best on the validation images, and how strong that is.
 
-    Without validation images it is the second of the strengths. `advance` is called after each pass over the rows.
+    They are tried from the strongest on, until one serves worse; without validation images it is the second. `advance` is called after each pass over the rows.
     """
     fitting = _Fitting(rows, train[0], train[1], weights, advance)
     start = np.zeros((len(weights), rows.shape[1] + 1))
@@ -136,6 +136,8 @@ def choose_probe(
         start = fitting.minimum(start, strength)
         probe = fitting.probe(start)
         right = accuracy(probe, rows, *validation) if len(validation[0]) else 0.0
+        if best is not None and right < best[0]:
+            break  # a weaker pull fits the training images ever more closely, and takes ever longer
         if best is None or right > best[0]:
             best = right, probe, strength
     assert best is not None
@@ -199,7 +201,7 @@ class _Fitting:
         gradient = torch.zeros(found.shape, dtype=torch.float64)
         loss = 0.0
         for start, block in _blocks(self._rows, self._places):
-            standard = (torch.from_numpy(block) - self._mean) / self._deviation
+            standard = torch.from_numpy(block).sub_(self._mean).div_(self._deviation)
             codes = self._codes[start : start + len(block)]
             logs = torch.log_softmax(standard @ weights.T + biases, dim=1)
             counted = self._weights[codes] / self._total
