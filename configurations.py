@@ -326,7 +326,8 @@ head_batch_size = 128
 # Allowed: a number above 0, up to 1.
 head_learning_rate = 0.003
 
-# Vary the training images of a head: mirrored, shifted and zoomed by up to 12 %, rotated by up to 12 degrees.
+# Vary the training images of a head: mirrored, shifted by up to 12 %, half of them rotated by up to 12
+# degrees and zoomed by up to 12 %.
 # Allowed: True or False.
 head_augmentation = True
 

@@ -318,6 +318,13 @@ def test_variations_stay_pictures_and_follow_from_the_seed() -> None:
     assert torch.allclose(vary(plain, torch.Generator().manual_seed(1)), plain)
 
 
+def test_half_of_the_images_stay_as_sharp_as_they_are() -> None:
+    stripes = torch.arange(32).remainder(2).float().expand(400, 1, 32, 32)
+    varied = vary(stripes, torch.Generator().manual_seed(1))
+    is_sharp = ((varied - varied.round()).abs() < 1e-3).flatten(1).all(dim=1)
+    assert 0.4 < is_sharp.float().mean() < 0.6
+
+
 # ---------------------------------------------------------------- from images to a classifier, and to labels
 
 
