@@ -585,8 +585,8 @@ class Settings(BaseModel):
     head_augmentation: bool = _setting(
         "exploration",
         True,
-        "Vary the training images of a head: mirrored, shifted by up to 12 %, half of them rotated by up to 12 degrees and "
-        "zoomed by up to 12 %.",
+        "Vary the training images of a head: mirrored, shifted by up to 12 %, half of them rotated by up to 12 degrees "
+        "and zoomed by up to 12 %.",
         "True or False",
     )
     head_patience: int = _setting(

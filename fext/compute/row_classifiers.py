@@ -126,7 +126,8 @@ def choose_probe(
 ) -> tuple[LinearProbe, float]:
     """The linear probe whose pull towards zero serves best on the validation images, and how strong that is.
 
-    They are tried from the strongest on, until one serves worse; without validation images it is the second. `advance` is called after each pass over the rows.
+    Strengths are tried from the strongest on, until one serves worse; without validation images it is the second.
+    `advance` is called after each pass over the rows.
     """
     fitting = _Fitting(rows, train[0], train[1], weights, advance)
     start = np.zeros((len(weights), rows.shape[1] + 1))
