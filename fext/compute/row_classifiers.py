@@ -20,7 +20,8 @@ Tensors = dict[str, torch.Tensor]
 
 _BLOCK_BYTES = 64 * 2**20
 _MAX_STEPS = 200  # of L-BFGS
-_STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # of the pull towards zero, from the strongest on
+_STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of the pull towards zero, from the strongest on
+_WITHOUT_CHOICE = 1e-2
 _LEAST_DEVIATION = 1e-6
 
 
@@ -126,17 +127,17 @@ def choose_probe(
 ) -> tuple[LinearProbe, float]:
     """The linear probe whose pull towards zero serves best on the validation images, and how strong that is.
 
-    Strengths are tried from the strongest on, until one serves worse; without validation images it is the second.
+    Strengths are tried from the strongest on, until one serves worse; without validation images it is 0.01.
     `advance` is called after each pass over the rows.
     """
     fitting = _Fitting(rows, train[0], train[1], weights, advance)
     start = np.zeros((len(weights), rows.shape[1] + 1))
-    strengths = _STRENGTHS if len(validation[0]) else _STRENGTHS[1:2]
+    strengths = _STRENGTHS if len(validation[0]) else (_WITHOUT_CHOICE,)
     best: tuple[float, LinearProbe, float] | None = None
     for strength in strengths:
         start = fitting.minimum(start, strength)
         probe = fitting.probe(start)
-        right = accuracy(probe, rows, *validation) if len(validation[0]) else 0.0
+        right = accuracy(probe, rows, *validation, weights) if len(validation[0]) else 0.0
         if best is not None and right < best[0]:
             break  # a weaker pull fits the training images ever more closely, and takes ever longer
         if best is None or right > best[0]:
@@ -145,12 +146,16 @@ def choose_probe(
     return best[1], best[2]
 
 
-def accuracy(classifier: RowClassifier, rows: Rows, places: Places, codes: Codes) -> float:
-    """The share of the rows at some places whose most probable class is theirs."""
-    right = 0
+def accuracy(
+    classifier: RowClassifier, rows: Rows, places: Places, codes: Codes, weights: torch.Tensor | None = None
+) -> float:
+    """The share of the rows at some places whose most probable class is theirs; each counted by its class's weight."""
+    counted = np.ones(len(codes)) if weights is None else weights.numpy()[codes].astype(np.float64)
+    right = 0.0
     for start, shares in each_probabilities(classifier, rows, places):
-        right += int((shares.argmax(axis=1) == codes[start : start + len(shares)]).sum())
-    return right / max(1, len(places))
+        part = slice(start, start + len(shares))
+        right += float(counted[part][shares.argmax(axis=1) == codes[part]].sum())
+    return right / max(1.0, float(counted.sum()))
 
 
 def each_probabilities(
