@@ -296,7 +296,7 @@ test_share = 0.2
 # Allowed: a number above 0, below 1.
 validation_share = 0.15
 
-# Let an image count the more in training a classifier the fewer there are of its class.
+# Let an image count the more in training a probe or a head the fewer there are of its class.
 # Allowed: True or False.
 balance_classes = True
 

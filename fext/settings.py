@@ -536,7 +536,7 @@ class Settings(BaseModel):
     balance_classes: bool = _setting(
         "exploration",
         True,
-        "Let an image count the more in training a classifier the fewer there are of its class.",
+        "Let an image count the more in training a probe or a head the fewer there are of its class.",
         "True or False",
     )
     num_neighbours: int = _setting(

@@ -261,7 +261,7 @@ def test_the_nearest_labels_are_those_of_scikit_learn(monkeypatch: pytest.Monkey
     monkeypatch.setattr(row_classifiers, "_BLOCK_BYTES", 200)
     rows, codes = clouds(90)
     places = np.arange(60)
-    nearest = nearest_labels(rows, places, codes[places], torch.ones(3), 5)
+    nearest = nearest_labels(rows, places, codes[places], 3, 5)
     expected = KNeighborsClassifier(5, metric="cosine", algorithm="brute").fit(rows[:60], codes[:60])
     assert np.allclose(nearest.probabilities(rows[60:]), expected.predict_proba(rows[60:]), atol=1e-3)
 
@@ -496,7 +496,7 @@ def test_an_encoder_that_is_trained_further_goes_with_its_head_and_is_told_of(
 CHANGES = {
     "test_share": ("probe", 0.5),
     "validation_share": ("probe", 0.5),
-    "balance_classes": ("knn", False),
+    "balance_classes": ("probe", False),
     "num_neighbours": ("knn", 1),
     "head_stages": ("head", "last"),
     "head_width": ("head", 5),

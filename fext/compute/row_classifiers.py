@@ -53,22 +53,22 @@ class LinearProbe:
 
 @dataclass(frozen=True)
 class NearestLabels:
-    """The labels of the `count` rows nearest by cosine, (M, D) of length 1 with a code each; `weights` of the classes.
+    """The labels of the `count` rows nearest by cosine, (M, D) of length 1 with a code each.
 
-    The probability of a class is its share of these, each counted by the weight of its class.
+    The probability of a class is its share of these.
     """
 
     rows: torch.Tensor
     codes: torch.Tensor
-    weights: torch.Tensor
+    num_classes: int
     count: int
 
     def probabilities(self, rows: Rows) -> NDArray[np.float32]:
         wanted = torch.nn.functional.normalize(torch.from_numpy(np.array(rows, np.float32)))
         nearest, codes = self._nearest(wanted)
         # What is nearer weighs a trifle more, so that of equal shares that of the nearest wins.
-        votes = self.weights[codes] * (1 + 1e-3 * nearest.clamp(min=0))
-        shares = torch.zeros(len(rows), len(self.weights)).scatter_add_(1, codes, votes)
+        votes = 1 + 1e-3 * nearest.clamp(min=0)
+        shares = torch.zeros(len(rows), self.num_classes).scatter_add_(1, codes, votes)
         result: NDArray[np.float32] = (shares / shares.sum(dim=1, keepdim=True)).numpy()
         return result
 
@@ -85,14 +85,16 @@ class NearestLabels:
         return nearest, codes
 
     def tensors(self) -> Tensors:
-        return {"rows": self.rows, "codes": self.codes, "weights": self.weights, "count": torch.tensor(self.count)}
+        numbers = {"num_classes": torch.tensor(self.num_classes), "count": torch.tensor(self.count)}
+        return {"rows": self.rows, "codes": self.codes, **numbers}
 
 
 def row_classifier_from(tensors: Mapping[str, torch.Tensor]) -> RowClassifier:
     """The classifier that these tensors are of; raises ClassifierError where they are of none."""
     try:
         if "count" in tensors:
-            return NearestLabels(tensors["rows"], tensors["codes"], tensors["weights"], int(tensors["count"]))
+            numbers = int(tensors["num_classes"]), int(tensors["count"])
+            return NearestLabels(tensors["rows"], tensors["codes"], *numbers)
         return LinearProbe(tensors["weights"], tensors["biases"])
     except KeyError as error:
         raise ClassifierError(f"the classifier is damaged: it has no {error.args[0]}") from error
@@ -110,12 +112,12 @@ def class_weights(codes: Codes, num_classes: int, *, balanced: bool) -> torch.Te
     return torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), torch.zeros(()))
 
 
-def nearest_labels(rows: Rows, places: Places, codes: Codes, weights: torch.Tensor, count: int) -> NearestLabels:
+def nearest_labels(rows: Rows, places: Places, codes: Codes, num_classes: int, count: int) -> NearestLabels:
     """The classifier by the nearest of the rows at some places, whose codes are given."""
     kept = torch.empty(len(places), rows.shape[1])
     for start, block in _blocks(rows, places):
         kept[start : start + len(block)] = torch.nn.functional.normalize(torch.from_numpy(block))
-    return NearestLabels(kept, torch.from_numpy(codes.astype(np.int32)), weights, min(count, len(places)))
+    return NearestLabels(kept, torch.from_numpy(codes.astype(np.int32)), num_classes, min(count, len(places)))
 
 
 def choose_probe(

@@ -124,11 +124,10 @@ class _Fit:
         settings, labelled = self._settings, self.task.labelled
         of_row = labelled.codes if places is None else labelled.codes[places]
         train, validation = ((side, of_row[side]) for side in (division.train, division.validation))
-        weights = class_weights(train[1], len(labelled.classes), balanced=settings.balance_classes)
+        num_classes, count = len(labelled.classes), settings.num_neighbours
         if self._method == "knn":
-            return nearest_labels(rows, *train, weights, settings.num_neighbours), {
-                "nearest_images": settings.num_neighbours
-            }
+            return nearest_labels(rows, *train, num_classes, count), {"nearest_images": count}
+        weights = class_weights(train[1], num_classes, balanced=settings.balance_classes)
         with self._reporter.progress("training a linear probe", 0) as progress:
             probe, strength = choose_probe(rows, train, validation, weights, progress.advance)
         return probe, {"regularization": strength}
