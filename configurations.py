@@ -327,7 +327,7 @@ head_batch_size = 128
 head_learning_rate = 0.003
 
 # Vary the training images of a head: mirrored, shifted by up to 12 %, half of them rotated by up to 12
-# degrees and zoomed by up to 12 %.
+# degrees and zoomed by up to 12 %; and tell an image by the mean of itself and its mirror image.
 # Allowed: True or False.
 head_augmentation = True
 

@@ -586,7 +586,7 @@ class Settings(BaseModel):
         "exploration",
         True,
         "Vary the training images of a head: mirrored, shifted by up to 12 %, half of them rotated by up to 12 degrees "
-        "and zoomed by up to 12 %.",
+        "and zoomed by up to 12 %; and tell an image by the mean of itself and its mirror image.",
         "True or False",
     )
     head_patience: int = _setting(

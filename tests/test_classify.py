@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from fext.compute import row_classifiers
+from fext.compute.device import Computation
+from fext.compute.head_training import EncoderAndHead, set_whitenings
 from fext.compute.row_classifiers import LinearProbe, accuracy, choose_probe, class_weights, nearest_labels
 from fext.compute.variation import vary
 from fext.data.labels import divide, divide_by_folder, label_images, read_labels
@@ -307,6 +309,21 @@ def test_a_head_sees_the_last_map_of_each_size(plan: Any, expected: list[tuple[i
     assert ClassifierHead(shapes, 5, 4)(encoder_maps(encoder, images, "all")).shape == (2, 5)
 
 
+def test_a_head_begins_with_channels_that_vary_alike_and_independently() -> None:
+    encoder = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3, padding=1), torch.nn.MaxPool2d(2)).eval()
+    encoder[0].weight.data[0] *= 100
+    model = EncoderAndHead(encoder, ClassifierHead(map_shapes(encoder, (16, 16, 3), "all"), 2, 4), "all")
+    images = torch.rand(40, 3, 16, 16)
+    set_whitenings(model, [images[:30], images[30:]], Computation(torch.device("cpu"), "float32", 1))
+    for layer, maps in zip(model.head.whitenings, encoder_maps(encoder, images, "all"), strict=True):
+        channels = layer(maps).permute(1, 0, 2, 3).flatten(1)
+        covariance = torch.cov(channels)
+        assert torch.allclose(channels.mean(dim=1), torch.zeros(6), atol=1e-3)
+        assert torch.allclose(covariance, torch.diag(covariance.diagonal()), atol=1e-3)
+        assert covariance.diagonal().max().item() == pytest.approx(1, abs=0.01)
+        assert covariance.diagonal().min() > 0.5
+
+
 def test_variations_stay_pictures_and_follow_from_the_seed() -> None:
     images = torch.rand(6, 3, 32, 24)
     one, same, other = (vary(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
@@ -375,6 +392,23 @@ def test_the_same_image_is_told_as_it_was_when_the_classifier_was_tested(
     for row in files.read_csv(space.classifiers / "one" / "predictions.csv"):
         assert told[row["image"]]["label"] == row["predicted"]
         assert float(told[row["image"]]["probability"]) == pytest.approx(float(row["probability"]), abs=2e-4)
+
+
+def test_an_image_and_its_mirror_image_are_told_alike_where_training_mirrored_them(
+    space: Workspace, settings: Tiny, tmp_path: Path
+) -> None:
+    """Left is green and right red, or the other way round."""
+    write_classes(tmp_path, count=1)
+    halves = np.asarray(Image.open(tmp_path / "green" / "00.png")).copy()
+    halves[:, 16:] = np.asarray(Image.open(tmp_path / "red" / "00.png"))[:, 16:]
+    (tmp_path / "halves").mkdir()
+    for name, pixels in (("one.png", halves), ("other.png", halves[:, ::-1])):
+        Image.fromarray(pixels).save(tmp_path / "halves" / name)
+    for mirrored in (True, False):
+        name = f"mirrored_{mirrored}"
+        do(space, settings(head_augmentation=mirrored), "head", name)
+        one, other = (dict(row) for row in files.read_csv(tell(space, settings(), name, tmp_path / "halves").file))
+        assert (one["probability"] == other["probability"]) == mirrored
 
 
 def test_other_encoders_stand_beside_the_model_on_the_same_images(space: Workspace, settings: Tiny) -> None:

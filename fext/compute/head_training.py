@@ -1,6 +1,6 @@
 """Steps of training a convolutional head on an encoder, and telling classes with them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ from fext.compute.inference import filled_up
 from fext.compute.optimization import learning_rate_at, make_optimizer
 from fext.compute.variation import vary
 from fext.errors import TrainingError
-from fext.model.classifier import ClassifierHead, Stages, encoder_maps
+from fext.model.classifier import ClassifierHead, Stages, Whitening, encoder_maps
 from fext.settings import Settings, change_settings
 
 Phase = Literal["frozen", "finetuned"]
@@ -102,15 +102,55 @@ def make_head_trainer(
     return HeadTrainer(model, own, weights.to(computation.device), computation, optimizer, computation.make_scaler())
 
 
+@torch.no_grad()
+def set_whitenings(model: EncoderAndHead, batches: Iterable[torch.Tensor], computation: Computation) -> None:
+    """Set the first layer of a head by what the encoder makes of some images, given as batches (N, C, H, W)."""
+    model.eval()
+    whitenings = [layer for layer in model.head.whitenings if isinstance(layer, Whitening)]
+    sums = [_Sums(layer.in_channels) for layer in whitenings]
+    for images in batches:
+        with computation.autocast():
+            maps = encoder_maps(model.encoder, computation.to_device(images), model.stages)
+        for one, seen in zip(sums, maps, strict=True):
+            one.add(seen)
+    for layer, one in zip(whitenings, sums, strict=True):
+        layer.set_to(*one.mean_and_covariance())
+
+
+class _Sums:
+    """What mean and covariance of channels are made of."""
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.total = torch.zeros(channels, dtype=torch.float64)
+        self.products = torch.zeros(channels, channels, dtype=torch.float64)
+
+    def add(self, maps: torch.Tensor) -> None:
+        """Take note of (N, channels, rows, columns)."""
+        vectors = maps.float().permute(0, 2, 3, 1).flatten(0, 2)
+        self.count += len(vectors)
+        self.total += vectors.sum(dim=0).double().cpu()
+        self.products += (vectors.T @ vectors).double().cpu()
+
+    def mean_and_covariance(self) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = self.total / max(1, self.count)
+        return mean, self.products / max(1, self.count) - mean[:, None] * mean
+
+
 @torch.inference_mode()
 def head_probabilities(
-    model: EncoderAndHead, images: torch.Tensor, computation: Computation, *, batch_size: int
+    model: EncoderAndHead, images: torch.Tensor, computation: Computation, *, batch_size: int, mirrored: bool = False
 ) -> torch.Tensor:
-    """How probable each class is for up to batch_size images, (N, num_classes) float32 on the CPU."""
+    """How probable each class is for up to batch_size images, (N, num_classes) float32 on the CPU.
+
+    `mirrored` takes the mean with what their mirror images are told to be.
+    """
     model.eval()
+    placed = computation.to_device(filled_up(images, batch_size))
     with computation.autocast():
-        scores = model(computation.to_device(filled_up(images, batch_size)))
-    return torch.softmax(scores[: len(images)].float(), dim=1).cpu()
+        scores = [model(placed), model(placed.flip(3))] if mirrored else [model(placed)]
+    shares = torch.stack([torch.softmax(one[: len(images)].float(), dim=1) for one in scores])
+    return shares.mean(dim=0).cpu()
 
 
 def _seed(*place: int) -> int:

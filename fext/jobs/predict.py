@@ -180,8 +180,11 @@ class _Maps:
         if unknown or any(said["finetuned"] or name.startswith("head.") for name in missing):
             raise ValueError("not the tensors of this head")
         self._computation, self._batch_size = computation, settings.inference_batch_size
+        self._mirrored = said["mirrored"]
         computation.place(self._model)
 
     def __call__(self, images: torch.Tensor) -> Shares:
-        shares: Shares = head_probabilities(self._model, images, self._computation, batch_size=self._batch_size).numpy()
+        shares: Shares = head_probabilities(
+            self._model, images, self._computation, batch_size=self._batch_size, mirrored=self._mirrored
+        ).numpy()
         return shares

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ import torch
 from numpy.typing import NDArray
 
 from fext.compute.device import Computation, free_memory, keeping_freed_memory, prepare_computation
-from fext.compute.head_training import EncoderAndHead, HeadTrainer, Phase, head_probabilities, make_head_trainer
+from fext.compute.head_training import (
+    EncoderAndHead,
+    HeadTrainer,
+    Phase,
+    head_probabilities,
+    make_head_trainer,
+    set_whitenings,
+)
 from fext.compute.optimization import learning_rate_at
 from fext.compute.row_classifiers import class_weights
 from fext.data.dataset import Batch, ImageCache, ImageStream
@@ -46,6 +54,9 @@ _SHAPING = (
     "head_stages", "head_width", "head_epochs", "head_batch_size", "head_learning_rate", "head_augmentation",
     "head_patience", "finetune_epochs", "balance_classes", "seed",
 )  # fmt: skip
+
+
+_ENOUGH_TO_WHITEN = 2000  # images
 
 
 @dataclass
@@ -189,6 +200,8 @@ def _begin(run: _Run) -> tuple[_State, dict[str, torch.Tensor]]:
     """The state to go on from, and the optimizer's; weights are put into the model."""
     stored = classifiers.load_state(run.folder)
     if stored is None or stored[1].get("identity") != run.identity:
+        some = islice(run.streams[0].epoch(), -(-_ENOUGH_TO_WHITEN // run.settings.head_batch_size))
+        set_whitenings(run.model, (batch.images for batch in some if batch.files), run.computation)
         return _State([], {}, 0, None), {}
     tensors, words = stored
     parts = {
@@ -256,7 +269,7 @@ def _one_epoch(
 def _validated(run: _Run, progress: Progress) -> dict[str, float | None]:
     """Loss and accuracy on the validation images; None where there are none."""
     loss, right, count = 0.0, 0, 0
-    for batch, shares in _each(run, 1, progress):
+    for batch, shares in _each(run, 1, progress, mirrored=False):
         codes = run.codes(1, batch)
         right += int((shares.argmax(dim=1).numpy() == codes).sum())
         loss -= float(shares[torch.arange(len(codes)), torch.from_numpy(codes).long()].clamp(min=1e-12).log().sum())
@@ -266,12 +279,20 @@ def _validated(run: _Run, progress: Progress) -> dict[str, float | None]:
     return {"validation_loss": loss / count, "validation_accuracy": right / count}
 
 
-def _each(run: _Run, side: int, progress: Progress) -> Iterator[tuple[Batch, torch.Tensor]]:
+def _each(run: _Run, side: int, progress: Progress, *, mirrored: bool) -> Iterator[tuple[Batch, torch.Tensor]]:
     for batch in run.streams[side].epoch():
         _refuse_vanished(run, side, batch)
         if batch.files:
-            size = run.settings.head_batch_size
-            yield batch, head_probabilities(run.model, batch.images, run.computation, batch_size=size)
+            yield (
+                batch,
+                head_probabilities(
+                    run.model,
+                    batch.images,
+                    run.computation,
+                    batch_size=run.settings.head_batch_size,
+                    mirrored=mirrored,
+                ),
+            )
         progress.advance(batch.num_files)
 
 
@@ -280,7 +301,7 @@ def _tell(run: _Run) -> Told:
     told = Told()
     count = len(run.task.division.test)
     with run.reporter.progress("testing", count) as progress:
-        for batch, shares in _each(run, 2, progress):
+        for batch, shares in _each(run, 2, progress, mirrored=run.settings.head_augmentation):
             told.add(run.places(2, batch).tolist(), shares.numpy())
     if not told.places:
         raise SourceError(f"none of the {count} test images can be read any more: bring them back and start again")
@@ -370,7 +391,12 @@ def _trained(run: _Run, state: _State, told: Told, notes: Sequence[str]) -> Trai
     if state.frozen_accuracy is not None:
         found["test_accuracy_with_the_encoder_frozen"] = state.frozen_accuracy
     description = {
-        "head": {"stages": settings.head_stages, "width": settings.head_width, "finetuned": is_finetuned},
+        "head": {
+            "stages": settings.head_stages,
+            "width": settings.head_width,
+            "finetuned": is_finetuned,
+            "mirrored": settings.head_augmentation,
+        },
         "found": found,
     }
     return Trained("head", kept, description, told, state.history, notes, {})

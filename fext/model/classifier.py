@@ -19,6 +19,7 @@ MapShape = tuple[int, int, int]  # channels, rows, columns
 _MAX_SIDE, _MIN_SIDE = 16, 4  # of the maps that a head works on
 _DROPOUT = 0.2
 _MOMENTUM = 0.1  # of running statistics
+_LEAST_VARIANCE, _DEAD = 0.01, 1e-6  # of the variance of a channel; of the deviation of the liveliest
 
 
 def encoder_maps(encoder: nn.Module, images: torch.Tensor, stages: Stages) -> list[torch.Tensor]:
@@ -56,7 +57,7 @@ class ClassifierHead(nn.Module):
     def __init__(self, shapes: Sequence[MapShape], num_classes: int, width: int) -> None:
         super().__init__()
         self.grids, self.counts = _way(shapes)
-        self.norms = nn.ModuleList([_Normalization(channels) for channels, _, _ in shapes])
+        self.whitenings = nn.ModuleList([Whitening(channels) for channels, _, _ in shapes])
         blocks: list[nn.Module] = []
         channels, place = 0, 0
         for grid, count in zip(self.grids, self.counts, strict=True):
@@ -67,7 +68,7 @@ class ClassifierHead(nn.Module):
         self.classes = nn.Linear(channels, num_classes)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        remaining = [norm(one) for norm, one in zip(self.norms, maps, strict=True)]
+        remaining = [whiten(one) for whiten, one in zip(self.whitenings, maps, strict=True)]
         seen: list[torch.Tensor] = []
         for grid, count, block in zip(self.grids, self.counts, self.blocks, strict=True):
             seen = [block(torch.cat([_brought_to(one, grid) for one in seen] + remaining[:count], dim=1))]
@@ -75,6 +76,32 @@ class ClassifierHead(nn.Module):
         greatest = seen[0].amax(dim=(2, 3))
         scores: torch.Tensor = self.classes(functional.dropout(greatest, _DROPOUT, self.training))
         return scores
+
+
+class Whitening(nn.Conv2d):
+    """Channels turned and scaled so that they vary alike and independently of each other; it is set, and not learned.
+
+    What an autoencoder finds varies by orders of magnitude, and together, which is hard to learn from. As the first
+    layer of Page, 'How to train your ResNet', 2018.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, kernel_size=1)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def set_to(self, mean: torch.Tensor, covariance: torch.Tensor) -> None:
+        """Take mean (C,) and covariance (C, C) of the channels, float64; what hardly varies by itself stays small.
+
+        A channel that does not vary at all, a dead one, is left out.
+        """
+        assert self.bias is not None
+        deviations = covariance.diagonal().clamp(min=0).sqrt()
+        inverse = torch.where(deviations > _DEAD * deviations.max(), 1 / deviations, torch.zeros_like(deviations))
+        values, vectors = torch.linalg.eigh(inverse[:, None] * covariance * inverse)
+        weights = (values.clamp(min=0) + _LEAST_VARIANCE).rsqrt()[:, None] * vectors.T * inverse
+        self.weight.copy_(weights[:, :, None, None])
+        self.bias.copy_(-weights @ mean)
 
 
 class _Normalization(nn.BatchNorm2d):

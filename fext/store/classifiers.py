@@ -40,6 +40,7 @@ class _Head(_Part):
     stages: Literal["all", "last"]
     width: Annotated[int, Field(ge=1, le=1024)]
     finetuned: bool
+    mirrored: bool
 
 
 class _Described(_Part):
