@@ -315,7 +315,7 @@ head_width = 64
 
 # Passes over the training images of a head.
 # Allowed: a whole number from 1.
-head_epochs = 30
+head_epochs = 40
 
 # Images per step in training a head.
 # Allowed: a whole number from 2 to 4096.
