@@ -74,7 +74,7 @@ def read_labels(file: Path) -> dict[str, str]:
                 raise SourceError(f"{file} has no columns image and label: its first line has to name them")
             for row in rows:
                 name, label = row["image"], (row["label"] or "").strip()
-                if label and labels.setdefault(name, label) != label:
+                if name and label and labels.setdefault(name, label) != label:
                     raise SourceError(f"{file} gives {name} two labels, {labels[name]} and {label}: leave one")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{file} cannot be read as a table of labels: {error}") from error
