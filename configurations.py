@@ -339,6 +339,61 @@ anomaly_relative = True
 # Allowed: a whole number from 1 to 10000.
 anomaly_bank = 1000
 
+# Share of the images with labels that a classifier is tested on, the same of each class, chosen by
+# split_seed; with split = 'folders' those below the folder test are.
+# Allowed: a number above 0, below 1.
+test_share = 0.2
+
+# Share of the other ones that a classifier does not learn from, but is chosen by: the epoch of a head, the
+# regularization of a linear probe.
+# Allowed: a number above 0, below 1.
+validation_share = 0.15
+
+# Let an image count the more in training a probe or a head the fewer there are of its class.
+# Allowed: True or False.
+balance_classes = True
+
+# How many of the nearest images a classifier of method 'knn' goes by.
+# Allowed: a whole number from 1 to 1000.
+num_neighbours = 10
+
+# What a head sees of the encoder: 'all' its stages, from maps of at most 16 rows on, or the 'last' one, the
+# latent, alone.
+# Allowed: 'all' or 'last'.
+head_stages = "all"
+
+# Channels of a head where its maps are largest; there are up to four times as many further on.
+# Allowed: a whole number from 1 to 1024.
+head_width = 64
+
+# Passes over the training images of a head.
+# Allowed: a whole number from 1.
+head_epochs = 40
+
+# Images per step in training a head.
+# Allowed: a whole number from 2 to 4096.
+head_batch_size = 128
+
+# Step size in training a head, at its highest; it rises over a tenth of the epochs, then falls along a half
+# cosine.
+# Allowed: a number above 0, up to 1.
+head_learning_rate = 0.003
+
+# Vary the training images of a head: mirrored, shifted by up to 12 %, half of them rotated by up to 12
+# degrees and zoomed by up to 12 %; and tell an image by the mean of itself and its mirror image.
+# Allowed: True or False.
+head_augmentation = True
+
+# Stop training a head after this many epochs in which it got no better on the validation images; 0 never
+# stops early.
+# Allowed: a whole number from 0.
+head_patience = 10
+
+# Passes in which the encoder is trained further together with its head, afterwards and at a fifth of the step
+# size; 0 leaves it frozen.
+# Allowed: a whole number from 0.
+finetune_epochs = 0
+
 
 # -------- Seeds
 

@@ -13,6 +13,7 @@ FextError
 ├── ProcessGroupError        another process of the same run cannot be reached
 ├── CheckpointError          a checkpoint is missing, damaged, of a later version, or its name is taken
 ├── ExtractionError          an extraction cannot be made or its name is taken
+├── ClassifierError          a classifier is missing, damaged, of a later version, or its name is taken
 ├── TrackingError            what TensorBoard shows cannot be written
 └── TrainingError            training cannot go on, such as a loss that is not finite
     └── UnreadableImageError an image of the split can no longer be used
@@ -71,6 +72,10 @@ class CheckpointError(FextError):
 
 class ExtractionError(FextError):
     """An extraction cannot be made, or its name is taken."""
+
+
+class ClassifierError(FextError):
+    """A classifier is missing, damaged, of a later version, or its name is taken."""
 
 
 class TrackingError(FextError):

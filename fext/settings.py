@@ -596,6 +596,96 @@ class Settings(BaseModel):
         ge=1,
         le=10000,
     )
+    test_share: float = _setting(
+        "exploration",
+        0.2,
+        "Share of the images with labels that a classifier is tested on, the same of each class, chosen by split_seed; "
+        "with split = 'folders' those below the folder test are.",
+        "a number above 0, below 1",
+        gt=0,
+        lt=1,
+    )
+    validation_share: float = _setting(
+        "exploration",
+        0.15,
+        "Share of the other ones that a classifier does not learn from, but is chosen by: the epoch of a head, the "
+        "regularization of a linear probe.",
+        "a number above 0, below 1",
+        gt=0,
+        lt=1,
+    )
+    balance_classes: bool = _setting(
+        "exploration",
+        True,
+        "Let an image count the more in training a probe or a head the fewer there are of its class.",
+        "True or False",
+    )
+    num_neighbours: int = _setting(
+        "exploration",
+        10,
+        "How many of the nearest images a classifier of method 'knn' goes by.",
+        "a whole number from 1 to 1000",
+        ge=1,
+        le=1000,
+    )
+    head_stages: Literal["all", "last"] = _setting(
+        "exploration",
+        "all",
+        "What a head sees of the encoder: 'all' its stages, from maps of at most 16 rows on, or the 'last' one, the "
+        "latent, alone.",
+        "'all' or 'last'",
+    )
+    head_width: int = _setting(
+        "exploration",
+        64,
+        "Channels of a head where its maps are largest; there are up to four times as many further on.",
+        "a whole number from 1 to 1024",
+        ge=1,
+        le=1024,
+    )
+    head_epochs: int = _setting(
+        "exploration", 40, "Passes over the training images of a head.", "a whole number from 1", ge=1
+    )
+    head_batch_size: int = _setting(
+        "exploration",
+        128,
+        "Images per step in training a head.",
+        "a whole number from 2 to 4096",
+        ge=2,
+        le=4096,
+    )
+    head_learning_rate: float = _setting(
+        "exploration",
+        0.003,
+        "Step size in training a head, at its highest; it rises over a tenth of the epochs, then falls along a half "
+        "cosine.",
+        "a number above 0, up to 1",
+        gt=0,
+        le=1,
+    )
+    head_augmentation: bool = _setting(
+        "exploration",
+        True,
+        "Vary the training images of a head: mirrored, shifted by up to 12 %, half of them rotated by up to 12 degrees "
+        "and zoomed by up to 12 %; and tell an image by the mean of itself and its mirror image.",
+        "True or False",
+    )
+    head_patience: int = _setting(
+        "exploration",
+        10,
+        "Stop training a head after this many epochs in which it got no better on the validation images; 0 never stops "
+        "early.",
+        "a whole number from 0",
+        ge=0,
+    )
+    finetune_epochs: int = _setting(
+        "exploration",
+        0,
+        "Passes in which the encoder is trained further together with its head, afterwards and at a fifth of the step "
+        "size; 0 leaves it frozen.",
+        "a whole number from 0",
+        ge=0,
+    )
 
     # --- general
     seed: int = _setting(

@@ -19,7 +19,7 @@ def test_the_table_of_settings_is_the_one_made_from_the_settings() -> None:
 
 def test_every_command_in_the_readme_is_understood() -> None:
     commands = re.findall(r"`python featext\.py ([^`]*)`", README)
-    assert len(commands) == 24
+    assert len(commands) == 28
     for command in commands:
         words = command.replace("[", "").replace("]", "").replace(" N", " 3").replace(" K", " 3").split()
         assert make_parser().parse_args(words).command == words[0]

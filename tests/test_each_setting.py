@@ -99,6 +99,18 @@ TESTED_ON_THEIR_OWN = {
     "anomaly_false_alarms",
     "anomaly_relative",
     "anomaly_bank",
+    "test_share",
+    "validation_share",
+    "balance_classes",
+    "num_neighbours",
+    "head_stages",
+    "head_width",
+    "head_epochs",
+    "head_batch_size",
+    "head_learning_rate",
+    "head_augmentation",
+    "head_patience",
+    "finetune_epochs",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import environment, run, write_configurations, write_images
 
-DOWN, ENTER, CTRL_C = "\x1b[B", "\r", "\x03"
+UP, DOWN, ENTER, CTRL_C = "\x1b[A", "\x1b[B", "\r", "\x03"
 ENTRIES = ["Analyze", "Pretrain", "Resume", "Evaluate", "Extract", "Explore", "TensorBoard", "Settings", "Exit"]
 
 
@@ -126,6 +126,11 @@ def test_leaving_a_question_leads_back_to_the_menu(terminal: Terminal) -> None:
     terminal.type(CTRL_C)
     terminal.choose("Evaluate")
     terminal.see("there is no checkpoint yet")
+    terminal.choose("Explore")
+    terminal.see("used for?")
+    terminal.type(UP + ENTER)  # the last one
+    terminal.see("a folder for each class")
+    terminal.type(CTRL_C)
     terminal.choose("Exit")
     terminal.child.expect_exact(__import__("pexpect").EOF)
 

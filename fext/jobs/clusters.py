@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from fext.compute import clustering
 from fext.compute.clustering import NOISE, Agreement, Clusters, Points
+from fext.data.labels import Labelled, labels_of
 from fext.errors import SourceError, UsageError
 from fext.jobs.features import MODEL, Features, open_features, open_references
-from fext.jobs.labelled import Labelled, labels_of
 from fext.jobs.points import all_equal, open_points
 from fext.jobs.thumbnails import thumbnails
 from fext.pictures.clusters_report import ClusterShown, ClustersReport, LabelTable, clusters_report, verdicts
@@ -247,7 +247,7 @@ def _summary(task: _Task, found: _Found, compared: dict[str, Any] | None) -> dic
         "silhouette": found.silhouette,
         "num_judged": int(np.isfinite(found.silhouettes).sum()),
         "silhouette_by_count": found.curve,
-        "num_labels": 0 if labelled is None else len(labelled.names),
+        "num_labels": 0 if labelled is None else len(labelled.classes),
         "labels": None if scores is None else scores._asdict(),
         "references": compared,
     }
@@ -272,9 +272,9 @@ def _labels_by_cluster(file: Path, found: _Found, labelled: Labelled | None) -> 
     numbers = list(range(NOISE, counts.shape[1] - 1))
     if not counts[:, 0].any():
         numbers, counts = numbers[1:], counts[:, 1:]
-    rows = ((name, *row) for name, row in zip(labelled.names, counts.tolist(), strict=True))
+    rows = ((name, *row) for name, row in zip(labelled.classes, counts.tolist(), strict=True))
     files.write_csv(file, ("label", *map(str, numbers)), rows)
-    return LabelTable(labelled.names, numbers, counts)
+    return LabelTable(labelled.classes, numbers, counts)
 
 
 def _csv_rows(features: Features, found: _Found, labelled: Labelled | None) -> Iterator[tuple[object, ...]]:
@@ -285,7 +285,7 @@ def _csv_rows(features: Features, found: _Found, labelled: Labelled | None) -> I
             _number(found.distances[place]),
             _number(found.silhouettes[place]),
         )
-        yield (*row, labelled.names[labelled.codes[place]]) if labelled else row
+        yield (*row, labelled.classes[labelled.codes[place]]) if labelled else row
 
 
 def _number(value: float) -> str:

@@ -89,8 +89,8 @@ def full_path(source: ImageSource) -> str:
     return str(source.location.resolve())
 
 
-def checkpoint_of(workspace: Workspace, manifest: Description) -> Checkpoint:
-    """The checkpoint that a finished extraction was made with, where its folder lies or by its name.
+def checkpoint_of(workspace: Workspace, manifest: Description, what: str = "the table") -> Checkpoint:
+    """The checkpoint that a finished extraction or a classifier was made with, where its folder lies or by its name.
 
     Raises CheckpointError where it is gone or has other weights by now.
     """
@@ -102,7 +102,7 @@ def checkpoint_of(workspace: Workspace, manifest: Description) -> Checkpoint:
             raise CheckpointError(f"its checkpoint {name} is gone: what needs the model cannot be computed") from error
     checkpoint = load_checkpoint(folder)
     if checkpoint.sha256 != manifest["checkpoint"]["sha256"]:
-        raise CheckpointError(f"the table was not made with {checkpoint.name} as it is now: its weights are others")
+        raise CheckpointError(f"{what} was not made with {checkpoint.name} as it is now: its weights are others")
     return checkpoint
 
 

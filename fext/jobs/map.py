@@ -13,12 +13,12 @@ from PIL import Image
 
 from fext.compute import layouts
 from fext.compute.components import Components
+from fext.data.labels import labels_of
 from fext.data.names import Names
 from fext.data.thumbnails import Thumbnail
 from fext.errors import FextError, UsageError
 from fext.jobs import clusters
 from fext.jobs.features import Features, open_features
-from fext.jobs.labelled import labels_of
 from fext.jobs.points import all_equal, open_points
 from fext.jobs.thumbnails import thumbnails
 from fext.pictures.map import MAX_IMAGES, Groups, by_frequency, map_page
@@ -120,7 +120,7 @@ def _groups(features: Features, places: NDArray[np.int64], names: Names) -> dict
     """What colours can stand for: folders, where they are labels, and clusters, where they have been made."""
     groups = {}
     if (labelled := labels_of(features.images)) is not None:
-        groups[_FOLDER_GROUP] = by_frequency([labelled.names[code] for code in labelled.codes[places]])
+        groups[_FOLDER_GROUP] = by_frequency([labelled.classes[code] for code in labelled.codes[places]])
     if any(numbers := _clusters(features.folder, names)):
         groups[_CLUSTER_GROUP] = by_frequency(numbers)
     return groups

@@ -29,7 +29,7 @@ from fext.compute.training import Step, Trainer, test_epoch, train_epoch
 from fext.data.dataset import ImageCache, ImageStream, Shard
 from fext.data.images import Preprocessing
 from fext.data.names import Names
-from fext.data.source import ImageSource, find_images
+from fext.data.source import ImageSource, find_images, known_images
 from fext.errors import DeviceError, ProcessGroupError, ReaderDiedError, TrackingError, UnreadableImageError
 from fext.jobs.choosing import choose_split, say_split
 from fext.jobs.diagnosis import Outlook, hints
@@ -74,9 +74,14 @@ class PretrainResult:
 
 
 def pretrain(
-    workspace: Workspace, settings: Settings, images: Path, name: str | None, reporter: Reporter
+    workspace: Workspace,
+    settings: Settings,
+    images: Path,
+    name: str | None,
+    reporter: Reporter,
+    only: Names | None = None,
 ) -> PretrainResult | None:
-    """Train a new model on the images of a folder or list and write its checkpoint.
+    """Train a new model on the images of a folder or list, or only on these of them, and write its checkpoint.
 
     Under torchrun the processes train one model together: the first one begins the run and alone writes and has a
     result, the others join it. Started again by torchrun, they go on with it. Raises SourceError, TooFewImagesError,
@@ -97,6 +102,8 @@ def pretrain(
     folder = workspace.new_checkpoint(name or _made_up_name(workspace, settings.architecture))
     missing = images == workspace.images and not images.exists()  # the user's folder, not yet made
     source = ImageSource(images, images, Names([]), 0) if missing else find_images(images)
+    if only is not None:
+        source = known_images(images, only)
     chosen = choose_split(workspace, settings, source, reporter)
     say_split(chosen.split, settings, source, reporter)
     refuse_single_values(plan, settings, len(chosen.split.train))

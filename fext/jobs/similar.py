@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fext.compute.vector_index import NO_ID, Found, Rows
 from fext.data.images import file_state, read_file
-from fext.data.labels import are_labels, label_chance, label_codes
+from fext.data.labels import are_labels, folder_labels, label_chance
 from fext.data.names import name_to_bytes
 from fext.errors import ExtractionError, ImageRejected, SourceError
 from fext.jobs.indexing import IndexedExtraction, open_index
@@ -207,7 +207,7 @@ def find_all_neighbours(folder: Path, settings: Settings, count: int, reporter: 
     if len(names) < 2:
         raise ExtractionError(f"{folder.name} has one image: there is no other to compare it with")
     count = min(count, len(names) - 1)
-    codes = label_codes(names)
+    codes = folder_labels(names).codes
     precision = np.zeros(len(names), np.float32)
 
     def rows() -> Iterator[tuple[str, int, str, str]]:

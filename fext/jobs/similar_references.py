@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.compute.vector_index import Rows, set_num_threads
-from fext.data.labels import are_labels, label_chance, label_codes
+from fext.data.labels import are_labels, folder_labels, label_chance
 from fext.errors import ExtractionError
 from fext.jobs.features import MODEL, UNTRAINED, open_features, open_references
 from fext.jobs.indexing import Row, make_index, refuse_too_large
@@ -59,10 +59,10 @@ def compare_precision(
     """
     set_num_threads(settings)
     with open_features(folder, settings.explore_grid, reporter) as features:
-        _refuse_without_labels(folder, label_codes(features.images))
+        _refuse_without_labels(folder, folder_labels(features.images).codes)
         with open_references(workspace, settings, features, reporter) as references:
             places = references.places
-            codes = label_codes(features.images.select(places.tolist()))
+            codes = folder_labels(features.images.select(places.tolist())).codes
             _refuse_without_labels(folder, codes)
             count = min(count, len(codes) - 1)
             encoders = {MODEL: _Placed(features.rows, places)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 TRAIN_COLOUR, TEST_COLOUR, GREY = "#4c78a8", "#e4572e", "#777777"
 COLUMNS = 6
 MOST_ERROR = 0.25  # the brightest of the error maps
+_MOST_NUMBERED, _MOST_NAMED = 30, 60  # classes whose confusion is written in numbers, and with their names
 
 
 @dataclass(frozen=True)
@@ -127,3 +129,49 @@ def shorten(name: str, length: int) -> str:
     """A file name that fits under a picture: its end says most."""
     name = " ".join(name.split())
     return name if len(name) <= length else "…" + name[-length + 1 :]
+
+
+def head_history_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Loss, accuracy and learning rate of a head by epoch; a line where the encoder begins to be trained with it."""
+    figure = Figure(figsize=(12, 3.8), dpi=110, layout="constrained")
+    losses, right, rate = figure.subplots(1, 3)
+    epochs = [row["epoch"] for row in history]
+    for axes, value in ((losses, "loss"), (right, "accuracy")):
+        for subset, colour in (("train", TRAIN_COLOUR), ("validation", TEST_COLOUR)):
+            points = [np.nan if row[f"{subset}_{value}"] is None else row[f"{subset}_{value}"] for row in history]
+            axes.plot(epochs, points, color=colour, label=subset, marker="o", markersize=3)
+        axes.legend(frameon=False)
+    losses.set_ylabel("loss (that of training with smoothed labels)")
+    right.set_ylabel("share told rightly")
+    rate.plot(epochs, [row["learning_rate"] for row in history], color=GREY, marker="o", markersize=3)
+    rate.set_ylabel("learning rate at the end of the epoch")
+    rate.set_ylim(bottom=0)
+    num_frozen = sum(row["phase"] == "frozen" for row in history)
+    for axes in (losses, right, rate):
+        if 0 < num_frozen < len(history):
+            axes.axvline(num_frozen + 0.5, color=GREY, linestyle=":", linewidth=1)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str]) -> Figure:
+    """How many images of each class (rows) were told to be of each (columns); shades are shares of the row."""
+    count = len(classes)
+    side = min(24.0, 2.4 + 0.55 * count)
+    figure = Figure(figsize=(side, side), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    names = [shorten(name, 18) for name in classes] if count <= _MOST_NAMED else []
+    axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.set_xlabel("told to be")
+    axes.set_ylabel("is")
+    if count <= _MOST_NUMBERED:
+        for (row, column), number in np.ndenumerate(confusion):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{number:,}", ha="center", va="center", fontsize=8, color=colour)
+    return figure

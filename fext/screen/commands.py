@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fext.screen import actions
 from fext.screen.actions import Screen
-from fext.screen.explorations import EXPLORATIONS
+from fext.screen.explorations import EXPLORATIONS, recipe
 
 if TYPE_CHECKING:
     from fext.screen.explorations.common import Commands
@@ -97,7 +97,7 @@ def _add_extraction_commands(commands: "Commands") -> list[argparse.ArgumentPars
 def _add_explorations(commands: "Commands") -> list[argparse.ArgumentParser]:
     explore = commands.add_parser("explore", help="use the features of an extraction")
     kinds = explore.add_subparsers(title="explorations", dest="exploration", metavar="WHAT", required=True)
-    return [exploration.add_command(kinds) for exploration in EXPLORATIONS]
+    return [*(exploration.add_command(kinds) for exploration in EXPLORATIONS), recipe.add_command(commands)]
 
 
 def _add_files(commands: "Commands") -> None:

@@ -10,7 +10,7 @@ from questionary import Choice
 from fext.errors import FextError
 from fext.screen import actions
 from fext.screen.actions import Screen
-from fext.screen.explorations import EXPLORATIONS
+from fext.screen.explorations import MENU
 from fext.screen.guard import LeftQuestion, guarded
 from fext.screen.questions import ask, choose_checkpoint, choose_checkpoints, choose_source, shown
 
@@ -134,7 +134,7 @@ class Menu:
         chosen = ask(
             questionary.select(
                 "What shall the features be used for?",
-                choices=[Choice(exploration.TITLE, value=exploration) for exploration in EXPLORATIONS],
+                choices=[Choice(exploration.TITLE, value=exploration) for exploration in MENU],
             )
         )
         chosen.from_menu(self._screen)

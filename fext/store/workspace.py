@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fext.errors import CheckpointError, ExtractionError, FextError, UsageError
+from fext.errors import CheckpointError, ClassifierError, ExtractionError, FextError, UsageError
 
 MAP_FOLDER, PROJECTOR_CONFIG = "map", "projector_config.pbtxt"  # of an extraction; what TensorBoard looks for in it
 
@@ -52,6 +52,10 @@ class Workspace:
     @property
     def checkpoints(self) -> Path:
         return self.root / "training" / "checkpoints"
+
+    @property
+    def classifiers(self) -> Path:
+        return self.root / "training" / "classifiers"
 
     @property
     def logs(self) -> Path:
@@ -131,6 +135,25 @@ class Workspace:
     def anomalies_folder(self, checkpoint: str, source: Path) -> Path:
         """Where a search for anomalies is written: one of the same checkpoint and a source of that name is replaced."""
         return self.inference / _name_of(f"anomalies_{checkpoint}", source)
+
+    def classifier_names(self) -> list[str]:
+        """Names of the classifiers that are finished, sorted."""
+        return _folders_with(self.classifiers, "classifier.json")
+
+    def find_classifier(self, name: str | None) -> Path:
+        """The folder of a classifier given by name or path; without one, the only one there is.
+
+        Raises ClassifierError that lists the names there are.
+        """
+        names = self.classifier_names()
+        if name is None:
+            if len(names) == 1:
+                return self.classifiers / names[0]
+            raise ClassifierError(_which("classifier", names, "train one with 'explore classify' first"))
+        for folder in (self.classifiers / name, Path(name)):
+            if (folder / "classifier.json").is_file():
+                return folder.resolve()
+        raise ClassifierError(f"there is no classifier {name}; {_which('classifier', names, 'none is trained yet')}")
 
     def free_extraction_name(self, checkpoint: str, source: Path) -> str:
         """A name made of checkpoint and source that no extraction has yet."""

@@ -4,6 +4,18 @@ A module here has TITLE, its line in the menu; add_command, which adds its subco
 the command is told by words.
 """
 
-from fext.screen.explorations import anomalies, clusters, duplicates, maps, similar, view
+from fext.screen.explorations import (
+    anomalies,
+    classify,
+    clusters,
+    duplicates,
+    maps,
+    predict,
+    recipe,
+    similar,
+    view,
+)
 
-EXPLORATIONS = (view, similar, duplicates, clusters, maps, anomalies)
+EXPLORATIONS = (view, similar, duplicates, clusters, maps, anomalies, classify, predict)
+# A recipe is a command of its own, and has its line in the menu beside them.
+MENU = (*EXPLORATIONS, recipe)

@@ -1,0 +1,249 @@
+"""Classifiers that work on rows of features: a linear probe, and the labels of the nearest rows.
+
+Tables may be larger than memory: they are gone through a block at a time.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fext.errors import ClassifierError
+
+Rows = NDArray[np.float32]
+Places = NDArray[np.int64]
+Codes = NDArray[np.int32]
+Tensors = dict[str, torch.Tensor]
+
+_BLOCK_BYTES = 64 * 2**20
+_MAX_STEPS = 200  # of L-BFGS
+_STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of the pull towards zero, from the strongest on
+_WITHOUT_CHOICE = 1e-2
+_LEAST_DEVIATION = 1e-6
+
+
+class RowClassifier(Protocol):
+    """Tells how probable each class is for a row."""
+
+    def probabilities(self, rows: Rows) -> NDArray[np.float32]:
+        """(N, num_classes), each row of them adding up to 1, for rows (N, D)."""
+
+    def tensors(self) -> Tensors:
+        """All that it is made of."""
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Multinomial logistic regression: scores are rows @ weights.T + biases; weights (num_classes, D)."""
+
+    weights: torch.Tensor
+    biases: torch.Tensor
+
+    def probabilities(self, rows: Rows) -> NDArray[np.float32]:
+        scores = torch.from_numpy(np.array(rows, np.float32)) @ self.weights.T + self.biases
+        shares: NDArray[np.float32] = torch.softmax(scores, dim=1).numpy()
+        return shares
+
+    def tensors(self) -> Tensors:
+        return {"weights": self.weights, "biases": self.biases}
+
+
+@dataclass(frozen=True)
+class NearestLabels:
+    """The labels of the `count` rows nearest by cosine, (M, D) of length 1 with a code each.
+
+    The probability of a class is its share of these.
+    """
+
+    rows: torch.Tensor
+    codes: torch.Tensor
+    num_classes: int
+    count: int
+
+    def probabilities(self, rows: Rows) -> NDArray[np.float32]:
+        wanted = torch.nn.functional.normalize(torch.from_numpy(np.array(rows, np.float32)))
+        nearest, codes = self._nearest(wanted)
+        # What is nearer weighs a trifle more, so that of equal shares that of the nearest wins.
+        votes = 1 + 1e-3 * nearest.clamp(min=0)
+        shares = torch.zeros(len(rows), self.num_classes).scatter_add_(1, codes, votes)
+        result: NDArray[np.float32] = (shares / shares.sum(dim=1, keepdim=True)).numpy()
+        return result
+
+    def _nearest(self, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Similarities and codes of the nearest rows, (N, count)."""
+        nearest, codes = torch.empty(len(wanted), 0), torch.empty(len(wanted), 0, dtype=torch.int64)
+        size = _rows_per_block(max(len(wanted), self.rows.shape[1]))
+        for start in range(0, len(self.rows), size):
+            similar = wanted @ self.rows[start : start + size].T
+            nearest = torch.cat([nearest, similar], dim=1)
+            codes = torch.cat([codes, self.codes[start : start + size].long().expand(len(wanted), -1)], dim=1)
+            nearest, places = nearest.topk(min(self.count, nearest.shape[1]), dim=1)
+            codes = codes.gather(1, places)
+        return nearest, codes
+
+    def tensors(self) -> Tensors:
+        numbers = {"num_classes": torch.tensor(self.num_classes), "count": torch.tensor(self.count)}
+        return {"rows": self.rows, "codes": self.codes, **numbers}
+
+
+def row_classifier_from(tensors: Mapping[str, torch.Tensor]) -> RowClassifier:
+    """The classifier that these tensors are of; raises ClassifierError where they are of none."""
+    try:
+        if "count" in tensors:
+            numbers = int(tensors["num_classes"]), int(tensors["count"])
+            return NearestLabels(tensors["rows"], tensors["codes"], *numbers)
+        return LinearProbe(tensors["weights"], tensors["biases"])
+    except KeyError as error:
+        raise ClassifierError(f"the classifier is damaged: it has no {error.args[0]}") from error
+
+
+def class_weights(codes: Codes, num_classes: int, *, balanced: bool) -> torch.Tensor:
+    """How much an image of each class counts: all alike, or the less the more there are of it; of mean 1 over images.
+
+    A class without an image has the weight 0.
+    """
+    counts = torch.from_numpy(np.bincount(codes, minlength=num_classes)).float()
+    present = counts > 0
+    if not balanced:
+        return present.float()
+    return torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), torch.zeros(()))
+
+
+def nearest_labels(rows: Rows, places: Places, codes: Codes, num_classes: int, count: int) -> NearestLabels:
+    """The classifier by the nearest of the rows at some places, whose codes are given."""
+    kept = torch.empty(len(places), rows.shape[1])
+    for start, block in _blocks(rows, places):
+        kept[start : start + len(block)] = torch.nn.functional.normalize(torch.from_numpy(block))
+    return NearestLabels(kept, torch.from_numpy(codes.astype(np.int32)), num_classes, min(count, len(places)))
+
+
+def choose_probe(
+    rows: Rows,
+    train: tuple[Places, Codes],
+    validation: tuple[Places, Codes],
+    weights: torch.Tensor,
+    advance: Callable[[], None],
+) -> tuple[LinearProbe, float]:
+    """The linear probe whose pull towards zero serves best on the validation images, and how strong that is.
+
+    Strengths are tried from the strongest on, until one serves worse; without validation images it is 0.01.
+    `advance` is called after each pass over the rows.
+    """
+    fitting = _Fitting(rows, train[0], train[1], weights, advance)
+    start = np.zeros((len(weights), rows.shape[1] + 1))
+    strengths = _STRENGTHS if len(validation[0]) else (_WITHOUT_CHOICE,)
+    best: tuple[float, LinearProbe, float] | None = None
+    for strength in strengths:
+        start = fitting.minimum(start, strength)
+        probe = fitting.probe(start)
+        right = accuracy(probe, rows, *validation, weights) if len(validation[0]) else 0.0
+        if best is not None and right < best[0]:
+            break  # a weaker pull fits the training images ever more closely, and takes ever longer
+        if best is None or right > best[0]:
+            best = right, probe, strength
+    assert best is not None
+    return best[1], best[2]
+
+
+def accuracy(
+    classifier: RowClassifier, rows: Rows, places: Places, codes: Codes, weights: torch.Tensor | None = None
+) -> float:
+    """The share of the rows at some places whose most probable class is theirs; each counted by its class's weight."""
+    counted = np.ones(len(codes)) if weights is None else weights.numpy()[codes].astype(np.float64)
+    right = 0.0
+    for start, shares in each_probabilities(classifier, rows, places):
+        part = slice(start, start + len(shares))
+        right += float(counted[part][shares.argmax(axis=1) == codes[part]].sum())
+    return right / max(1.0, float(counted.sum()))
+
+
+def each_probabilities(
+    classifier: RowClassifier, rows: Rows, places: Places
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The probabilities for the rows at some places, a block at a time, each with the number of its first."""
+    for start, block in _blocks(rows, places):
+        yield start, classifier.probabilities(block)
+
+
+class _Fitting:
+    """The sum that logistic regression makes least, and its gradient, over standardized rows.
+
+    With L-BFGS of scipy (Liu and Nocedal, 1989), which is what scikit-learn's LogisticRegression uses; that one wants
+    the whole table in memory, several times.
+    """
+
+    def __init__(
+        self, rows: Rows, places: Places, codes: Codes, weights: torch.Tensor, advance: Callable[[], None]
+    ) -> None:
+        self._rows, self._places, self._codes, self._advance = rows, places, torch.from_numpy(codes).long(), advance
+        self._weights = weights
+        self._total = float(weights[self._codes].sum())
+        self._mean, self._deviation = _mean_and_deviation(rows, places)
+
+    def minimum(self, start: NDArray[np.float64], strength: float) -> NDArray[np.float64]:
+        """Weights and, in the last column, biases, (num_classes, D + 1), of the standardized rows."""
+        from scipy.optimize import minimize
+
+        found = minimize(
+            lambda flat: self._value(flat.reshape(start.shape), strength),
+            start.ravel(),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": _MAX_STEPS, "ftol": 1e-7, "gtol": 1e-5},
+        )
+        minimum: NDArray[np.float64] = found.x.reshape(start.shape)
+        return minimum
+
+    def probe(self, found: NDArray[np.float64]) -> LinearProbe:
+        """The same for rows as they are."""
+        weights = torch.from_numpy(found[:, :-1]) / self._deviation.double()
+        biases = torch.from_numpy(found[:, -1]) - weights @ self._mean.double()
+        return LinearProbe(weights.float().contiguous(), biases.float().contiguous())
+
+    def _value(self, found: NDArray[np.float64], strength: float) -> tuple[float, NDArray[np.float64]]:
+        weights = torch.from_numpy(found[:, :-1]).float()
+        biases = torch.from_numpy(found[:, -1]).float()
+        gradient = torch.zeros(found.shape, dtype=torch.float64)
+        loss = 0.0
+        for start, block in _blocks(self._rows, self._places):
+            standard = torch.from_numpy(block).sub_(self._mean).div_(self._deviation)
+            codes = self._codes[start : start + len(block)]
+            logs = torch.log_softmax(standard @ weights.T + biases, dim=1)
+            counted = self._weights[codes] / self._total
+            loss -= float((logs.gather(1, codes[:, None])[:, 0] * counted).double().sum())
+            slopes = logs.exp()
+            slopes[torch.arange(len(codes)), codes] -= 1
+            slopes *= counted[:, None]
+            gradient[:, :-1] += (slopes.T @ standard).double()
+            gradient[:, -1] += slopes.sum(dim=0).double()
+        self._advance()
+        loss += strength / 2 * float((weights.double() ** 2).sum())
+        gradient[:, :-1] += strength * weights.double()
+        return loss, gradient.numpy().ravel()
+
+
+def _mean_and_deviation(rows: Rows, places: Places) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each column; one that does not vary is not made larger."""
+    total, squares = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    for _, block in _blocks(rows, places):
+        total += block.sum(axis=0, dtype=np.float64)
+    mean = total / len(places)
+    for _, block in _blocks(rows, places):
+        squares += ((block - mean) ** 2).sum(axis=0)
+    deviation = np.sqrt(squares / len(places))
+    deviation[deviation < _LEAST_DEVIATION] = 1.0
+    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
+
+
+def _blocks(rows: Rows, places: Places | Sequence[int]) -> Iterator[tuple[int, Rows]]:
+    """The rows at some places, a block at a time, each with the number of its first."""
+    size = _rows_per_block(rows.shape[1])
+    for start in range(0, len(places), size):
+        yield start, np.array(rows[places[start : start + size]], np.float32)
+
+
+def _rows_per_block(num_values: int) -> int:
+    return max(1, _BLOCK_BYTES // (4 * num_values))
