@@ -86,6 +86,7 @@ TESTED_ON_THEIR_OWN = {
     "encoder_weights",
     "imagenet_reference",
     "explore_grid",
+    "anomaly_views",
     "anomaly_threshold",
     "anomaly_false_alarms",
     "anomaly_relative",

@@ -77,6 +77,7 @@ REFUSED: dict[str, list[object]] = {
     "early_stopping_patience": [-1, 1.5, "10", True, None],
     "early_stopping_delta": [-0.1, "0", True, float("nan"), float("inf"), None],
     "explore_grid": [0, 3, 16, 2.0, "2", True, None],
+    "anomaly_views": [(), [], "depth", ("pixels", "depth"), ("pixels", 1), 1, None],
     "anomaly_threshold": ["f1", "", 1, None],
     "anomaly_false_alarms": [-0.1, 0.6, "0", True, float("nan"), None],
     "anomaly_relative": ["yes", 1, 0, None],
