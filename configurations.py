@@ -320,6 +320,12 @@ num_clusters = "auto"
 # Allowed: a whole number from 2.
 min_cluster_size = 5
 
+# Which scores the combined score of anomalies is the mean of; the others are told, too. 'pixels' sees small
+# defects of a surface, the model's 'early' stages, 'latent' and 'reconstruction' larger ones and images that
+# are odd as a whole.
+# Allowed: one or more of 'pixels', 'early', 'latent' and 'reconstruction', such as ('pixels', 'latent').
+anomaly_views = ("pixels",)
+
 # What decides from which score on an image is anomalous: how many held-back normal images may be (see
 # anomaly_false_alarms), or where F1 is best, for which the folder that is searched holds normal and anomalous
 # images in folders of their own.

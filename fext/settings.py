@@ -71,8 +71,8 @@ def _whole_number(value: object) -> object:
     return value
 
 
-def _formats(value: object) -> object:
-    """Accept one format by its name, and any order; the same formats are always the same setting."""
+def _names(value: object) -> object:
+    """Accept one name alone, and any order; the same names are always the same setting."""
     names = (value,) if isinstance(value, str) else _list_as_tuple(value)
     if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
         return names
@@ -499,7 +499,7 @@ class Settings(BaseModel):
         "'last' or 'all'",
     )
     feature_formats: Annotated[
-        tuple[Literal["csv", "npy", "parquet"], ...], BeforeValidator(_formats), Field(min_length=1)
+        tuple[Literal["csv", "npy", "parquet"], ...], BeforeValidator(_names), Field(min_length=1)
     ] = _setting(
         "extraction",
         ("csv",),
@@ -564,6 +564,18 @@ class Settings(BaseModel):
         "Images that 'hdbscan' takes for a cluster at least: fewer make more and smaller clusters.",
         "a whole number from 2",
         ge=2,
+    )
+    anomaly_views: Annotated[
+        tuple[Literal["pixels", "early", "latent", "reconstruction"], ...],
+        BeforeValidator(_names),
+        Field(min_length=1),
+    ] = _setting(
+        "exploration",
+        ("pixels",),
+        "Which scores the combined score of anomalies is the mean of; the others are told, too. 'pixels' sees small "
+        "defects of a surface, the model's 'early' stages, 'latent' and 'reconstruction' larger ones and images that "
+        "are odd as a whole.",
+        "one or more of 'pixels', 'early', 'latent' and 'reconstruction', such as ('pixels', 'latent')",
     )
     anomaly_threshold: Literal["false_alarms", "best_f1"] = _setting(
         "exploration",

@@ -167,16 +167,20 @@ def _choose(task: _Task, source: ImageSource) -> _Chosen:
     """All but those that the checkpoint was trained on, which are known by their files."""
     root = task.normal_source.root
     train, test = ({os.path.realpath(root / name) for name in names} for names in (task.train(), task.held_back()))
-    paths = [os.path.realpath(source.path(name)) for name in source.names]
-    kept = [place for place, path in enumerate(paths) if path not in train]
-    num_train = len(paths) - len(kept)
+    kept: list[int] = []
+    is_held_back: list[bool] = []
+    for place, name in enumerate(source.names):
+        path = os.path.realpath(source.path(name))
+        if path not in train:
+            kept.append(place)
+            is_held_back.append(path in test)
+    num_train = len(source.names) - len(kept)
     if not kept:
         raise SourceError(
             f"all {num_train} images in {source.location} are train images of {task.checkpoint.name}, and none is left "
             f"to score: name a folder with others"
         )
-    is_held_back = np.array([paths[place] in test for place in kept])
-    return _Chosen(source.names.select(kept), is_held_back, num_train)
+    return _Chosen(source.names.select(kept), np.array(is_held_back), num_train)
 
 
 # ---------------------------------------------------------------- learning and scoring

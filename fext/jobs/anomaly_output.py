@@ -14,8 +14,8 @@ from torch.nn import functional
 from fext.data.images import Preprocessing, load_image
 from fext.data.names import Names
 from fext.data.source import ImageSource
-from fext.errors import ImageRejected
-from fext.jobs.anomaly_scores import IN_COMBINED, PIXELS, Judge, Positions
+from fext.errors import ImageRejected, SettingsError
+from fext.jobs.anomaly_scores import PIXELS, Judge, Positions
 from fext.model.detection import Curves, combined, curves, f1_score, false_alarm_threshold
 from fext.pictures.anomalies_report import COMBINED, Report, Shown, anomalies_page
 from fext.reporting import Progress, Reporter
@@ -47,6 +47,17 @@ class Search:
     held_back: Mapping[str, Values]
     rejected: Sequence[tuple[str, str]]
     num_train: int
+
+    def in_combined(self) -> list[str]:
+        """The scores that make the combined one; raises SettingsError where the model has none of these."""
+        views = tuple(f"{view}_" for view in self.settings.anomaly_views)
+        names = [name for name in self.scores if name.startswith(views)]
+        if not names:
+            raise SettingsError(
+                f"{self.checkpoint.name} has no stages before its latent that see small things: anomaly_views = "
+                f"{self.settings.anomaly_views!r} wants another name as well"
+            )
+        return names
 
     def labels(self) -> list[str]:
         """The folder of each image; '' where folders say nothing."""
@@ -93,7 +104,7 @@ def write_search(search: Search, folder: Path, reporter: Reporter) -> dict[str, 
 
 
 def _decide(search: Search, reporter: Reporter) -> _Decided:
-    names = [name for name in IN_COMBINED if name in search.scores]
+    names = search.in_combined()
     scores = {COMBINED: combined(search.scores, search.held_back, names), **search.scores}
     held_back = combined(search.held_back, search.held_back, names)
     labels = search.labels()
@@ -150,7 +161,7 @@ def _summarize(search: Search, decided: _Decided) -> dict[str, Any]:
         "false_alarms_asked": settings.anomaly_false_alarms,
         "false_alarms_held_back": float((decided.held_back > decided.threshold).mean()),
         "settings": {name: getattr(settings, name) for name in ("anomaly_bank", "anomaly_relative", "seed")},
-        "combined_of": [name for name in IN_COMBINED if name in search.scores],
+        "combined_of": search.in_combined(),
     }
     if decided.curves:
         summary |= _told_apart(search, decided)
@@ -201,6 +212,7 @@ def _first(order: NDArray[np.intp], chosen: NDArray[np.bool_]) -> list[int]:
 
 def _shown(search: Search, decided: _Decided, places: Sequence[int], progress: Progress) -> Iterator[Shown]:
     """Images with their heat maps; one that cannot be read any more is left out."""
+    chosen = set(search.in_combined())
     for place in places:
         progress.advance()
         path = search.source.path(search.names[place])
@@ -209,7 +221,12 @@ def _shown(search: Search, decided: _Decided, places: Sequence[int], progress: P
             (judged,) = search.judge.judge(torch.from_numpy(original).permute(2, 0, 1)[None], [path])
         except ImageRejected:
             continue
-        heat = heat_map(search.judge, judged.places, search.held_back, search.checkpoint.preprocessing)
+        heat = heat_map(
+            search.judge,
+            {name: positions for name, positions in judged.places.items() if name in chosen},
+            search.held_back,
+            search.checkpoint.preprocessing,
+        )
         score = float(decided.scores[COMBINED][place])
         yield Shown(search.names[place], score, bool(decided.is_found[place]), original, heat)
 
@@ -222,12 +239,11 @@ def heat_map(
     The mean over the scores that say where, each by its median over the held-back normal images.
     """
     maps = []
-    for name in IN_COMBINED:
-        if name in places:
-            typical = float(np.median(normal[name])) or 1.0
-            distances = torch.where(places[name].counts, judge.relative_to_image(places[name]) / typical, 0.0)
-            has_own_shape = name.startswith(PIXELS)
-            maps.append(_fitted(distances, preprocessing) if has_own_shape else _stretched(distances, preprocessing))
+    for name, positions in places.items():
+        typical = float(np.median(normal[name])) or 1.0
+        distances = torch.where(positions.counts, judge.relative_to_image(positions) / typical, 0.0)
+        fit = _fitted if name.startswith(PIXELS) else _stretched  # the latter come from the model's picture
+        maps.append(fit(distances, preprocessing))
     heat: NDArray[np.float32] = torch.stack(maps).mean(dim=0).numpy()
     return heat
 

@@ -36,10 +36,6 @@ from fext.settings import Settings
 from fext.store.checkpoints import Checkpoint
 
 PIXELS, UNTRAINED, LINEAR_MAP = "pixels", "untrained", "linear_map"
-IN_COMBINED = (
-    "reconstruction_local", "latent_image", "latent_gaussian", "latent_patches", "early_gaussian", "early_patches",
-    "pixels_gaussian", "pixels_patches",
-)  # fmt: skip
 _KEPT_VARIANCE = 0.93  # in the directions beyond is noise, which would have the last word
 _SAMPLE_SIZE = 10_000  # vectors of a view that its bank is chosen from; as many whole images are kept
 _FEWEST_POSITIONS = 16  # of which a median can be told

@@ -23,7 +23,7 @@ class PositionGaussian:
     """One Gaussian for the vectors at all positions; far from it by Mahalanobis distance is anomalous.
 
     Defard et al., 'PaDiM', 2021, have one for each position; objects that stand elsewhere in each image want one for
-    all. The covariance is shrunk towards the mean variance, as sklearn.covariance.ShrunkCovariance does.
+    all.
     """
 
     def __init__(self, num_channels: int) -> None:
@@ -40,7 +40,7 @@ class PositionGaussian:
         self._products += exact.T @ exact
         self.num_vectors += len(vectors)
 
-    def finish(self, kept_variance: float = 1.0, shrinkage: float = 0.0) -> None:
+    def finish(self, kept_variance: float = 1.0) -> None:
         """Compute the whitening; call once, after the last vectors.
 
         Only the leading directions are kept that hold so much of the variance: in the others is noise, which grows in
@@ -53,9 +53,9 @@ class PositionGaussian:
         typical = float(variances.mean()) or 1.0  # channels that never vary
         shares = variances.cumsum(0) / (typical * len(variances))
         num_kept = 1 + int((shares < kept_variance - 1e-9).sum())
-        shrunk = ((1 - shrinkage) * variances + shrinkage * typical).clamp_min(_LEAST_VARIANCE * typical)
         self._mean = mean.float()
-        self._whitening = (directions / shrunk.sqrt())[:, :num_kept].float()
+        deviations = variances.clamp_min(_LEAST_VARIANCE * typical).sqrt()
+        self._whitening = (directions / deviations)[:, :num_kept].float()
 
     def whiten(self, vectors: torch.Tensor) -> torch.Tensor:
         """Vectors (N, C) to (N, kept), where normal ones have covariance 1: lengths are Mahalanobis distances."""

@@ -102,7 +102,8 @@ def anomalies_page(report: Report, shown: Mapping[str, Iterable[Shown]]) -> Iter
         "Beside each image the places where it is unlike normal ones: from the strangest place that a normal image "
         "typically has half way up to twice that, dark to bright."
     )
-    sections += [Section(title, text, _gallery(items)) for title, items in shown.items()]
+    for number, (title, items) in enumerate(shown.items()):
+        sections.append(Section(title, text if number == 0 else "", _gallery(items)))
     return page(f"Anomalies: {summary['checkpoint']['name']}", introduction, sections)
 
 
