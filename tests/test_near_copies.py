@@ -71,6 +71,11 @@ def test_what_would_be_left_alone_joins_its_nearest_neighbour() -> None:
     assert grouped([0, 20, 40], threshold=5) == []
 
 
+def test_a_link_counts_where_rounding_says_otherwise() -> None:
+    links, similarities = np.array([[0, 1]]), np.ones(1, np.float32)
+    assert near_groups(links, similarities, np.arange(2), lambda one, others: np.zeros(len(others), bool)) == [[0, 1]]
+
+
 def test_a_group_grows_beyond_its_links_among_equals() -> None:
     assert [sorted(group) for group in grouped([0.1 * number for number in range(40)], threshold=5)] == [
         list(range(40))
@@ -99,6 +104,19 @@ def test_with_a_number_that_cosine_decides_and_nothing_else_is_needed(tmp_path: 
     assert [list(group) for group in found[0.99999]] == [["a.png", "c.png"]]
     assert [list(group) for group in found[0.9999]] == [["a.png", "c.png", "b.png"]]
     assert [sorted(group) for group in found[0.9]] == [["a.png", "b.png", "c.png"], ["d.png", "e.png"]]
+
+
+def test_rows_of_one_direction_are_copies_at_a_similarity_of_one(tmp_path: Path, tiny: Tiny) -> None:
+    """Their cosine is 1 but for rounding, which comes out differently from one computation to the next."""
+    random = np.random.default_rng(0)
+    rows: Rows = {}
+    for number in range(60):
+        row = random.normal(size=64)
+        rows |= {f"{number}_a.png": row.tolist(), f"{number}_b.png": (3 * row).tolist()}
+    folder = write_table(tmp_path / "inference" / "table", rows)
+    groups = groups_of(find_near_copies(Workspace(tmp_path), tiny(duplicate_similarity=1.0), folder, QUIET))
+    assert all({name.split("_")[0] for name in group} == {next(iter(group)).split("_")[0]} for group in groups)
+    assert len(groups) == 60
 
 
 def test_many_equal_rows_hide_no_near_one(tmp_path: Path, tiny: Tiny) -> None:

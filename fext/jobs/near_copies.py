@@ -36,6 +36,7 @@ COLUMNS = ("group", "image", "likeness", "similarity", "correlation", "file_size
 FIRST, EXACT, NEAR, GONE = "first", "exact", "near", "gone"
 _NUM_NEAREST = 8  # of each row; a larger group grows from link to link
 _QUERIES_AT_A_TIME = 256
+_ROUNDING = 1e-6  # by so much the cosine of two rows of one direction may be below 1
 
 Places = NDArray[np.int64]
 
@@ -136,7 +137,7 @@ class _Space:
 
     def near(self, one: int, others: Places) -> NDArray[np.bool_]:
         """Which of the others are near."""
-        return self.similarities(one, others) >= self.threshold
+        return self.similarities(one, others) >= self.threshold - _ROUNDING
 
 
 def _space(workspace: Workspace, settings: Settings, folder: Path, reporter: Reporter) -> _Space:
@@ -198,11 +199,12 @@ def _near_pairs(space: _Space, reporter: Reporter) -> _Links:
     place_of = np.full(len(among), NO_ID, np.int64)
     place_of[space.ids[places]] = places
     pairs, similarities = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
+    least = space.threshold - _ROUNDING
     with reporter.progress("finding near copies", len(places)) as progress:
         for start in range(0, len(places), _QUERIES_AT_A_TIME):
             own = places[start : start + _QUERIES_AT_A_TIME]
             found = space.index.search(space.index.rows(space.ids[own]), _NUM_NEAREST + 1, among)
-            is_near = (found.ids != NO_ID) & (found.scores >= space.threshold) & (found.ids != space.ids[own][:, None])
+            is_near = (found.ids != NO_ID) & (found.scores >= least) & (found.ids != space.ids[own][:, None])
             query, _ = np.nonzero(is_near)
             pairs.append(np.sort(np.stack([own[query], place_of[found.ids[is_near]]], axis=1), axis=1))
             similarities.append(found.scores[is_near])
