@@ -285,6 +285,18 @@ def test_an_index_of_another_extraction_is_not_taken_for_this_one(table: Path, t
     assert "it is of other rows" in told.told[0]
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_equal_images_come_by_name_whether_the_index_grew_or_is_new(tmp_path: Path, tiny: Tiny, metric: str) -> None:
+    rows = {f"{number:02}.png": row.tolist() for number, row in enumerate(random_rows(60, 64))}
+    folder, settings = tmp_path / "inference" / "table", tiny(similarity=metric)
+    find_all_neighbours(write_table(folder, rows), settings, 10, QUIET)
+    rows["+like_07.png"] = rows["07.png"]
+    grown = find_all_neighbours(write_table(folder, rows), settings, 10, QUIET).table.read_text(encoding="utf-8")
+    shutil.rmtree(folder / "index")
+    new = find_all_neighbours(folder, settings, 10, QUIET).table.read_text(encoding="utf-8")
+    assert grown == new
+
+
 def test_a_damaged_row_is_left_out_and_told_of(table: Path, tiny: Tiny) -> None:
     data = bytearray((table / "features.npy").read_bytes())
     data[-1] ^= 1

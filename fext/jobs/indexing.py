@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fext.compute.device import free_memory
 from fext.compute.vector_index import (
     NO_ID,
+    Found,
     Ids,
     Metric,
     Probes,
@@ -43,6 +44,7 @@ from fext.store.parts import WRITTEN
 from fext.store.tables import Columns
 
 _NUM_PROBES, _NUM_PROBED = 100, 10
+_NUM_EQUALLY_NEAR, _DIGITS = 16, 6
 _BLOCK_BYTES, _MAX_BLOCK_ROWS = 2**25, 4096
 _CHECKSUM = re.compile("[0-9a-f]{64}")
 
@@ -172,9 +174,17 @@ class IndexedExtraction:
         place_of[self.ids] = np.arange(len(self.ids))
         return place_of
 
-    def places(self, ids: Ids) -> Ids:
-        """The places among the images of ids of the index; NO_ID stays."""
-        return self._place_of[ids]
+    def search(self, queries: Rows, count: int) -> Found:
+        """The places of the nearest images to each query (Q, D), and how near, as VectorIndex.search has ids.
+
+        Those that differ by rounding alone come in the order of the images. FAISS rounds by where rows stand in the
+        index, so which of equal ones it finds last depends on what the index went through: some more are sought.
+        """
+        found = self.index.search(queries, count + _NUM_EQUALLY_NEAR)
+        places = self._place_of[found.ids]
+        farness = -found.scores if self.index.metric == "cosine" else found.scores
+        order = np.lexsort((places, np.where(places == NO_ID, np.inf, farness).round(_DIGITS)))[:, :count]
+        return Found(np.take_along_axis(places, order, axis=1), np.take_along_axis(found.scores, order, axis=1))
 
     def rows(self, start: int, stop: int) -> Rows:
         """The rows (N, D) of images from one place to before another, as the index has them."""

@@ -175,9 +175,8 @@ def _cannot_be_searched(indexed: IndexedExtraction, picture: str, reason: str) -
 
 
 def _nearest(indexed: IndexedExtraction, query: _Query, count: int) -> list[tuple[str, float]]:
-    found = indexed.index.search(query.row, count + (query.place is not None))
-    places = indexed.places(found.ids)[0].tolist()
-    pairs = [(place, score) for place, score in zip(places, found.scores[0].tolist(), strict=True) if place != NO_ID]
+    places, scores = (of_one[0].tolist() for of_one in indexed.search(query.row, count + (query.place is not None)))
+    pairs = [(place, score) for place, score in zip(places, scores, strict=True) if place != NO_ID]
     others = [(indexed.images[place], score) for place, score in pairs if place != query.place]
     return others[:count]
 
@@ -238,8 +237,8 @@ def _searched(indexed: IndexedExtraction, count: int, reporter: Reporter) -> Ite
     with reporter.progress("finding neighbours", len(indexed.images)) as progress:
         for start in range(0, len(indexed.images), _QUERIES_AT_A_TIME):
             queries = indexed.rows(start, start + _QUERIES_AT_A_TIME)
-            found = indexed.index.search(queries, count + 1)
-            yield start, without_own(np.arange(start, start + len(queries)), indexed.places(found.ids), found.scores)
+            found = indexed.search(queries, count + 1)
+            yield start, without_own(np.arange(start, start + len(queries)), *found)
             progress.advance(len(queries))
 
 
