@@ -230,6 +230,19 @@ def test_exact_and_near_copies_are_found_and_nothing_else(extracted: Workspace, 
     assert find(extracted, tiny()).table.read_bytes() == result.table.read_bytes()
 
 
+def test_features_of_all_stages_with_the_error_find_the_copies_too(copy: Workspace, tiny: Tiny) -> None:
+    settings = tiny(feature_grid=2, feature_stages="all", reconstruction_error=True)
+    extract(copy, settings, copy.checkpoints / "model", copy.images, "stages", QUIET)
+    result = find_near_copies(copy, tiny(), copy.inference / "stages", QUIET)
+    assert {frozenset(group) for group in groups_of(result)} == {frozenset(pair) for pair in COPIES.items()}
+
+
+def test_damaged_rows_are_not_counted_among_the_images(copy: Workspace, tiny: Tiny) -> None:
+    table = copy.inference / "table" / "features.csv"
+    table.write_bytes(table.read_bytes()[:-20])
+    assert find(copy, tiny()).num_images == find(copy, tiny(duplicate_similarity=0.9)).num_images == 23
+
+
 def test_the_same_is_found_where_the_search_is_approximate(
     extracted: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

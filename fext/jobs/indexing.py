@@ -34,7 +34,7 @@ from fext.compute.vector_index import (
 from fext.data.names import Names, name_to_bytes
 from fext.data.source import ImageSource, known_images
 from fext.errors import ExtractionError
-from fext.jobs.features import averaged
+from fext.jobs.features import averaged, tell_of_damaged, without_rows
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store import extractions
@@ -113,12 +113,10 @@ class StoredRows:
         """Those that have a row that can be read, which the user is told of; raises ExtractionError where none has."""
         folder = self.table.folder
         if not has_row.any():
-            raise ExtractionError(f"{folder.name} has no rows that can be read: extract again to bring the table back")
+            raise without_rows(folder, self.table.manifest)
         if has_row.all():
             return self
-        self.table.reporter.warning(
-            f"{(~has_row).sum()} rows of {folder.name} are damaged and left out: verify it, or extract again"
-        )
+        tell_of_damaged(folder, int((~has_row).sum()), self.table.reporter)
         names = self.images.select(np.flatnonzero(has_row).tolist())
         source = known_images(self.source.location, names)
         of_images = (self.checksums[has_row], self.file_sizes[has_row], self.table_places[has_row])

@@ -20,6 +20,7 @@ from fext.compute.vector_index import NO_ID, Ids, VectorIndex, set_num_threads
 from fext.data.near_copies import correlation_when_aligned
 from fext.errors import ExtractionError
 from fext.jobs.copy_calibration import CopyCalibration, calibrate
+from fext.jobs.features import without_rows
 from fext.jobs.indexing import Row, StoredRows, make_index, open_index, refuse_too_large, stored_rows
 from fext.jobs.small_pictures import SmallPictures, small_pictures_of
 from fext.jobs.thumbnails import thumbnails
@@ -117,6 +118,11 @@ class _Space:
     recall: float | None
     calibration: CopyCalibration | None
 
+    @property
+    def num_images(self) -> int:
+        """Those whose row, or an equal one, can be read."""
+        return int((self.ids[self.first_of] != NO_ID).sum())
+
     def different(self) -> Places:
         """The images that are compared: one of each row."""
         is_first = self.first_of == np.arange(len(self.ids))
@@ -170,9 +176,10 @@ def _calibrated_space(workspace: Workspace, settings: Settings, folder: Path, re
 
 
 def _refuse_one_image(stored: StoredRows) -> None:
-    if len(stored.images) < 2:
-        count = "one image" if len(stored.images) else "no image with features"
-        raise ExtractionError(f"{stored.table.folder.name} has {count}: there is nothing to compare")
+    if not len(stored.images):
+        raise without_rows(stored.table.folder, stored.table.manifest)
+    if len(stored.images) == 1:
+        raise ExtractionError(f"{stored.table.folder.name} has one image: there is nothing to compare")
 
 
 def _first_of_equal(stored: StoredRows) -> Places:
@@ -313,7 +320,7 @@ def _written(
     num_copied = space.calibration.num_images if space.calibration is not None else None
     told = CopyGroups(
         extraction=folder.name,
-        num_images=len(stored.images),
+        num_images=space.num_images,
         num_groups=len(groups),
         counts={kind: kinds[kind] for kind in (EXACT, NEAR, GONE)},
         groups=list(_shown(workspace, settings, stored, groups)),
@@ -324,7 +331,7 @@ def _written(
     files.write_text_chunks(page, near_copies_page(told))
     return NearCopiesResult(
         name=folder.name,
-        num_images=len(stored.images),
+        num_images=space.num_images,
         num_groups=len(groups),
         num_exact=kinds[EXACT],
         num_near=kinds[NEAR],
