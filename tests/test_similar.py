@@ -438,6 +438,22 @@ def test_a_picture_from_elsewhere_is_encoded_as_the_rows_were(
     assert found.query == "other.png"
 
 
+def test_a_name_that_a_file_here_has_too_is_said_to_be_the_images(
+    table: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = Listener()
+    find_similar(Workspace(tmp_path), tiny(), table, "cat/a.png", 1, told)
+    assert told.told == []
+    write_images(tmp_path / "cat", 1)
+    (tmp_path / "cat" / "image_000.png").rename(tmp_path / "cat" / "a.png")
+    find_similar(Workspace(tmp_path), tiny(), table, "cat/a.png", 1, told)
+    assert told.told == [
+        "cat/a.png is searched for as the image of that name in table, not as the file here: for that give its whole "
+        "path"
+    ]
+
+
 def test_the_path_of_an_image_of_the_extraction_needs_no_model(
     extracted: Workspace, tiny: Tiny, tmp_path: Path
 ) -> None:

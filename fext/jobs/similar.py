@@ -1,5 +1,6 @@
 """The images nearest to a picture, and those nearest to each image of an extraction."""
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def find_similar(
     query = _query(workspace, settings, indexed, picture, reporter)
     others = len(indexed.images) - (query.place is not None)
     if not others:
-        raise ExtractionError(f"{folder.name} has one image: there is no other to compare it with")
+        raise _one_image(folder)
     nearest = _nearest(indexed, query, min(count, others))
     score_name = SCORE_NAMES[settings.similarity]
     table, page = folder / FOLDER / "nearest.csv", folder / FOLDER / "nearest.html"
@@ -126,11 +127,20 @@ def find_similar(
     )
 
 
+def _one_image(folder: Path) -> ExtractionError:
+    return ExtractionError(f"{folder.name} has one image: there is no other to compare it with")
+
+
 def _query(
     workspace: Workspace, settings: Settings, indexed: IndexedExtraction, picture: str, reporter: Reporter
 ) -> _Query:
     name = picture
     place = _place(indexed, name)
+    if place is not None and _is_another_file(Path(picture), indexed.source.path(name)):
+        reporter.warning(
+            f"{picture} is searched for as the image of that name in {indexed.folder.name}, not as the file here: for "
+            f"that give its whole path"
+        )
     if place is None and (inside := _name_within(indexed, Path(picture))) is not None:
         name, place = inside, _place(indexed, inside)
     if place is not None:
@@ -151,6 +161,11 @@ def _place(indexed: IndexedExtraction, name: str) -> int | None:
     wanted = name_to_bytes(name)
     places = (place for place, known in enumerate(indexed.images.iter_bytes()) if known == wanted)
     return next(places, None)
+
+
+def _is_another_file(path: Path, image: Path) -> bool:
+    """Whether there is a file, other than that of the image."""
+    return os.path.isfile(path) and path.resolve() != image.resolve()
 
 
 def _name_within(indexed: IndexedExtraction, path: Path) -> str | None:
@@ -204,7 +219,7 @@ def find_all_neighbours(folder: Path, settings: Settings, count: int, reporter: 
     indexed = open_index(folder, settings, settings.similarity, reporter)
     names = indexed.images
     if len(names) < 2:
-        raise ExtractionError(f"{folder.name} has one image: there is no other to compare it with")
+        raise _one_image(folder)
     count = min(count, len(names) - 1)
     codes = folder_labels(names).codes
     precision = np.zeros(len(names), np.float32)
