@@ -229,7 +229,8 @@ def _looked_at(links: _Links, pictures: SmallPictures, least: float, reporter: R
             progress.advance()
     num_unseen = sum(not checksum for checksum in pictures.checksums)
     if num_unseen:
-        reporter.warning(f"{num_unseen} images cannot be read now: copies that are not exact are not told of them")
+        what, them = ("1 image", "it") if num_unseen == 1 else (f"{num_unseen:,} images", "them")
+        reporter.warning(f"{what} cannot be read now: copies that are not exact are not told of {them}")
     return _Links(links.pairs[are_alike], links.similarities[are_alike])
 
 
