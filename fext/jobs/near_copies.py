@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.compute.near_groups import near_groups
-from fext.compute.vector_index import NO_ID, Ids, VectorIndex, set_num_threads
+from fext.compute.vector_index import NO_ID, QUERIES_AT_A_TIME, Ids, VectorIndex, set_num_threads
 from fext.data.near_copies import correlation_when_aligned
 from fext.errors import ExtractionError
 from fext.jobs.copy_calibration import CopyCalibration, calibrate
@@ -36,7 +36,6 @@ FOLDER = "duplicates"
 COLUMNS = ("group", "image", "likeness", "similarity", "correlation", "file_size")
 FIRST, EXACT, NEAR, GONE = "first", "exact", "near", "gone"
 _NUM_NEAREST = 8  # of each row; a larger group grows from link to link
-_QUERIES_AT_A_TIME = 256
 _ROUNDING = 1e-6  # by so much the cosine of two rows of one direction may be below 1
 
 Places = NDArray[np.int64]
@@ -208,8 +207,8 @@ def _near_pairs(space: _Space, reporter: Reporter) -> _Links:
     pairs, similarities = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
     least = space.threshold - _ROUNDING
     with reporter.progress("finding near copies", len(places)) as progress:
-        for start in range(0, len(places), _QUERIES_AT_A_TIME):
-            own = places[start : start + _QUERIES_AT_A_TIME]
+        for start in range(0, len(places), QUERIES_AT_A_TIME):
+            own = places[start : start + QUERIES_AT_A_TIME]
             found = space.index.search(space.index.rows(space.ids[own]), _NUM_NEAREST + 1, among)
             is_near = (found.ids != NO_ID) & (found.scores >= least) & (found.ids != space.ids[own][:, None])
             query, _ = np.nonzero(is_near)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fext.compute.vector_index import NO_ID, Found, Rows
+from fext.compute.vector_index import NO_ID, QUERIES_AT_A_TIME, Found, Rows
 from fext.data.images import file_state, read_file
 from fext.data.labels import are_labels, folder_labels, label_chance
 from fext.data.names import name_to_bytes
@@ -26,7 +26,6 @@ from fext.store import extractions, files
 from fext.store.workspace import Workspace
 
 FOLDER = "similar"
-_QUERIES_AT_A_TIME = 256
 _NUM_ON_PAGE = 200
 SCORE_NAMES = {"cosine": "similarity", "euclidean": "distance"}
 
@@ -250,8 +249,8 @@ def find_all_neighbours(folder: Path, settings: Settings, count: int, reporter: 
 def _searched(indexed: IndexedExtraction, count: int, reporter: Reporter) -> Iterator[tuple[int, Found]]:
     """The place of the first of a few images, and the places and scores of the nearest others of each of them."""
     with reporter.progress("finding neighbours", len(indexed.images)) as progress:
-        for start in range(0, len(indexed.images), _QUERIES_AT_A_TIME):
-            queries = indexed.rows(start, start + _QUERIES_AT_A_TIME)
+        for start in range(0, len(indexed.images), QUERIES_AT_A_TIME):
+            queries = indexed.rows(start, start + QUERIES_AT_A_TIME)
             found = indexed.search(queries, count + 1)
             yield start, without_own(np.arange(start, start + len(queries)), *found)
             progress.advance(len(queries))
