@@ -351,15 +351,16 @@ def test_references_need_the_images(space: Workspace, extracted: Workspace, tiny
 
 
 @pytest.mark.parametrize(
-    ("model", "other", "said"),
+    ("model", "other", "num_seeds", "said"),
     [
-        ((0.8, 0.9), (0.5, 0.6), "fit the folders better than any other's"),
-        ((0.5, 0.6), (0.8, 0.9), "fit the folders less well than others"),
-        ((0.5, 0.7), (0.6, 0.9), "no difference can be told"),
+        ((0.8, 0.9), (0.5, 0.6), 5, "fit the folders better than any other's"),
+        ((0.5, 0.6), (0.8, 0.9), 5, "fit the folders less well than others"),
+        ((0.5, 0.7), (0.6, 0.9), 5, "no difference can be told"),
+        ((0.9, 0.9), (0.6, 0.6), 1, "no difference can be told"),
     ],
 )
 def test_the_verdict_goes_by_whether_ranges_are_apart(
-    model: tuple[float, float], other: tuple[float, float], said: str
+    model: tuple[float, float], other: tuple[float, float], num_seeds: int, said: str
 ) -> None:
     def judged(least: float, greatest: float) -> dict[str, dict[str, float]]:
         return {"nmi": {"least": least, "mean": (least + greatest) / 2, "greatest": greatest}}
@@ -370,7 +371,7 @@ def test_the_verdict_goes_by_whether_ranges_are_apart(
         "silhouette_by_count": {},
         "num_labels": 2,
         "labels": {"nmi": 1.0, "ari": 1.0, "purity": 1.0},
-        "references": {"encoders": {"model": judged(*model), "pixels": judged(*other)}},
+        "references": {"num_seeds": num_seeds, "encoders": {"model": judged(*model), "pixels": judged(*other)}},
     }
     assert said in verdicts(summary)[-1]
 

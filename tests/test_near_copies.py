@@ -71,6 +71,11 @@ def test_what_would_be_left_alone_joins_its_nearest_neighbour() -> None:
     assert grouped([0, 20, 40], threshold=5) == []
 
 
+def test_a_link_counts_where_rounding_says_otherwise() -> None:
+    links, similarities = np.array([[0, 1]]), np.ones(1, np.float32)
+    assert near_groups(links, similarities, np.arange(2), lambda one, others: np.zeros(len(others), bool)) == [[0, 1]]
+
+
 def test_a_group_grows_beyond_its_links_among_equals() -> None:
     assert [sorted(group) for group in grouped([0.1 * number for number in range(40)], threshold=5)] == [
         list(range(40))
@@ -99,6 +104,19 @@ def test_with_a_number_that_cosine_decides_and_nothing_else_is_needed(tmp_path: 
     assert [list(group) for group in found[0.99999]] == [["a.png", "c.png"]]
     assert [list(group) for group in found[0.9999]] == [["a.png", "c.png", "b.png"]]
     assert [sorted(group) for group in found[0.9]] == [["a.png", "b.png", "c.png"], ["d.png", "e.png"]]
+
+
+def test_rows_of_one_direction_are_copies_at_a_similarity_of_one(tmp_path: Path, tiny: Tiny) -> None:
+    """Their cosine is 1 but for rounding, which comes out differently from one computation to the next."""
+    random = np.random.default_rng(0)
+    rows: Rows = {}
+    for number in range(60):
+        row = random.normal(size=64)
+        rows |= {f"{number}_a.png": row.tolist(), f"{number}_b.png": (3 * row).tolist()}
+    folder = write_table(tmp_path / "inference" / "table", rows)
+    groups = groups_of(find_near_copies(Workspace(tmp_path), tiny(duplicate_similarity=1.0), folder, QUIET))
+    assert all({name.split("_")[0] for name in group} == {next(iter(group)).split("_")[0]} for group in groups)
+    assert len(groups) == 60
 
 
 def test_many_equal_rows_hide_no_near_one(tmp_path: Path, tiny: Tiny) -> None:
@@ -210,6 +228,19 @@ def test_exact_and_near_copies_are_found_and_nothing_else(extracted: Workspace, 
     assert "Group 4" in page
     assert "copies of 24 of the images" in page
     assert find(extracted, tiny()).table.read_bytes() == result.table.read_bytes()
+
+
+def test_features_of_all_stages_with_the_error_find_the_copies_too(copy: Workspace, tiny: Tiny) -> None:
+    settings = tiny(feature_grid=2, feature_stages="all", reconstruction_error=True)
+    extract(copy, settings, copy.checkpoints / "model", copy.images, "stages", QUIET)
+    result = find_near_copies(copy, tiny(), copy.inference / "stages", QUIET)
+    assert {frozenset(group) for group in groups_of(result)} == {frozenset(pair) for pair in COPIES.items()}
+
+
+def test_damaged_rows_are_not_counted_among_the_images(copy: Workspace, tiny: Tiny) -> None:
+    table = copy.inference / "table" / "features.csv"
+    table.write_bytes(table.read_bytes()[:-20])
+    assert find(copy, tiny()).num_images == find(copy, tiny(duplicate_similarity=0.9)).num_images == 23
 
 
 def test_the_same_is_found_where_the_search_is_approximate(

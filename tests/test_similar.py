@@ -18,11 +18,15 @@ from fext.compute import vector_index
 from fext.compute.vector_index import Probes, VectorIndex
 from fext.errors import CheckpointError, ExtractionError, SourceError, UsageError
 from fext.jobs import indexing
+from fext.jobs.clusters import cluster
 from fext.jobs.extract import extract
 from fext.jobs.indexing import ids_of, open_index
+from fext.jobs.map import lay_out
+from fext.jobs.near_copies import find_near_copies
 from fext.jobs.pretrain import pretrain
 from fext.jobs.similar import find_all_neighbours, find_similar
 from fext.jobs.similar_references import compare_precision
+from fext.jobs.view import view
 from fext.reporting import SilentReporter
 from fext.screen import program
 from fext.screen.actions import Screen
@@ -167,6 +171,26 @@ def test_one_image_alone_has_nothing_near(tmp_path: Path, tiny: Tiny) -> None:
             find()
 
 
+def test_where_all_images_were_rejected_the_way_to_the_reasons_is_told(tmp_path: Path, tiny: Tiny) -> None:
+    counts = {"found": 2, "written": 0, "rejected": 2}
+    folder = write_table(tmp_path / "inference" / "table", ROWS, counts=counts)
+    files.write_csv(folder / "images.csv", IMAGES_COLUMNS, [(name, "rejected", 1, 1, "") for name in ("a", "b")])
+    files.write_csv(folder / "rejected.csv", ("image", "reason"), [("a", "no image"), ("b", "no image")])
+    space, settings = Workspace(tmp_path), tiny()
+    explorations: list[Callable[[], object]] = [
+        lambda: find_all_neighbours(folder, settings, 3, QUIET),
+        lambda: nearest(folder, settings, "a"),
+        lambda: compare_precision(space, settings, folder, 3, QUIET),
+        lambda: find_near_copies(space, settings, folder, QUIET),
+        lambda: cluster(space, settings, folder, QUIET),
+        lambda: lay_out(space, settings, folder, QUIET),
+        lambda: view(space, settings, folder, QUIET),
+    ]
+    for explore in explorations:
+        with pytest.raises(ExtractionError, match=r"table has no image with features: its rejected\.csv says why"):
+            explore()
+
+
 def test_an_extraction_without_rows_or_not_finished_is_said_to_be_so(table: Path, tiny: Tiny) -> None:
     (table / "features.npy").write_bytes((table / "features.npy").read_bytes()[:130])
     with pytest.raises(ExtractionError, match="no rows that can be read"):
@@ -285,6 +309,18 @@ def test_an_index_of_another_extraction_is_not_taken_for_this_one(table: Path, t
     assert "it is of other rows" in told.told[0]
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_equal_images_come_by_name_whether_the_index_grew_or_is_new(tmp_path: Path, tiny: Tiny, metric: str) -> None:
+    rows = {f"{number:02}.png": row.tolist() for number, row in enumerate(random_rows(60, 64))}
+    folder, settings = tmp_path / "inference" / "table", tiny(similarity=metric)
+    find_all_neighbours(write_table(folder, rows), settings, 10, QUIET)
+    rows["+like_07.png"] = rows["07.png"]
+    grown = find_all_neighbours(write_table(folder, rows), settings, 10, QUIET).table.read_text(encoding="utf-8")
+    shutil.rmtree(folder / "index")
+    new = find_all_neighbours(folder, settings, 10, QUIET).table.read_text(encoding="utf-8")
+    assert grown == new
+
+
 def test_a_damaged_row_is_left_out_and_told_of(table: Path, tiny: Tiny) -> None:
     data = bytearray((table / "features.npy").read_bytes())
     data[-1] ^= 1
@@ -292,7 +328,7 @@ def test_a_damaged_row_is_left_out_and_told_of(table: Path, tiny: Tiny) -> None:
     told = Listener()
     indexed = open_index(table, tiny(), "cosine", told)
     assert list(indexed.images) == ["cat/a.png", "cat/b.png", "dog/c.png"]
-    assert told.told == ["1 rows of table are damaged and left out: verify it, or extract again"]
+    assert told.told == ["1 row of table is damaged and left out: verify it, or extract again"]
 
 
 def test_distances_of_near_rows_are_exact_however_many_are_asked_for_at_a_time() -> None:
@@ -384,20 +420,38 @@ def extracted(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, small_model:
         write_images(space.images / label, 6)
     pretrain(space, tiny(), space.images, "model", QUIET)
     extract(space, tiny(feature_grid=2), space.checkpoints / "model", space.images, "table", QUIET)
+    stages = tiny(feature_grid=2, feature_stages="all", reconstruction_error=True)
+    extract(space, stages, space.checkpoints / "model", space.images, "all_stages", QUIET)
     return space
 
 
-@pytest.mark.parametrize("grid", [2, 1])
+@pytest.mark.parametrize(("grid", "table"), [(2, "table"), (1, "table"), (1, "all_stages")])
 def test_a_picture_from_elsewhere_is_encoded_as_the_rows_were(
-    extracted: Workspace, tiny: Tiny, tmp_path: Path, grid: int
+    extracted: Workspace, tiny: Tiny, tmp_path: Path, grid: int, table: str
 ) -> None:
     other = tmp_path / "other.png"
     other.write_bytes((extracted.images / "dark" / "image_002.png").read_bytes())
-    folder = extracted.inference / "table"
+    folder = extracted.inference / table
     found = find_similar(extracted, tiny(explore_grid=grid), folder, str(other), 2, QUIET)
     assert [name for name, _ in found.nearest] == ["dark/image_002.png", "light/image_002.png"]
     assert [score for _, score in found.nearest] == pytest.approx([1, 1], abs=1e-5)
     assert found.query == "other.png"
+
+
+def test_a_name_that_a_file_here_has_too_is_said_to_be_the_images(
+    table: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = Listener()
+    find_similar(Workspace(tmp_path), tiny(), table, "cat/a.png", 1, told)
+    assert told.told == []
+    write_images(tmp_path / "cat", 1)
+    (tmp_path / "cat" / "image_000.png").rename(tmp_path / "cat" / "a.png")
+    find_similar(Workspace(tmp_path), tiny(), table, "cat/a.png", 1, told)
+    assert told.told == [
+        "cat/a.png is searched for as the image of that name in table, not as the file here: for that give its whole "
+        "path"
+    ]
 
 
 def test_the_path_of_an_image_of_the_extraction_needs_no_model(

@@ -14,7 +14,8 @@ def near_groups(
     """Groups of two or more places, the first of each being the one that the others are near to.
 
     `links` (P, 2) are pairs of near places with their similarities; `rank` says of each place how soon it comes among
-    equals; is_near(first, others) tells of any places whether they are near to another.
+    equals; is_near(first, others) tells of any places whether they are near to another. It is not asked about pairs
+    that are linked, of which it may think otherwise by rounding.
 
     Connected components would chain: a film is one group though its first and last picture have nothing in common. So a
     group grows along the links, but takes only what is near to its first itself (the leader algorithm of Hartigan,
@@ -46,7 +47,8 @@ def _grown(
     group_of: dict[int, int],
     is_near: Callable[[int, Places], NDArray[np.bool_]],
 ) -> list[int]:
-    group, seen, edge = [first], {first}, [first]
+    edge = sorted(near for near in neighbours.nearest_first(first) if near not in group_of)
+    group, seen = [first, *edge], {first, *edge}
     while edge:
         reached = sorted({near for place in edge for near in neighbours.nearest_first(place)} - seen)
         reached = [place for place in reached if place not in group_of]

@@ -23,6 +23,7 @@ Rows = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 NO_ID = -1
+QUERIES_AT_A_TIME = 256  # that are worth a call, and let the progress move on
 # Exact up to here: 50,000 rows of 512 values are searched in 16 ms on one core, and take 100 MB.
 MAX_EXACT_ROWS, _MAX_EXACT_BYTES = 50_000, 2**30
 # An approximate index has 2 sqrt(N) lists: one of a million rows of 512 values was made in 164 s on one core, with

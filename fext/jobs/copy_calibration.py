@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from fext.data.images import MAX_SIDE, decode_small, read_file
 from fext.data.near_copies import MIN_CORRELATION, Small, correlation_when_aligned, disturbed_copies
-from fext.errors import CheckpointError, ExtractionError, ImageRejected, SourceError
+from fext.errors import CheckpointError, ImageRejected, SourceError
+from fext.jobs.features import without_rows
 from fext.jobs.indexing import StoredRows
 from fext.jobs.outside import OutsideEncoder
 from fext.reporting import Reporter
@@ -147,8 +148,7 @@ def _spread(stored: StoredRows, num_channels: int) -> tuple[Rows, NDArray[np.flo
         squares += np.square(row, dtype=np.float64)
         number += 1
     if not number:
-        folder = stored.table.folder
-        raise ExtractionError(f"{folder.name} has no rows that can be read: extract again to bring the table back")
+        raise without_rows(stored.table.folder, stored.table.manifest)
     mean = sums / number
     variances = np.maximum(squares / number - mean**2, 0)
     return mean.astype(np.float32), variances.reshape(-1, num_channels).mean(axis=0)

@@ -102,13 +102,25 @@ def open_features(folder: Path, grid: int, reporter: Reporter) -> Iterator[Featu
                 else:
                     num_rejected += 1
                 progress.advance()
-        if num_damaged:
-            what = f"1 row of {folder.name} is" if num_damaged == 1 else f"{num_damaged} rows of {folder.name} are"
-            reporter.warning(f"{what} damaged and left out: verify it, or extract again")
         if not names:
-            raise ExtractionError(f"{folder.name} has no rows that can be read: extract again to bring the table back")
+            raise without_rows(folder, manifest)
+        tell_of_damaged(folder, num_damaged, reporter)
         source = known_images(Path(manifest["source"]), Names.of(names))
         yield Features(folder, manifest, source, scratch.rows(), grid, num_rejected)
+
+
+def without_rows(folder: Path, manifest: Description) -> ExtractionError:
+    """What to raise where an extraction has no row that can be read."""
+    if manifest["counts"]["written"]:
+        return ExtractionError(f"{folder.name} has no rows that can be read: extract again to bring the table back")
+    return ExtractionError(f"{folder.name} has no image with features: its {extractions.REJECTED_FILE} says why")
+
+
+def tell_of_damaged(folder: Path, num_damaged: int, reporter: Reporter) -> None:
+    """Say how many rows of an extraction are left out because they are damaged."""
+    if num_damaged:
+        what = f"1 row of {folder.name} is" if num_damaged == 1 else f"{num_damaged} rows of {folder.name} are"
+        reporter.warning(f"{what} damaged and left out: verify it, or extract again")
 
 
 def averaged(row: Rows, grid: int, new_grid: int) -> Rows:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fext.compute.device import free_memory
 from fext.compute.vector_index import (
     NO_ID,
+    Found,
     Ids,
     Metric,
     Probes,
@@ -33,7 +34,7 @@ from fext.compute.vector_index import (
 from fext.data.names import Names, name_to_bytes
 from fext.data.source import ImageSource, known_images
 from fext.errors import ExtractionError
-from fext.jobs.features import averaged
+from fext.jobs.features import averaged, tell_of_damaged, without_rows
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store import extractions
@@ -43,6 +44,7 @@ from fext.store.parts import WRITTEN
 from fext.store.tables import Columns
 
 _NUM_PROBES, _NUM_PROBED = 100, 10
+_NUM_EQUALLY_NEAR, _DIGITS = 16, 6
 _BLOCK_BYTES, _MAX_BLOCK_ROWS = 2**25, 4096
 _CHECKSUM = re.compile("[0-9a-f]{64}")
 
@@ -111,12 +113,10 @@ class StoredRows:
         """Those that have a row that can be read, which the user is told of; raises ExtractionError where none has."""
         folder = self.table.folder
         if not has_row.any():
-            raise ExtractionError(f"{folder.name} has no rows that can be read: extract again to bring the table back")
+            raise without_rows(folder, self.table.manifest)
         if has_row.all():
             return self
-        self.table.reporter.warning(
-            f"{(~has_row).sum()} rows of {folder.name} are damaged and left out: verify it, or extract again"
-        )
+        tell_of_damaged(folder, int((~has_row).sum()), self.table.reporter)
         names = self.images.select(np.flatnonzero(has_row).tolist())
         source = known_images(self.source.location, names)
         of_images = (self.checksums[has_row], self.file_sizes[has_row], self.table_places[has_row])
@@ -172,9 +172,17 @@ class IndexedExtraction:
         place_of[self.ids] = np.arange(len(self.ids))
         return place_of
 
-    def places(self, ids: Ids) -> Ids:
-        """The places among the images of ids of the index; NO_ID stays."""
-        return self._place_of[ids]
+    def search(self, queries: Rows, count: int) -> Found:
+        """The places of the nearest images to each query (Q, D), and how near, as VectorIndex.search has ids.
+
+        Those that differ by rounding alone come in the order of the images. FAISS rounds by where rows stand in the
+        index, so which of equal ones it finds last depends on what the index went through: some more are sought.
+        """
+        found = self.index.search(queries, count + _NUM_EQUALLY_NEAR)
+        places = self._place_of[found.ids]
+        farness = -found.scores if self.index.metric == "cosine" else found.scores
+        order = np.lexsort((places, np.where(places == NO_ID, np.inf, farness).round(_DIGITS)))[:, :count]
+        return Found(np.take_along_axis(places, order, axis=1), np.take_along_axis(found.scores, order, axis=1))
 
     def rows(self, start: int, stop: int) -> Rows:
         """The rows (N, D) of images from one place to before another, as the index has them."""

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.compute.near_groups import near_groups
-from fext.compute.vector_index import NO_ID, Ids, VectorIndex, set_num_threads
+from fext.compute.vector_index import NO_ID, QUERIES_AT_A_TIME, Ids, VectorIndex, set_num_threads
 from fext.data.near_copies import correlation_when_aligned
 from fext.errors import ExtractionError
 from fext.jobs.copy_calibration import CopyCalibration, calibrate
+from fext.jobs.features import without_rows
 from fext.jobs.indexing import Row, StoredRows, make_index, open_index, refuse_too_large, stored_rows
 from fext.jobs.small_pictures import SmallPictures, small_pictures_of
 from fext.jobs.thumbnails import thumbnails
@@ -35,7 +36,7 @@ FOLDER = "duplicates"
 COLUMNS = ("group", "image", "likeness", "similarity", "correlation", "file_size")
 FIRST, EXACT, NEAR, GONE = "first", "exact", "near", "gone"
 _NUM_NEAREST = 8  # of each row; a larger group grows from link to link
-_QUERIES_AT_A_TIME = 256
+_ROUNDING = 1e-6  # by so much the cosine of two rows of one direction may be below 1
 
 Places = NDArray[np.int64]
 
@@ -116,6 +117,11 @@ class _Space:
     recall: float | None
     calibration: CopyCalibration | None
 
+    @property
+    def num_images(self) -> int:
+        """Those whose row, or an equal one, can be read."""
+        return int((self.ids[self.first_of] != NO_ID).sum())
+
     def different(self) -> Places:
         """The images that are compared: one of each row."""
         is_first = self.first_of == np.arange(len(self.ids))
@@ -136,7 +142,7 @@ class _Space:
 
     def near(self, one: int, others: Places) -> NDArray[np.bool_]:
         """Which of the others are near."""
-        return self.similarities(one, others) >= self.threshold
+        return self.similarities(one, others) >= self.threshold - _ROUNDING
 
 
 def _space(workspace: Workspace, settings: Settings, folder: Path, reporter: Reporter) -> _Space:
@@ -169,9 +175,10 @@ def _calibrated_space(workspace: Workspace, settings: Settings, folder: Path, re
 
 
 def _refuse_one_image(stored: StoredRows) -> None:
-    if len(stored.images) < 2:
-        count = "one image" if len(stored.images) else "no image with features"
-        raise ExtractionError(f"{stored.table.folder.name} has {count}: there is nothing to compare")
+    if not len(stored.images):
+        raise without_rows(stored.table.folder, stored.table.manifest)
+    if len(stored.images) == 1:
+        raise ExtractionError(f"{stored.table.folder.name} has one image: there is nothing to compare")
 
 
 def _first_of_equal(stored: StoredRows) -> Places:
@@ -198,11 +205,12 @@ def _near_pairs(space: _Space, reporter: Reporter) -> _Links:
     place_of = np.full(len(among), NO_ID, np.int64)
     place_of[space.ids[places]] = places
     pairs, similarities = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
+    least = space.threshold - _ROUNDING
     with reporter.progress("finding near copies", len(places)) as progress:
-        for start in range(0, len(places), _QUERIES_AT_A_TIME):
-            own = places[start : start + _QUERIES_AT_A_TIME]
+        for start in range(0, len(places), QUERIES_AT_A_TIME):
+            own = places[start : start + QUERIES_AT_A_TIME]
             found = space.index.search(space.index.rows(space.ids[own]), _NUM_NEAREST + 1, among)
-            is_near = (found.ids != NO_ID) & (found.scores >= space.threshold) & (found.ids != space.ids[own][:, None])
+            is_near = (found.ids != NO_ID) & (found.scores >= least) & (found.ids != space.ids[own][:, None])
             query, _ = np.nonzero(is_near)
             pairs.append(np.sort(np.stack([own[query], place_of[found.ids[is_near]]], axis=1), axis=1))
             similarities.append(found.scores[is_near])
@@ -220,7 +228,8 @@ def _looked_at(links: _Links, pictures: SmallPictures, least: float, reporter: R
             progress.advance()
     num_unseen = sum(not checksum for checksum in pictures.checksums)
     if num_unseen:
-        reporter.warning(f"{num_unseen} images cannot be read now: copies that are not exact are not told of them")
+        what, them = ("1 image", "it") if num_unseen == 1 else (f"{num_unseen:,} images", "them")
+        reporter.warning(f"{what} cannot be read now: copies that are not exact are not told of {them}")
     return _Links(links.pairs[are_alike], links.similarities[are_alike])
 
 
@@ -311,7 +320,7 @@ def _written(
     num_copied = space.calibration.num_images if space.calibration is not None else None
     told = CopyGroups(
         extraction=folder.name,
-        num_images=len(stored.images),
+        num_images=space.num_images,
         num_groups=len(groups),
         counts={kind: kinds[kind] for kind in (EXACT, NEAR, GONE)},
         groups=list(_shown(workspace, settings, stored, groups)),
@@ -322,7 +331,7 @@ def _written(
     files.write_text_chunks(page, near_copies_page(told))
     return NearCopiesResult(
         name=folder.name,
-        num_images=len(stored.images),
+        num_images=space.num_images,
         num_groups=len(groups),
         num_exact=kinds[EXACT],
         num_near=kinds[NEAR],

@@ -1,6 +1,7 @@
 """Pictures that are not in an extraction, encoded as its rows were, to be compared with them."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fext.compute.engines import RowShape, encode_all, make_engine
+from fext.compute.engines import encode_all, make_engine
 from fext.data.dataset import Batch, FileRead
 from fext.data.images import NO_FILE, preprocess
 from fext.jobs.extraction import remade_extraction
@@ -33,7 +34,6 @@ class OutsideEncoder:
             reporter.message(
                 f"computed in another way than the table, which makes a small difference: {why_not_exactly}"
             )
-        grid = extraction.shape.grid
         self._grid, self._batch_size = extraction.settings.feature_grid, extraction.batch_size
         self._preprocessing = extraction.checkpoint.preprocessing
         self._engine = make_engine(
@@ -41,7 +41,7 @@ class OutsideEncoder:
             extraction.checkpoint.model,
             extraction.computation,
             extraction.batch_size,
-            RowShape(grid, has_error=False),
+            replace(extraction.shape, has_error=False),
         )
 
     def rows(self, pictures: Iterable[bytes], grid: int) -> Iterator[Row]:

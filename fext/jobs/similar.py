@@ -1,5 +1,6 @@
 """The images nearest to a picture, and those nearest to each image of an extraction."""
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fext.compute.vector_index import NO_ID, Found, Rows
+from fext.compute.vector_index import NO_ID, QUERIES_AT_A_TIME, Found, Rows
 from fext.data.images import file_state, read_file
 from fext.data.labels import are_labels, folder_labels, label_chance
 from fext.data.names import name_to_bytes
@@ -25,7 +26,6 @@ from fext.store import extractions, files
 from fext.store.workspace import Workspace
 
 FOLDER = "similar"
-_QUERIES_AT_A_TIME = 256
 _NUM_ON_PAGE = 200
 SCORE_NAMES = {"cosine": "similarity", "euclidean": "distance"}
 
@@ -93,7 +93,7 @@ def find_similar(
     query = _query(workspace, settings, indexed, picture, reporter)
     others = len(indexed.images) - (query.place is not None)
     if not others:
-        raise ExtractionError(f"{folder.name} has one image: there is no other to compare it with")
+        raise _one_image(folder)
     nearest = _nearest(indexed, query, min(count, others))
     score_name = SCORE_NAMES[settings.similarity]
     table, page = folder / FOLDER / "nearest.csv", folder / FOLDER / "nearest.html"
@@ -126,11 +126,20 @@ def find_similar(
     )
 
 
+def _one_image(folder: Path) -> ExtractionError:
+    return ExtractionError(f"{folder.name} has one image: there is no other to compare it with")
+
+
 def _query(
     workspace: Workspace, settings: Settings, indexed: IndexedExtraction, picture: str, reporter: Reporter
 ) -> _Query:
     name = picture
     place = _place(indexed, name)
+    if place is not None and _is_another_file(Path(picture), indexed.source.path(name)):
+        reporter.warning(
+            f"{picture} is searched for as the image of that name in {indexed.folder.name}, not as the file here: for "
+            f"that give its whole path"
+        )
     if place is None and (inside := _name_within(indexed, Path(picture))) is not None:
         name, place = inside, _place(indexed, inside)
     if place is not None:
@@ -151,6 +160,11 @@ def _place(indexed: IndexedExtraction, name: str) -> int | None:
     wanted = name_to_bytes(name)
     places = (place for place, known in enumerate(indexed.images.iter_bytes()) if known == wanted)
     return next(places, None)
+
+
+def _is_another_file(path: Path, image: Path) -> bool:
+    """Whether there is a file, other than that of the image."""
+    return os.path.isfile(path) and path.resolve() != image.resolve()
 
 
 def _name_within(indexed: IndexedExtraction, path: Path) -> str | None:
@@ -175,9 +189,8 @@ def _cannot_be_searched(indexed: IndexedExtraction, picture: str, reason: str) -
 
 
 def _nearest(indexed: IndexedExtraction, query: _Query, count: int) -> list[tuple[str, float]]:
-    found = indexed.index.search(query.row, count + (query.place is not None))
-    places = indexed.places(found.ids)[0].tolist()
-    pairs = [(place, score) for place, score in zip(places, found.scores[0].tolist(), strict=True) if place != NO_ID]
+    places, scores = (of_one[0].tolist() for of_one in indexed.search(query.row, count + (query.place is not None)))
+    pairs = [(place, score) for place, score in zip(places, scores, strict=True) if place != NO_ID]
     others = [(indexed.images[place], score) for place, score in pairs if place != query.place]
     return others[:count]
 
@@ -205,7 +218,7 @@ def find_all_neighbours(folder: Path, settings: Settings, count: int, reporter: 
     indexed = open_index(folder, settings, settings.similarity, reporter)
     names = indexed.images
     if len(names) < 2:
-        raise ExtractionError(f"{folder.name} has one image: there is no other to compare it with")
+        raise _one_image(folder)
     count = min(count, len(names) - 1)
     codes = folder_labels(names).codes
     precision = np.zeros(len(names), np.float32)
@@ -236,10 +249,10 @@ def find_all_neighbours(folder: Path, settings: Settings, count: int, reporter: 
 def _searched(indexed: IndexedExtraction, count: int, reporter: Reporter) -> Iterator[tuple[int, Found]]:
     """The place of the first of a few images, and the places and scores of the nearest others of each of them."""
     with reporter.progress("finding neighbours", len(indexed.images)) as progress:
-        for start in range(0, len(indexed.images), _QUERIES_AT_A_TIME):
-            queries = indexed.rows(start, start + _QUERIES_AT_A_TIME)
-            found = indexed.index.search(queries, count + 1)
-            yield start, without_own(np.arange(start, start + len(queries)), indexed.places(found.ids), found.scores)
+        for start in range(0, len(indexed.images), QUERIES_AT_A_TIME):
+            queries = indexed.rows(start, start + QUERIES_AT_A_TIME)
+            found = indexed.search(queries, count + 1)
+            yield start, without_own(np.arange(start, start + len(queries)), *found)
             progress.advance(len(queries))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fext.compute.vector_index import Rows, set_num_threads
+from fext.compute.vector_index import QUERIES_AT_A_TIME, Metric, Rows, set_num_threads
 from fext.data.labels import are_labels, folder_labels, label_chance
 from fext.errors import ExtractionError
 from fext.jobs.features import MODEL, UNTRAINED, open_features, open_references
@@ -24,7 +24,6 @@ from fext.store import files
 from fext.store.workspace import Workspace
 
 _NUM_JUDGED = 2000  # images whose nearest are looked at, evenly chosen
-_QUERIES_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,10 @@ def compare_precision(
             count = min(count, len(codes) - 1)
             encoders = {MODEL: _Placed(features.rows, places)}
             encoders |= {name: _Placed(rows, np.arange(len(rows))) for name, rows in references.rows.items()}
-            found = {name: _precision(rows, codes, count, settings, reporter) for name, rows in encoders.items()}
+            found = {
+                name: _precision(rows, codes, count, features.grid, settings.similarity, reporter)
+                for name, rows in encoders.items()
+            }
     table = folder / FOLDER / "precision.csv"
     results = tuple(_result(name, values, found[UNTRAINED]) for name, values in found.items())
     files.write_csv(
@@ -105,16 +107,16 @@ def _refuse_without_labels(folder: Path, codes: NDArray[np.int32]) -> None:
 
 
 def _precision(
-    rows: _Placed, codes: NDArray[np.int32], count: int, settings: Settings, reporter: Reporter
+    rows: _Placed, codes: NDArray[np.int32], count: int, grid: int, metric: Metric, reporter: Reporter
 ) -> NDArray[np.float64]:
     num_rows, num_values = len(rows.places), rows.rows.shape[1]
-    refuse_too_large(num_rows, num_values, settings.explore_grid)
-    index, _ = make_index(num_rows, num_values, settings.similarity, rows.at, reporter)
+    refuse_too_large(num_rows, num_values, grid)
+    index, _ = make_index(num_rows, num_values, metric, rows.at, reporter)
     judged = np.linspace(0, num_rows - 1, min(num_rows, _NUM_JUDGED)).round().astype(np.int64)
     shares = []
     with reporter.progress("comparing encoders", len(judged)) as progress:
-        for start in range(0, len(judged), _QUERIES_AT_A_TIME):
-            own = judged[start : start + _QUERIES_AT_A_TIME]
+        for start in range(0, len(judged), QUERIES_AT_A_TIME):
+            own = judged[start : start + QUERIES_AT_A_TIME]
             found = index.search(np.stack([row for _, row in rows.at(own)]), count + 1)
             shares.append(label_precision(without_own(own, found.ids, found.scores).ids, codes[own], codes))
             progress.advance(len(own))

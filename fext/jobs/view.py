@@ -14,7 +14,7 @@ from fext.data.images import ImageHeader, file_state
 from fext.data.names import Names
 from fext.data.source import known_images
 from fext.data.thumbnails import Thumbnail
-from fext.errors import ExtractionError
+from fext.jobs.features import without_rows
 from fext.jobs.thumbnails import thumbnails
 from fext.pictures.viewer import MAX_IMAGES, Viewed, told_of_limit, viewer
 from fext.reporting import Progress, Reporter
@@ -60,6 +60,8 @@ def view(workspace: Workspace, settings: Settings, folder: Path, reporter: Repor
     columns = Columns(manifest["num_features"], manifest["reconstruction_error"])
     with scratch_rows(folder, min(num_images, MAX_IMAGES), columns.num_features) as scratch:
         images, places = _read(folder, columns, scratch, min(num_images, MAX_IMAGES), reporter)
+        if not places:
+            raise without_rows(folder, manifest)
         neighbours = _neighbours(scratch, places, len(images), reporter)
     introduction = (
         f"The images of the extraction {folder.name}: {manifest['num_features']:,} features of each, made by "
@@ -100,8 +102,6 @@ def _read(
                 scratch.add(of_length_one(row[: columns.num_features]))
             images.append(_Image(done.record, _lines(done.record, row, columns)))
             progress.advance()
-    if not places:
-        raise ExtractionError(f"{folder.name} has no rows that can be read: extract again to bring the table back")
     return images, places
 
 

@@ -107,6 +107,8 @@ def _does_it_help(summary: Mapping[str, Any]) -> str:
         return "There is nothing to compare the model's features with."
     best = max(others, key=lambda name: float(others[name]["mean"]))
     shown = f"NMI with the folders {model['mean']:.3f} against {others[best]['mean']:.3f} by {_described(best)}"
+    if summary["references"]["num_seeds"] == 1:
+        return f"There is one result by each encoder, so chance is not known and no difference can be told: {shown}."
     if model["least"] > others[best]["greatest"]:
         return f"The model's features make clusters that fit the folders better than any other's here: {shown}."
     if model["greatest"] < others[best]["least"]:

@@ -57,3 +57,10 @@ def wants_references() -> bool:
             )
         )
     )
+
+
+def tell_of_missing_pictures(screen: Screen, count: int) -> None:
+    """Say that a page is without so many pictures."""
+    if count:
+        what = "1 image" if count == 1 else f"{count:,} images"
+        screen.reporter.message(f"{what} cannot be read now: the page says why")

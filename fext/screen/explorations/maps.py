@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fext.screen.actions import Screen, duration
 from fext.screen.console import show_path
-from fext.screen.explorations.common import add_features, extraction_of
+from fext.screen.explorations.common import add_features, extraction_of, tell_of_missing_pictures
 from fext.screen.questions import choose_extraction
 
 if TYPE_CHECKING:
@@ -43,9 +43,8 @@ def _run(screen: Screen, settings: "Settings", folder: Path) -> None:
     result = lay_out(screen.workspace, settings, folder, screen.reporter)
     if result.num_shown < result.num_images:
         screen.reporter.warning(f"the page shows {result.num_shown:,} of {result.num_images:,} images, evenly spaced")
-    if result.num_without_picture:
-        screen.reporter.message(f"{result.num_without_picture:,} images cannot be read now: the page says why")
-    size = f"{result.page_bytes / 1e6:,.1f} MB"
+    tell_of_missing_pictures(screen, result.num_without_picture)
+    size = f"{max(1, round(result.page_bytes / 1e3)):,} kB"
     screen.console.print(
         f"{result.num_shown:,} images of {result.name} in {duration(result.seconds)}; the page has {size}"
     )

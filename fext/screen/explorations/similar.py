@@ -114,7 +114,8 @@ def _compare(screen: Screen, settings: "Settings", folder: Path, count: int) -> 
 
 def _tell_of_search(screen: Screen, num_found: int, count: int, recall: float | None) -> None:
     if num_found < count:
-        screen.reporter.message(f"there are {num_found:,} to find, fewer than the {count:,} asked for")
+        there = "there is 1" if num_found == 1 else f"there are {num_found:,}"
+        screen.reporter.message(f"{there} to find, fewer than the {count:,} asked for")
     if recall is not None:
         screen.reporter.message(
             f"the search is approximate: of the ten nearest it finds {recall:.1%}, as measured when the index was made"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fext.screen.actions import Screen, duration
 from fext.screen.console import show_path
-from fext.screen.explorations.common import add_features, extraction_of
+from fext.screen.explorations.common import add_features, extraction_of, tell_of_missing_pictures
 from fext.screen.questions import choose_extraction
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def _run(screen: Screen, settings: "Settings", folder: Path) -> None:
     result = view(screen.workspace, settings, folder, screen.reporter)
     if result.num_shown < result.num_images:
         screen.reporter.warning(f"a page shows up to {result.num_shown:,} images: the first of {result.num_images:,}")
-    if result.num_without_picture:
-        screen.reporter.message(f"{result.num_without_picture:,} images cannot be read now: the page says why")
+    tell_of_missing_pictures(screen, result.num_without_picture)
     screen.console.print(f"{result.num_shown:,} images of {result.name} in {duration(result.seconds)}")
     show_path(screen.console, "viewer", result.file, screen.workspace.root)
