@@ -374,7 +374,7 @@ head_width = 64
 
 # Passes over the training images of a head.
 # Allowed: a whole number from 1.
-head_epochs = 40
+head_epochs = 34
 
 # Images per step in training a head.
 # Allowed: a whole number from 2 to 4096.

@@ -656,7 +656,7 @@ class Settings(BaseModel):
         le=1024,
     )
     head_epochs: int = _setting(
-        "exploration", 40, "Passes over the training images of a head.", "a whole number from 1", ge=1
+        "exploration", 34, "Passes over the training images of a head.", "a whole number from 1", ge=1
     )
     head_batch_size: int = _setting(
         "exploration",
