@@ -436,7 +436,7 @@ class Settings(BaseModel):
         "training",
         0.0,
         "Turn each training image by a random quarter of a full turn (by a half where pictures are not square) and let "
-        "the latent tell by how much, with this weight beside the loss, such as 0.01: features that know more of what "
+        "the latent tell by how much, with this weight beside the loss, such as 0.1: features that know more of what "
         "an image shows (Gidaris et al., 2018). 0 leaves images upright.",
         "a number from 0",
         ge=0,
