@@ -11,6 +11,7 @@ import pytest
 from conftest import environment, run, write_configurations, write_images
 
 UP, DOWN, ENTER, CTRL_C = "\x1b[A", "\x1b[B", "\r", "\x03"
+EXPLORATIONS = ["view", "similar", "duplicates", "clusters", "map", "anomalies", "classify", "predict", "recipe"]
 ENTRIES = ["Analyze", "Pretrain", "Resume", "Evaluate", "Extract", "Explore", "TensorBoard", "Settings", "Exit"]
 
 
@@ -86,7 +87,7 @@ def test_a_journey_through_the_menu(home: Path, terminal: Terminal) -> None:
 
     terminal.choose("Explore")
     terminal.see("used for?")
-    terminal.type(DOWN + ENTER)
+    terminal.type(EXPLORATIONS.index("anomalies") * DOWN + ENTER)
     terminal.see("Folder to search")
     terminal.type(str(home / "data" / "images") + ENTER)
     terminal.see("normal images, if there is one")
