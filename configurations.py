@@ -281,7 +281,8 @@ feature_formats = ("csv",)
 # Allowed: True or False.
 reconstruction_error = False
 
-# What runs the model in an extraction. 'auto' takes OpenVINO on the CPU where it is installed, else torch.
+# What runs the model in an extraction. 'auto' takes OpenVINO on the CPU where it is installed and quicker,
+# else torch.
 # Allowed: 'auto', 'torch' or 'openvino'.
 inference_engine = "auto"
 

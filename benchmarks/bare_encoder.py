@@ -32,7 +32,7 @@ def main() -> None:
     names = source.names[: words.num_images]
     stream = ImageStream(source.root, names, checkpoint.preprocessing, batch_size=batch_size, num_processors=1)
     batches = list(stream.epoch())
-    engine_name = choose_engine(settings, computation.device)
+    engine_name = choose_engine(settings, computation, checkpoint.model)
     engine = make_engine(engine_name, checkpoint.model, computation, batch_size, RowShape(None, False))
     list(encode_all(engine, batches[:1]))
     began = time.perf_counter()

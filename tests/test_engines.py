@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import small_plan
 
-from fext.compute.device import prepare_computation
+from fext.compute.device import Computation, prepare_computation
 from fext.compute.engines import (
     EngineName,
     Rows,
@@ -197,14 +197,27 @@ def test_folding_normalization_changes_nothing_but_rounding(architecture: str, i
 def test_auto_takes_what_is_installed_and_what_is_missing_is_refused(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cpu = torch.device("cpu")
-    assert choose_engine(tiny(inference_engine="torch"), cpu) == "torch"
+    cpu, gpu = (Computation(torch.device(name), "float32", 1) for name in ("cpu", "cuda:0"))
+    model = build_autoencoder(small_plan("redux", (64, 64, 3)), seed=1)
+    assert choose_engine(tiny(inference_engine="torch"), cpu, model) == "torch"
     monkeypatch.setattr("fext.compute.engines.importlib.util.find_spec", lambda _: None)
-    assert choose_engine(tiny(inference_engine="auto"), cpu) == "torch"
+    assert choose_engine(tiny(inference_engine="auto"), cpu, model) == "torch"
     with pytest.raises(DeviceError, match=r"requirements-openvino\.txt"):
-        choose_engine(tiny(inference_engine="openvino"), cpu)
+        choose_engine(tiny(inference_engine="openvino"), cpu, model)
     monkeypatch.setattr("fext.compute.engines.importlib.util.find_spec", lambda _: object())
-    assert choose_engine(tiny(inference_engine="auto"), cpu) == "openvino"
-    assert choose_engine(tiny(inference_engine="auto"), torch.device("cuda:0")) == "torch"
+    assert choose_engine(tiny(inference_engine="auto"), cpu, model) == "openvino"
+    assert choose_engine(tiny(inference_engine="auto"), gpu, model) == "torch"
     with pytest.raises(DeviceError, match="runs on the CPU here, not on cuda"):
-        choose_engine(tiny(inference_engine="openvino"), torch.device("cuda:0"))
+        choose_engine(tiny(inference_engine="openvino"), gpu, model)
+
+
+def test_auto_takes_torch_where_it_is_quicker_by_winograds_method(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"avx512_bf16": True, "cpu_name": "AMD EPYC"}
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: facts)
+    monkeypatch.setattr("fext.compute.engines.importlib.util.find_spec", lambda _: object())
+    cpu = Computation(torch.device("cpu"), "bfloat16", 1)
+    found = [
+        choose_engine(tiny(inference_engine=engine), cpu, build_autoencoder(small_plan(name, (64, 64, 3)), seed=1))
+        for engine, name in (("auto", "vgg16"), ("auto", "redux"), ("openvino", "vgg16"))
+    ]
+    assert found == ["torch", "openvino", "openvino"]

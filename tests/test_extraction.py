@@ -269,6 +269,7 @@ def test_the_manifest_says_how_the_table_was_made(copy: Workspace, tiny: Tiny) -
     assert manifest["computed_by"] == {
         "device": manifest["computed_by"]["device"],
         "precision": "float32",
+        "convolutions": "direct",
         "engine": "torch",
         "engine_version": torch.__version__,
         "decoders": f"{DECODERS}, preprocessing 1",
@@ -582,7 +583,9 @@ def test_a_table_goes_on_in_the_way_it_was_begun(copy: Workspace, tiny: Tiny) ->
     assert table_of(folder) == table_of(run(copy, tiny(), "fresh").folder)
 
 
-@pytest.mark.parametrize(("key", "value"), [("engine_version", "1.0"), ("device", "GPU (of another machine)")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("engine_version", "1.0"), ("device", "GPU (of another machine)"), ("convolutions", "winograd")]
+)
 def test_where_it_cannot_go_on_in_that_way_it_says_so_and_stops(
     copy: Workspace, tiny: Tiny, key: str, value: str
 ) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from fext.data.readers import num_usable_cores
 from fext.errors import DeviceError, SettingsError
+from fext.model.winograd import convolutions
 from fext.settings import Settings
 
 # Of glibc's malloc.h: how many blocks may be mapped one by one, and how much free memory at the end is too much.
@@ -61,9 +62,23 @@ class Computation:
         return images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
 
     def place(self, model: nn.Module) -> None:
-        """Move a model to the device, its weights in channels-last memory order."""
+        """Move a model to the device, its weights in channels-last memory order, and choose how it convolves there."""
         model.to(device=self.device)
         model.to(memory_format=torch.channels_last)
+        for convolution in convolutions(model):
+            convolution.by_winograd = self.filters_by_winograd(model)
+
+    def filters_by_winograd(self, model: nn.Module) -> bool:
+        """Whether this model has wide 3x3 convolutions, and these are quicker by Winograd's method than direct.
+
+        Decided by the instructions that there are: so where a processor multiplies bfloat16 fast and yet is short of
+        multiplications, as benchmarks/ shows of AVX-512 BF16 on AMD; the matrix tiles (AMX) of others have them to
+        spare.
+        """
+        facts = torch.cpu.get_capabilities()
+        is_short = bool(facts.get("avx512_bf16")) and not facts.get("amx_bf16") and cpu_has_fast_bfloat16()
+        is_asked = self.precision == "bfloat16" and self.device.type == "cpu"
+        return is_asked and is_short and any(convolution.is_wide for convolution in convolutions(model))
 
     def describe(self) -> str:
         """Such as 'CPU (Intel Xeon), float32'."""

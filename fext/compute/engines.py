@@ -56,14 +56,16 @@ class Engine(Protocol):
         """Begin with images (N, C, H, W) float32 in [0, 1]; the function gives (N, values) float32."""
 
 
-def choose_engine(settings: Settings, device: torch.device) -> EngineName:
-    """The engine that the settings mean on this machine; nothing is timed.
+def choose_engine(settings: Settings, computation: Computation, model: nn.Module) -> EngineName:
+    """The engine that the settings mean for a model on this machine; nothing is timed.
 
     Raises DeviceError where OpenVINO is asked for and is not installed, or the device is not the CPU.
     """
     installed = importlib.util.find_spec("openvino") is not None
+    device = computation.device
     if settings.inference_engine == "auto":
-        return "openvino" if installed and device.type == "cpu" else "torch"
+        is_quicker = device.type == "cpu" and not computation.filters_by_winograd(model)
+        return "openvino" if installed and is_quicker else "torch"
     if settings.inference_engine == "openvino":
         if not installed:
             raise DeviceError(

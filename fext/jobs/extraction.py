@@ -23,6 +23,7 @@ from fext.store.tables import Columns
 from fext.store.workspace import Workspace
 
 FLATTEN_ORDER = "row, column, channel"
+DIRECT = "direct"  # how convolutions are computed, unless by Winograd's method
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,16 @@ class Extraction:
         return {
             "device": self.computation.device_kind(),
             "precision": self.computation.precision,
+            "convolutions": self._convolutions(),
             "engine": self.engine,
             "engine_version": engine_version(self.engine),
             "decoders": f"{DECODERS}, preprocessing {self.checkpoint.preprocessing.version}",
             "batch_shape": [self.batch_size, channels, height, width],
         }
+
+    def _convolutions(self) -> str:
+        by_winograd = self.engine == "torch" and self.computation.filters_by_winograd(self.checkpoint.model)
+        return "winograd" if by_winograd else DIRECT
 
 
 def full_path(source: ImageSource) -> str:
@@ -180,7 +186,7 @@ def join_extraction(
     Raises ExtractionError where a description is given and this process would compute in another way.
     """
     computation = prepare_computation(settings)
-    engine = choose_engine(settings, computation.device)
+    engine = choose_engine(settings, computation, checkpoint.model)
     if _keeps_float32(engine, checkpoint):
         computation = replace(computation, precision="float32")
     shape = row_shape(settings, checkpoint)
@@ -248,7 +254,7 @@ def _as_before(settings: Settings, computed_by: dict[str, Any]) -> Settings:
 
 
 def _refuse_other_ways(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    for key, value in before.items():
+    for key, value in {"convolutions": DIRECT, **before}.items():  # the first extractions say nothing of it
         if now[key] != value:
             raise _cannot_go_on(folder, f"its {key.replace('_', ' ')} is {value}, here it would be {now[key]}")
 

@@ -13,6 +13,7 @@ from torch import nn
 from fext.model.blocks import Downsample, Residual, Upsample, UpsampledConvolution
 from fext.model.linear_path import GridResidual, LinearPathDecoder, LinearPathEncoder
 from fext.model.plans import Plan, Stage
+from fext.model.winograd import Convolution
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
@@ -109,6 +110,8 @@ def _mirrored(plan: Plan, stage: Stage, image_side: int) -> list[nn.Module]:
 
 
 def _convolution(stage: Stage, channels: int, width: int, stride: int) -> nn.Conv2d:
+    if stage.kernel_size == 3 and stride == 1:
+        return Convolution(channels, width)
     return nn.Conv2d(channels, width, stage.kernel_size, stride, padding=stage.kernel_size // 2)
 
 

@@ -61,6 +61,7 @@ class _Checkpoint(_Part):
 class _ComputedBy(_Part):
     device: str
     precision: Literal["float32", "bfloat16", "float16"]
+    convolutions: Literal["direct", "winograd"] = "direct"  # the first extractions say nothing of it
     engine: Literal["torch", "openvino"]
     engine_version: str
     decoders: str
