@@ -64,26 +64,8 @@ def find_anomalies(
     has_labels = _has_labels(source, normal)
     task = _Task(checkpoint, settings, computation, reporter, _normal_source(checkpoint))
     chosen = _choose(task, source)
-    reporter.message(
-        f"scoring {len(chosen.names)} images with {checkpoint.name}, {computation.describe()}"
-        + (f"; {chosen.num_train} that it was trained on are left out" if chosen.num_train else "")
-    )
-    judge = _learned_judge(task, references)
-    _, held_back, _ = _scores(task, judge, task.normal_source, task.held_back(), "scoring held-back normal images")
-    places, scores, rejected = _scores(task, judge, source, chosen.names, "scoring images")
-    search = Search(
-        checkpoint=checkpoint,
-        settings=settings,
-        source=source,
-        judge=judge,
-        normal=normal if has_labels else None,
-        names=chosen.names.select(places.tolist()),
-        is_held_back=chosen.is_held_back[places],
-        scores=scores,
-        held_back=held_back,
-        rejected=rejected,
-        num_train=chosen.num_train,
-    )
+    _say_chosen(task, chosen)
+    search = _searched(task, source, chosen, normal if has_labels else None, references=references)
     folder = workspace.anomalies_folder(checkpoint.name, source.location)
     summary = write_search(search, folder, reporter)
     return AnomaliesResult(folder.name, folder, summary, verdicts(summary), time.perf_counter() - started)
@@ -183,7 +165,34 @@ def _choose(task: _Task, source: ImageSource) -> _Chosen:
     return _Chosen(source.names.select(kept), np.array(is_held_back), num_train)
 
 
+def _say_chosen(task: _Task, chosen: _Chosen) -> None:
+    left_out = f"; {chosen.num_train} that it was trained on are left out" if chosen.num_train else ""
+    task.reporter.message(
+        f"scoring {len(chosen.names)} images with {task.checkpoint.name}, {task.computation.describe()}{left_out}"
+    )
+
+
 # ---------------------------------------------------------------- learning and scoring
+
+
+def _searched(task: _Task, source: ImageSource, chosen: _Chosen, normal: str | None, *, references: bool) -> Search:
+    """Learn what is normal, then score the held-back images and the chosen ones."""
+    judge = _learned_judge(task, references)
+    _, held_back, _ = _scores(task, judge, task.normal_source, task.held_back(), "scoring held-back normal images")
+    places, scores, rejected = _scores(task, judge, source, chosen.names, "scoring images")
+    return Search(
+        checkpoint=task.checkpoint,
+        settings=task.settings,
+        source=source,
+        judge=judge,
+        normal=normal,
+        names=chosen.names.select(places.tolist()),
+        is_held_back=chosen.is_held_back[places],
+        scores=scores,
+        held_back=held_back,
+        rejected=rejected,
+        num_train=chosen.num_train,
+    )
 
 
 def _learned_judge(task: _Task, references: bool) -> Judge:

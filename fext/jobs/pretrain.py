@@ -94,16 +94,32 @@ def pretrain(
         return None
     if begun := processes.recall(_BEGUN):
         return _go_on(processes, settings, Path(begun), None, reporter)
+    run, num_rejected = _new_run(workspace, settings, images, name, reporter, only, processes)
+    state = State()
+    remove_abandoned(workspace.checkpoints)
+    with locked(run.folder), keeping_freed_memory():
+        _begin(run, state)
+        _call_others(run)
+        return _train(run, state, num_rejected)
+
+
+def _new_run(
+    workspace: Workspace,
+    settings: Settings,
+    images: Path,
+    name: str | None,
+    reporter: Reporter,
+    only: Names | None,
+    processes: Processes,
+) -> tuple[Run, int]:
+    """The parts of a run of which nothing is written yet, and how many images were rejected in choosing its own."""
     check_jit_backend(settings)
     computation = prepare_computation(settings, for_training=True)
     refuse_unfit_to_share(settings, computation, processes.count)
     plan = plan_of(settings)
     preprocessing = Preprocessing(*settings.picture_shape, resize_mode=settings.resize_mode)
     folder = workspace.new_checkpoint(name or _made_up_name(workspace, settings.architecture))
-    missing = images == workspace.images and not images.exists()  # the user's folder, not yet made
-    source = ImageSource(images, images, Names([]), 0) if missing else find_images(images)
-    if only is not None:
-        source = known_images(images, only)
+    source = _source(workspace, images, only)
     chosen = choose_split(workspace, settings, source, reporter)
     say_split(chosen.split, settings, source, reporter)
     refuse_single_values(plan, settings, len(chosen.split.train))
@@ -116,12 +132,14 @@ def pretrain(
         folder, settings, preprocessing, source, chosen.split, chosen.checksums(), computation, model, rotation_head,
         optimizer, average, computation.make_scaler(), reporter, processes,
     )  # fmt: skip
-    state = State()
-    remove_abandoned(workspace.checkpoints)
-    with locked(folder), keeping_freed_memory():
-        _begin(run, state)
-        _call_others(run)
-        return _train(run, state, chosen.num_rejected)
+    return run, chosen.num_rejected
+
+
+def _source(workspace: Workspace, images: Path, only: Names | None) -> ImageSource:
+    """The images to choose from; none where the user's own folder is not made yet."""
+    is_missing = images == workspace.images and not images.exists()
+    source = ImageSource(images, images, Names([]), 0) if is_missing else find_images(images)
+    return source if only is None else known_images(images, only)
 
 
 def resume(settings: Settings, folder: Path, epochs: int | None, reporter: Reporter) -> PretrainResult | None:

@@ -1,20 +1,23 @@
 """Reconstruction: every image of a source as the model gives it back, as a picture."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fext.compute.device import prepare_computation
+import torch
+
+from fext.compute.device import Computation, prepare_computation
 from fext.compute.inference import reconstruct as reconstruct_batch
-from fext.data.dataset import ImageStream
-from fext.data.source import find_images
+from fext.data.dataset import Batch, ImageStream
+from fext.data.source import ImageSource, find_images
 from fext.errors import SourceError, UsageError
 from fext.jobs.choosing import WHERE_TO_GET_IMAGES, refuse_vanished
 from fext.pictures.plain import as_picture
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store import files
-from fext.store.checkpoints import load_checkpoint
+from fext.store.checkpoints import Checkpoint, load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -37,37 +40,19 @@ def reconstruct(
     disk is full.
     """
     started = time.perf_counter()
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UsageError(f"{output} is not an empty folder: nothing is overwritten; name another with --output")
+    _refuse_filled(output)
     checkpoint = load_checkpoint(checkpoint_folder)
     source = find_images(images)
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
     computation = prepare_computation(settings)
     computation.place(checkpoint.model)
-    stream = ImageStream(
-        source.root,
-        source.names,
-        checkpoint.preprocessing,
-        batch_size=settings.inference_batch_size,
-        num_processors=computation.num_processors,
-    )
+    task = _Task(checkpoint, settings, computation, source, output)
     rejected: list[tuple[str, str]] = []
     with reporter.progress("reconstructing", len(source)) as progress:
-        for batch in stream.epoch():
+        for batch in task.stream().epoch():
             refuse_vanished(source, source.names, batch)
-            if batch.files:
-                pictures = reconstruct_batch(
-                    checkpoint.model, batch.images, computation, batch_size=settings.inference_batch_size
-                )
-                for file, picture in zip(batch.files, pictures, strict=True):
-                    name = source.names[file.position]
-                    path = output / _relative(f"{name}.png")
-                    if path.exists():
-                        rejected.append((name, "another image of the list was written to the same place"))
-                    else:
-                        files.write_picture(path, as_picture(picture.permute(1, 2, 0).numpy()))
-            rejected += [(source.names[file.position], file.reason) for file in batch.rejected]
+            rejected += task.write(batch)
             progress.advance(batch.num_files)
     files.write_csv(output / "rejected.csv", ("image", "reason"), rejected)
     return ReconstructionResult(
@@ -77,6 +62,49 @@ def reconstruct(
         num_rejected=len(rejected),
         seconds=time.perf_counter() - started,
     )
+
+
+def _refuse_filled(output: Path) -> None:
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UsageError(f"{output} is not an empty folder: nothing is overwritten; name another with --output")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The parts of one reconstruction."""
+
+    checkpoint: Checkpoint
+    settings: Settings
+    computation: Computation
+    source: ImageSource
+    output: Path
+
+    def stream(self) -> ImageStream:
+        return ImageStream(
+            self.source.root,
+            self.source.names,
+            self.checkpoint.preprocessing,
+            batch_size=self.settings.inference_batch_size,
+            num_processors=self.computation.num_processors,
+        )
+
+    def write(self, batch: Batch) -> list[tuple[str, str]]:
+        """Write the reconstructions of a batch; gives what is rejected of it, with the reasons."""
+        rejected: list[tuple[str, str]] = []
+        for file, picture in zip(batch.files, self._reconstructions(batch), strict=True):
+            name = self.source.names[file.position]
+            path = self.output / _relative(f"{name}.png")
+            if path.exists():
+                rejected.append((name, "another image of the list was written to the same place"))
+            else:
+                files.write_picture(path, as_picture(picture.permute(1, 2, 0).numpy()))
+        return rejected + [(self.source.names[file.position], file.reason) for file in batch.rejected]
+
+    def _reconstructions(self, batch: Batch) -> Sequence[torch.Tensor]:
+        if not batch.files:
+            return ()
+        size = self.settings.inference_batch_size
+        return tuple(reconstruct_batch(self.checkpoint.model, batch.images, self.computation, batch_size=size))
 
 
 def _relative(name: str) -> Path:

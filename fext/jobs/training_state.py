@@ -5,6 +5,7 @@ resume.pt holds the whole of it and is written first; the files that others read
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class State:
         return self.train.num_images + self.test.num_images
 
     def begin_epoch(self) -> None:
+        """Begin the passes of another epoch."""
         self.train, self.test = Totals(), Totals()
         self.train_seconds = self.seconds = 0.0
 
@@ -96,15 +98,9 @@ def restore(
     reporter: Reporter,
     processes: Processes,
 ) -> tuple[Run, State]:
-    """The run that resume.pt holds, as it was when it was saved."""
+    """The run that resume.pt holds, as it was when it was saved; raises CheckpointError where it does not fit."""
     try:
-        parts = {name: stored.pop(name) for name in ("model", "optimizer", "average")}
-        parts["scaler"] = stored.pop("scaler", {})  # there was none before float16
-        parts["rotation_head"] = stored.pop("rotation_head", None)  # nor was there this
-        checksums = _unpacked(stored.pop("checksums"))
-        if stored.keys() != {item.name for item in fields(State)}:
-            raise KeyError("resume.pt lacks something")
-        state = TypeAdapter(State).validate_python(stored)
+        parts, state = _parts_and_state(stored)
         description = checkpoints.load_description(folder)
         finished = description.summary["finished"] is True
         settings = _settings_to_resume(today, folder, epochs, len(state.history), finished)
@@ -112,30 +108,55 @@ def restore(
         computation = prepare_computation(settings, for_training=True)
         refuse_unfit_to_share(settings, computation, processes.count)
         _warn_of_another_computation(description, computation, processes, reporter)
-        split = checkpoints.load_split(folder)
-        model = build_autoencoder(description.plan, settings.seed)
-        computation.place(model)
-        model.load_state_dict(parts["model"])
-        rotation_head = _restore_rotation_head(parts["rotation_head"], model, settings)
-        weights = trained(model, rotation_head, computation)
-        begun = bool(state.history) or state.train.num_batches > 0
-        optimizer = make_optimizer(weights, settings, computation)
-        average, scaler = _restore_training(parts, model, optimizer, settings, computation, begun)
-        by_name = dict(zip(split.train + split.test, checksums, strict=True))
-        _check(state, settings, split)
+        run = _restored_run(folder, parts, state, description, settings, computation, reporter, processes)
+        _check(state, settings, run.split)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ValidationError) as error:
         raise CheckpointError(f"{folder / 'resume.pt'} does not fit its checkpoint: it cannot be resumed") from error
     if finished:
         state.num_stalled = 0  # extended on purpose: early stopping starts to count anew
+    return run, state
+
+
+def _parts_and_state(stored: dict[str, Any]) -> tuple[dict[str, Any], State]:
+    """What resume.pt holds of the parts of a run, by name, and how far it had come; nothing is left in `stored`."""
+    parts = {name: stored.pop(name) for name in ("model", "optimizer", "average", "checksums")}
+    parts["scaler"] = stored.pop("scaler", {})  # there was none before float16
+    parts["rotation_head"] = stored.pop("rotation_head", None)  # nor was there this
+    if stored.keys() != {item.name for item in fields(State)}:
+        raise KeyError("resume.pt lacks something")
+    return parts, TypeAdapter(State).validate_python(stored)
+
+
+def _restored_run(
+    folder: Path,
+    parts: dict[str, Any],
+    state: State,
+    description: Description,
+    settings: Settings,
+    computation: Computation,
+    reporter: Reporter,
+    processes: Processes,
+) -> Run:
+    split = checkpoints.load_split(folder)
+    names = split.train + split.test
+    model = build_autoencoder(description.plan, settings.seed)
+    computation.place(model)
+    model.load_state_dict(parts["model"])
+    rotation_head = _restore_rotation_head(parts["rotation_head"], model, settings)
+    optimizer = make_optimizer(trained(model, rotation_head, computation), settings, computation)
+    begun = bool(state.history) or state.train.num_batches > 0
+    average, scaler = _restore_training(parts, model, optimizer, settings, computation, begun)
+    checksums = dict(zip(names, _unpacked(parts["checksums"]), strict=True))
+    return Run(
+        folder, settings, description.preprocessing, _source(description, names), split, checksums, computation, model,
+        rotation_head, optimizer, average, scaler, reporter, processes,
+    )  # fmt: skip
+
+
+def _source(description: Description, names: Sequence[str]) -> ImageSource:
     location = Path(description.source)
     root = location.parent if os.path.isfile(location) else location
-    source = ImageSource(location, root, Names.of(split.train + split.test), 0)
-    preprocessing = description.preprocessing
-    run = Run(
-        folder, settings, preprocessing, source, split, by_name, computation, model, rotation_head, optimizer,
-        average, scaler, reporter, processes,
-    )  # fmt: skip
-    return run, state
+    return ImageSource(location, root, Names.of(names), 0)
 
 
 def trained(model: Autoencoder, rotation_head: RotationHead | None, computation: Computation) -> nn.Module:
@@ -275,6 +296,7 @@ def keep_epoch(run: Run, state: State) -> None:
 
 
 def save_resume(run: Run, state: State) -> None:
+    """Write resume.pt: all that the run goes on from."""
     names = run.split.train + run.split.test
     resume_state = {
         "model": run.model.state_dict(),

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from fext.model.stages import found_by_stages
+
 _TOP_SHARE = 0.01  # of the positions: the strangest place of an image counts, not its mean
 _LEAST_CONTRAST = 0.02  # of the grey levels 0..1: below it there is noise, which is not to be blown up
 _LEAST_VARIANCE = 1e-6  # of the mean variance, where a channel never varies
@@ -175,18 +177,19 @@ def pixel_patches(contrast: torch.Tensor, shrink: int, side: int) -> torch.Tenso
 
 
 class EarlyStages(nn.Module):
-    """The last maps of some stages of an encoder, on the grid of the last of these.
+    """What some stages of an encoder found, before their pooling, on the grid of the last of these.
 
     (N, C, H, W) to (N, C1 + C2, rows, columns). A stage is named by how many times smaller than the picture its maps
     are. Early ones see small things: PatchCore takes the second and third of a ResNet.
     """
 
-    def __init__(self, encoder: nn.Sequential, factors: Sequence[int]) -> None:
+    def __init__(self, encoder: nn.Module, factors: Sequence[int]) -> None:
         super().__init__()
-        self.layers, self.factors = encoder, sorted(factors)
+        self.encoder, self.factors = encoder, sorted(factors)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        maps = _last_maps(self.layers, images, self.factors[-1])
+        """The maps side by side, averaged to one grid."""
+        maps = _found_by_factor(self.encoder, images, self.factors[-1])
         rows, columns = maps[self.factors[-1]].shape[2:]
         found = [functional.adaptive_avg_pool2d(maps[factor].float(), (rows, columns)) for factor in self.factors]
         return torch.cat(found, dim=1)
@@ -197,22 +200,19 @@ def early_stages(encoder: nn.Module, picture: torch.Tensor, latent_factor: int) 
 
     `picture` (1, C, H, W) is any that the encoder takes.
     """
-    if not isinstance(encoder, nn.Sequential):
-        return None
     with torch.inference_mode():
-        found = _last_maps(encoder, picture, _LATEST_STAGE)
+        found = _found_by_factor(encoder, picture, _LATEST_STAGE)
     factors = [factor for factor in _STAGES if factor in found and factor < latent_factor]
     return EarlyStages(encoder, factors) if factors else None
 
 
-def _last_maps(layers: nn.Sequential, images: torch.Tensor, last_factor: int) -> dict[int, torch.Tensor]:
+def _found_by_factor(encoder: nn.Module, images: torch.Tensor, last_factor: int) -> dict[int, torch.Tensor]:
+    """What stages found, by how many times smaller it is than the picture; later stages are not computed."""
     maps: dict[int, torch.Tensor] = {}
-    passed = images
-    for layer in layers:
-        passed = layer(passed)
-        if passed.dim() != 4 or images.shape[2] // passed.shape[2] > last_factor:
+    for found in found_by_stages(encoder, images):
+        maps[images.shape[2] // found.shape[2]] = found
+        if max(maps) >= last_factor:
             break
-        maps[images.shape[2] // passed.shape[2]] = passed
     return maps
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fext.model.stages import found_by_stages
+
 Stages = Literal["all", "last"]
 MapShape = tuple[int, int, int]  # channels, rows, columns
 
@@ -25,19 +27,10 @@ _LEAST_VARIANCE, _DEAD = 0.01, 1e-6  # of the variance of a channel; of the devi
 def encoder_maps(encoder: nn.Module, images: torch.Tensor, stages: Stages) -> list[torch.Tensor]:
     """What a head sees of images (N, C, H, W): maps (N, channels, rows, columns) of at most 16 rows and columns.
 
-    With 'all' it is the last map of each size on the way through a stack of layers; the latent comes last, and is all
-    there is where an encoder is no such stack.
+    With 'all' it is what the stages found, the latent last (fext.model.stages), else the latent alone.
     """
-    if stages == "last" or not isinstance(encoder, nn.Sequential):
-        return [_shrunken(encoder(images))]
-    maps: list[torch.Tensor] = []
-    before: torch.Tensor | None = None
-    for layer in encoder:
-        images = layer(images)
-        if before is not None and before.shape[2:] != images.shape[2:]:
-            maps.append(_shrunken(before))
-        before = images if images.dim() == 4 else None
-    return [*maps, _shrunken(images)]
+    maps = found_by_stages(encoder, images) if stages == "all" else [encoder(images)]
+    return [_shrunken(one) for one in maps]
 
 
 def map_shapes(encoder: nn.Module, picture_shape: tuple[int, int, int], stages: Stages) -> list[MapShape]:

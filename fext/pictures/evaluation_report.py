@@ -415,7 +415,17 @@ def _latent(latent: LatentSummary) -> Section:
         "A dead channel hardly varies; a redundant one says what an earlier one says already. The effective rank is "
         "how many directions the latent vectors really use. channels.csv has every channel."
     )
-    numbers = facts(
+    plots = columns(
+        [
+            plot(_spread(latent), "Standard deviation of each channel", title="Spread of the channels"),
+            plot(_variance(latent), "Cumulative share of the variance", title="Variance by components"),
+        ]
+    )
+    return Section("The latent", text, _latent_numbers(latent), plots)
+
+
+def _latent_numbers(latent: LatentSummary) -> Html:
+    return facts(
         [
             ("channels", latent.num_channels),
             ("dead", len(latent.dead_channels)),
@@ -427,35 +437,28 @@ def _latent(latent: LatentSummary) -> Section:
             ("standard deviation", latent.std),
         ]
     )
-    spread = go.Figure(
-        go.Scatter(
-            x=np.arange(1, latent.num_channels + 1),
-            y=sorted(latent.channel_stds, reverse=True),
-            mode="lines",
-            line={"color": TEST_COLOUR},
-            hovertemplate="%{x}: %{y:.4g}<extra></extra>",
-        )
-    )
-    spread.update_xaxes(title="channels, the most varying first")
-    spread.update_yaxes(title="standard deviation", rangemode="tozero")
-    variance = go.Figure(
-        go.Scatter(
-            x=np.arange(1, latent.num_channels + 1),
-            y=np.cumsum(latent.spectrum),
-            mode="lines",
-            line={"color": TRAIN_COLOUR},
-            hovertemplate="%{x} components: %{y:.1%}<extra></extra>",
-        )
-    )
-    variance.update_xaxes(title="principal components")
-    variance.update_yaxes(title="share of the variance", tickformat=".0%", range=[0, 1.02])
-    plots = columns(
-        [
-            plot(spread, "Standard deviation of each channel", title="Spread of the channels"),
-            plot(variance, "Cumulative share of the variance", title="Variance by components"),
-        ]
-    )
-    return Section("The latent", text, numbers, plots)
+
+
+def _spread(latent: LatentSummary) -> go.Figure:
+    stds = sorted(latent.channel_stds, reverse=True)
+    figure = _line(latent.num_channels, stds, TEST_COLOUR, "%{x}: %{y:.4g}<extra></extra>")
+    figure.update_xaxes(title="channels, the most varying first")
+    figure.update_yaxes(title="standard deviation", rangemode="tozero")
+    return figure
+
+
+def _variance(latent: LatentSummary) -> go.Figure:
+    shares = np.cumsum(latent.spectrum)
+    figure = _line(latent.num_channels, shares, TRAIN_COLOUR, "%{x} components: %{y:.1%}<extra></extra>")
+    figure.update_xaxes(title="principal components")
+    figure.update_yaxes(title="share of the variance", tickformat=".0%", range=[0, 1.02])
+    return figure
+
+
+def _line(count: int, values: Sequence[float] | NDArray[np.float64], colour: str, hover: str) -> go.Figure:
+    """A line of values by their number, from 1 to `count`."""
+    numbers = np.arange(1, count + 1)
+    return go.Figure(go.Scatter(x=numbers, y=values, mode="lines", line={"color": colour}, hovertemplate=hover))
 
 
 def _neighbours(report: EvaluationReport) -> Section:
