@@ -12,7 +12,7 @@ FextError
 ├── ReaderDiedError          a process that reads images died
 ├── ProcessGroupError        another process of the same run cannot be reached
 ├── CheckpointError          a checkpoint is missing, damaged, of a later version, or its name is taken
-├── ExtractionError          an extraction cannot be made or its name is taken
+├── ExtractionError          an extraction is missing, unfinished, damaged, too small, or cannot be made as asked
 ├── ClassifierError          a classifier is missing, damaged, of a later version, or its name is taken
 ├── TrackingError            what TensorBoard shows cannot be written
 └── TrainingError            training cannot go on, such as a loss that is not finite
@@ -71,7 +71,7 @@ class CheckpointError(FextError):
 
 
 class ExtractionError(FextError):
-    """An extraction cannot be made, or its name is taken."""
+    """An extraction is missing, unfinished, damaged, too small for what is asked, or cannot be made as asked."""
 
 
 class ClassifierError(FextError):

@@ -45,11 +45,12 @@ class SilentReporter:
     """Says nothing: for tests and for use as a library."""
 
     def message(self, text: str) -> None:
-        pass
+        """Drop a fact."""
 
     def warning(self, text: str) -> None:
-        pass
+        """Drop a warning."""
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Progress]:
+        """A bar that shows nothing and never stops a job."""
         yield _SilentProgress()

@@ -1,4 +1,4 @@
-"""Extractions made by hand: rows that are chosen, and an image file for each."""
+"""Extractions made by hand: rows that are chosen, with image files or without."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from fext.data.images import file_state
@@ -18,35 +19,45 @@ from fext.store.workspace import Workspace
 
 
 def write_table(space: Workspace, rows: Mapping[str, Sequence[float]]) -> Path:
-    """A finished extraction 'table' of data/images; names go to features. Each image has a colour of its own."""
-    folder = space.inference / "table"
-    folder.mkdir(parents=True)
-    records = []
-    num_features = len(next(iter(rows.values()), [0]))
-    writer = make_writer("npy", folder, Columns(num_features, False))
-    writer.begin()
+    """A finished extraction 'table' of data/images. Each image has a colour of its own."""
     for number, name in enumerate(sorted(rows)):
         path = space.images / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), (number * 37 % 256, number * 91 % 256, 120)).save(path, "PNG")
-        row = np.array(rows[name], np.float32)
-        records.append((name, "written", *file_state(path), row_checksum(row)))
-        writer.add(name, row)
-    writer.close()
-    files.write_csv(folder / "images.csv", IMAGES_COLUMNS, records)
-    files.write_csv(folder / "rejected.csv", ("image", "reason"), [])
-    files.write_json(folder / "manifest.json", _manifest(space.images, num_features, len(rows)))
-    return folder
+    return write_extraction(space.inference / "table", space.images, rows)
 
 
-def _manifest(source: Path, num_features: int, count: int) -> dict[str, object]:
-    return {
+def write_extraction(
+    folder: Path,
+    source: Path,
+    rows: Mapping[str, Sequence[float] | None],
+    formats: Sequence[str] = ("npy",),
+    has_error: bool = False,
+    **changes: object,
+) -> Path:
+    """A finished extraction of images in `source`, which need not be there; `changes` go into its manifest.
+
+    Names go to features (and the reconstruction error behind them), those of damaged images to None.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {name: np.array(row, np.float32) for name, row in sorted(rows.items()) if row is not None}
+    num_features = len(next(iter(written.values()))) - has_error
+    for kind in formats:
+        writer = make_writer(kind, folder, Columns(num_features, has_error))
+        writer.begin()
+        for name, row in written.items():
+            writer.add(name, row)
+        writer.close()
+    rejected = sorted(rows.keys() - written.keys())
+    files.write_csv(folder / "images.csv", IMAGES_COLUMNS, [_record(source, name, written) for name in sorted(rows)])
+    files.write_csv(folder / "rejected.csv", ("image", "reason"), [(name, "it was damaged") for name in rejected])
+    manifest = {
         "format_version": 2,
         "checkpoint": {"name": "model", "sha256": "0", "folder": "nowhere"},
         "source": str(source),
         "feature_grid": 1,
         "num_features": num_features,
-        "reconstruction_error": False,
+        "reconstruction_error": has_error,
         "computed_by": {
             "device": "CPU",
             "precision": "float32",
@@ -55,9 +66,17 @@ def _manifest(source: Path, num_features: int, count: int) -> dict[str, object]:
             "decoders": "",
             "batch_shape": [1, 3, 32, 32],
         },
-        "formats": ["npy"],
-        "counts": {"found": count, "written": count, "rejected": 0},
+        "formats": list(formats),
+        "counts": {"found": len(rows), "written": len(written), "rejected": len(rejected)},
     }
+    files.write_json(folder / "manifest.json", manifest | changes)
+    return folder
+
+
+def _record(source: Path, name: str, written: Mapping[str, NDArray[np.float32]]) -> tuple[object, ...]:
+    """The line of an image in images.csv."""
+    state = file_state(source / name) if (source / name).exists() else (1, 1)
+    return (name, "written", *state, row_checksum(written[name])) if name in written else (name, "rejected", *state, "")
 
 
 def blobs(per_blob: int = 12, folders: Sequence[str] = ("cats", "dogs", "owls")) -> dict[str, list[float]]:

@@ -243,20 +243,25 @@ def test_more_clusters_than_images_are_refused(space: Workspace, divide: Divide)
 
 
 @pytest.mark.parametrize(
-    ("count", "changes", "message"),
+    ("count", "changes", "error", "message"),
     [
-        (1, {}, "--count 1: two clusters at least"),
-        (3, {"cluster_method": "hdbscan"}, "hdbscan finds the number of clusters itself"),
-        (None, {}, "one image is too few"),
-        (None, {"cluster_method": "hdbscan"}, "lower min_cluster_size"),
-        (2, {}, "2 clusters cannot be made of 1 images"),
+        (1, {}, UsageError, "--count 1: two clusters at least"),
+        (3, {"cluster_method": "hdbscan"}, UsageError, "hdbscan finds the number of clusters itself"),
+        (None, {}, ExtractionError, "one image is too few"),
+        (None, {"cluster_method": "hdbscan"}, ExtractionError, "lower min_cluster_size"),
+        (2, {}, UsageError, "2 clusters cannot be made of 1 images"),
     ],
 )
 def test_one_image_and_wrong_counts_are_refused_in_a_line(
-    space: Workspace, divide: Divide, count: int | None, changes: dict[str, object], message: str
+    space: Workspace,
+    divide: Divide,
+    count: int | None,
+    changes: dict[str, object],
+    error: type[FextError],
+    message: str,
 ) -> None:
     write_table(space, {"a.png": [1, 2]})
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(error, match=message):
         divide(count, **changes)
 
 

@@ -12,7 +12,7 @@ from conftest import write_configurations
 from handmade import blobs, page_data, write_table
 from PIL import Image
 
-from fext.errors import ExtractionError, UsageError
+from fext.errors import ExtractionError
 from fext.jobs import map as mapping
 from fext.jobs.clusters import cluster
 from fext.jobs.map import MapResult, lay_out
@@ -187,7 +187,7 @@ def test_rows_of_one_value_make_a_map(space: Workspace, make: Callable[..., MapR
 
 def test_what_makes_no_map_is_told_in_a_line(space: Workspace, make: Callable[..., MapResult]) -> None:
     folder = write_table(space, {"a.png": [1, 2]})
-    with pytest.raises(UsageError, match="has one image alone: a map takes at least two"):
+    with pytest.raises(ExtractionError, match="has one image alone: a map takes at least two"):
         make()
     (folder / "manifest.json").unlink()
     with pytest.raises(ExtractionError, match="is not finished"):

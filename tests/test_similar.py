@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import REPOSITORY, write_images
+from handmade import write_extraction
 from rich.console import Console
 
 from fext.compute import vector_index
@@ -35,8 +36,6 @@ from fext.settings import Settings
 from fext.store import files
 from fext.store.extractions import IMAGES_COLUMNS
 from fext.store.kept_indexes import index_files
-from fext.store.parts import row_checksum
-from fext.store.tables import Columns, make_writer
 from fext.store.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("small_model")
@@ -61,39 +60,9 @@ class Listener(SilentReporter):
 
 
 def write_table(folder: Path, rows: Rows, **changes: Any) -> Path:
-    """A finished extraction by hand, of images that are nowhere."""
+    """A finished extraction by hand, of images that are nowhere; what was found in it before is gone."""
     shutil.rmtree(folder / "similar", ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    writer = make_writer("npy", folder, Columns(len(next(iter(rows.values()))), False))
-    writer.begin()
-    records = []
-    for name in sorted(rows):
-        row = np.array(rows[name], np.float32)
-        writer.add(name, row)
-        records.append((name, "written", 1, 1, row_checksum(row)))
-    writer.close()
-    files.write_csv(folder / "images.csv", IMAGES_COLUMNS, records)
-    files.write_csv(folder / "rejected.csv", ("image", "reason"), [])
-    manifest = {
-        "format_version": 2,
-        "checkpoint": {"name": "model", "sha256": "0", "folder": "nowhere"},
-        "source": str(folder.parent / "nowhere"),
-        "feature_grid": 1,
-        "num_features": len(next(iter(rows.values()))),
-        "reconstruction_error": False,
-        "computed_by": {
-            "device": "CPU",
-            "precision": "float32",
-            "engine": "torch",
-            "engine_version": "",
-            "decoders": "",
-            "batch_shape": [1, 3, 32, 32],
-        },
-        "formats": ["npy"],
-        "counts": {"found": len(rows), "written": len(rows), "rejected": 0},
-    }
-    files.write_json(folder / "manifest.json", manifest | changes)
-    return folder
+    return write_extraction(folder, folder.parent / "nowhere", rows, **changes)
 
 
 @pytest.fixture

@@ -5,18 +5,18 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from handmade import write_extraction
 from PIL import Image
 
 from fext.compute import neighbours
 from fext.compute.neighbours import find_neighbours, of_length_one
 from fext.data.analysis import analyze_file
-from fext.data.images import file_state
 from fext.errors import ExtractionError, FextError
 from fext.jobs import thumbnails as jobs_thumbnails
 from fext.jobs import view as viewing
@@ -26,10 +26,7 @@ from fext.reporting import SilentReporter
 from fext.settings import Settings
 from fext.store import files, scratch
 from fext.store.analyzed import AnalyzedImages
-from fext.store.extractions import IMAGES_COLUMNS
-from fext.store.parts import row_checksum
 from fext.store.scratch import ScratchRows
-from fext.store.tables import Columns, make_writer
 from fext.store.workspace import Workspace
 
 # Images whose features lie at these angles (degrees): how near they are to each other can be seen.
@@ -41,54 +38,18 @@ ODD = NAMES[1]
 COLOURS = dict(zip(NAMES, ("red", "lime", "black", "blue", "white"), strict=True))
 
 
-def row_at(angle: float) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.array([2 * np.cos(np.radians(angle)), 2 * np.sin(np.radians(angle))], np.float32)
+def row_at(angle: float) -> list[float]:
+    return [2 * np.cos(np.radians(angle)), 2 * np.sin(np.radians(angle))]
 
 
-def write_extraction(space: Workspace, *formats: str, has_error: bool = False) -> Path:
+def write_table(space: Workspace, *formats: str, has_error: bool = False) -> Path:
     """An extraction by hand, of five images of one colour each; c.png was rejected."""
-    folder = space.inference / "table"
-    folder.mkdir(parents=True)
     space.images.mkdir(parents=True, exist_ok=True)
-    records, rows = [], {}
-    for name, angle in ANGLES.items():
-        Image.new("RGB", (40, 30), COLOURS[name]).save(space.images / name)
-        status, checksum = "rejected", ""
-        if angle is not None:
-            rows[name] = np.append(row_at(angle), np.float32([0.25] * has_error))
-            status, checksum = "written", row_checksum(rows[name])
-        records.append((name, status, *file_state(space.images / name), checksum))
-    for kind in formats or ("csv",):
-        writer = make_writer(kind, folder, Columns(2, has_error))
-        writer.begin()
-        for name, row in rows.items():
-            writer.add(name, row)
-        writer.close()
-    files.write_csv(folder / "images.csv", IMAGES_COLUMNS, records)
-    files.write_csv(folder / "rejected.csv", ("image", "reason"), [("c.png", "it was damaged")])
-    files.write_json(folder / "manifest.json", manifest(space.images, formats or ("csv",), has_error))
-    return folder
-
-
-def manifest(source: Path, formats: Sequence[str], has_error: bool) -> dict[str, object]:
-    return {
-        "format_version": 2,
-        "checkpoint": {"name": "model", "sha256": "0", "folder": "nowhere"},
-        "source": str(source),
-        "feature_grid": 1,
-        "num_features": 2,
-        "reconstruction_error": has_error,
-        "computed_by": {
-            "device": "CPU",
-            "precision": "float32",
-            "engine": "torch",
-            "engine_version": "",
-            "decoders": "",
-            "batch_shape": [1, 3, 32, 32],
-        },
-        "formats": list(formats),
-        "counts": {"found": 5, "written": 4, "rejected": 1},
-    }
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (40, 30), colour).save(space.images / name)
+    error = [0.25] * has_error
+    rows = {name: None if angle is None else row_at(angle) + error for name, angle in ANGLES.items()}
+    return write_extraction(space.inference / "table", space.images, rows, formats or ("csv",), has_error)
 
 
 class Page:
@@ -143,7 +104,7 @@ def cosine(degrees: float) -> float:
 
 
 def test_the_nearest_come_first_with_their_cosine_similarity(space: Workspace, look: Callable[[], Page]) -> None:
-    write_extraction(space)
+    write_table(space)
     page = look()
     assert page.near("a.png") == [(ODD, cosine(10)), ("d.png", cosine(30)), ("e.png", pytest.approx(0, abs=1e-4))]
     assert page.near(ODD) == [("a.png", cosine(10)), ("d.png", cosine(20)), ("e.png", cosine(80))]
@@ -176,7 +137,7 @@ def test_equal_rows_are_near_in_their_order_and_zeros_are_near_to_nothing() -> N
 
 
 def test_every_image_is_there_with_its_own_picture_and_its_facts(space: Workspace, look: Callable[[], Page]) -> None:
-    write_extraction(space, has_error=True)
+    write_table(space, has_error=True)
     page = look()
     assert page.names == NAMES
     expected = {"a.png": (16, 0, 0), ODD: (0, 16, 0), "d.png": (0, 0, 16), "e.png": (16, 16, 16)}
@@ -189,7 +150,7 @@ def test_every_image_is_there_with_its_own_picture_and_its_facts(space: Workspac
 def test_an_image_that_is_gone_or_cannot_be_read_has_the_reason_in_its_place(
     space: Workspace, look: Callable[[], Page]
 ) -> None:
-    write_extraction(space)
+    write_table(space)
     (space.images / "a.png").unlink()
     (space.images / "c.png").unlink()
     (space.images / "d.png").write_bytes(b"")
@@ -209,7 +170,7 @@ def test_an_image_that_is_gone_or_cannot_be_read_has_the_reason_in_its_place(
 
 
 def test_an_image_that_changed_is_said_to_have(space: Workspace, look: Callable[[], Page]) -> None:
-    write_extraction(space)
+    write_table(space)
     Image.new("RGB", (90, 30), "red").save(space.images / "a.png")
     page = look()
     assert page.images["a.png"][1][0] == "90 × 30 pixels"
@@ -220,7 +181,7 @@ def test_an_image_that_changed_is_said_to_have(space: Workspace, look: Callable[
 def test_what_the_analysis_knows_is_not_decoded_again(
     space: Workspace, look: Callable[[], Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_extraction(space)
+    write_table(space)
     memory = AnalyzedImages(space.analyzed_images)
     memory.remember((space.images / name, analyze_file(space.images / name)) for name in NAMES[:3])
     memory.close()
@@ -251,7 +212,7 @@ def test_names_that_are_code_stay_names_in_the_data(tmp_path: Path) -> None:
 
 
 def test_each_format_of_the_table_makes_the_same_page(space: Workspace, look: Callable[[], Page]) -> None:
-    folder = write_extraction(space, "csv", "npy", "parquet")
+    folder = write_table(space, "csv", "npy", "parquet")
     before = look().text
     for file in ("features.npy", "features.parquet"):
         (folder / file).unlink()
@@ -261,7 +222,7 @@ def test_each_format_of_the_table_makes_the_same_page(space: Workspace, look: Ca
 def test_rows_that_do_not_fit_into_memory_go_through_a_file_that_is_gone_afterwards(
     space: Workspace, look: Callable[[], Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_extraction(space)
+    folder = write_table(space)
     before = look().text
     there = sorted(folder.iterdir())
     monkeypatch.setattr(scratch, "_MAX_IN_MEMORY", 0)
@@ -272,11 +233,11 @@ def test_rows_that_do_not_fit_into_memory_go_through_a_file_that_is_gone_afterwa
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
 def test_a_full_disk_is_told_in_a_line() -> None:
     with open("/dev/full", "wb", buffering=0) as stream, pytest.raises(FextError, match="No space left"):
-        ScratchRows(stream, 2).add(row_at(0))
+        ScratchRows(stream, 2).add(np.float32(row_at(0)))
 
 
 def test_a_damaged_row_has_no_neighbours_and_is_none(space: Workspace, look: Callable[[], Page]) -> None:
-    folder = write_extraction(space)
+    folder = write_table(space)
     table = (folder / "features.csv").read_text(encoding="utf-8")
     (folder / "features.csv").write_text(table.replace("a.png,2.0", "a.png,1.0"), encoding="utf-8", newline="\n")
     page = look()
@@ -288,7 +249,7 @@ def test_a_damaged_row_has_no_neighbours_and_is_none(space: Workspace, look: Cal
 def test_more_images_than_a_page_holds_are_counted_on_it(
     space: Workspace, tiny: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_extraction(space)
+    write_table(space)
     monkeypatch.setattr(viewing, "MAX_IMAGES", 3)
     result = make_page(space, tiny)
     page = Page(result.file)
@@ -299,7 +260,7 @@ def test_more_images_than_a_page_holds_are_counted_on_it(
 
 
 def test_a_table_that_is_not_there_is_said_to_be_so(space: Workspace, tiny: Callable[..., Settings]) -> None:
-    folder = write_extraction(space)
+    folder = write_table(space)
     (folder / "features.csv").unlink()
     with pytest.raises(ExtractionError, match="no rows that can be read"):
         make_page(space, tiny)

@@ -33,6 +33,7 @@ class EncoderAndHead(nn.Module):
         self.encoder, self.head, self.stages = encoder, head, stages
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, H, W) in [0, 1] to scores (N, num_classes), before the softmax."""
         scores: torch.Tensor = self.head(encoder_maps(self.encoder, images, self.stages))
         return scores
 

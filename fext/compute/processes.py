@@ -37,6 +37,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
+        """Whether this is the process that writes and speaks; the only one of a run is."""
         return self.rank == 0
 
     def tell(self, key: str, text: str) -> None:

@@ -43,11 +43,13 @@ class LinearProbe:
     biases: torch.Tensor
 
     def probabilities(self, rows: Rows) -> NDArray[np.float32]:
+        """The softmax of the scores: (N, num_classes) for rows (N, D)."""
         scores = torch.from_numpy(np.array(rows, np.float32)) @ self.weights.T + self.biases
         shares: NDArray[np.float32] = torch.softmax(scores, dim=1).numpy()
         return shares
 
     def tensors(self) -> Tensors:
+        """weights and biases."""
         return {"weights": self.weights, "biases": self.biases}
 
 
@@ -64,6 +66,7 @@ class NearestLabels:
     count: int
 
     def probabilities(self, rows: Rows) -> NDArray[np.float32]:
+        """The share of each class among the nearest rows: (N, num_classes) for rows (N, D)."""
         wanted = torch.nn.functional.normalize(torch.from_numpy(np.array(rows, np.float32)))
         nearest, codes = self._nearest(wanted)
         # What is nearer weighs a trifle more, so that of equal shares that of the nearest wins.
@@ -85,6 +88,7 @@ class NearestLabels:
         return nearest, codes
 
     def tensors(self) -> Tensors:
+        """rows, codes, num_classes and count, the two numbers as tensors of no dimension."""
         numbers = {"num_classes": torch.tensor(self.num_classes), "count": torch.tensor(self.count)}
         return {"rows": self.rows, "codes": self.codes, **numbers}
 

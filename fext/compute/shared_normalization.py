@@ -34,6 +34,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, H, W) normalized by channel; in training all processes have to call it at the same time."""
         if not self.training:
             return super().forward(images)
         count, mean, variance = self._statistics(images.detach())

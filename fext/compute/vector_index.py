@@ -36,7 +36,8 @@ _ENOUGH_RECALL, _LITTLE_GAIN = 0.98, 0.002
 class SupportsWrite(Protocol):
     """What an index is written to."""
 
-    def write(self, data: bytes, /) -> int: ...
+    def write(self, data: bytes, /) -> int:
+        """Take the bytes; gives how many were taken."""
 
 
 class Found(NamedTuple):
@@ -155,14 +156,17 @@ class VectorIndex:
 
     @property
     def metric(self) -> Metric:
+        """What near means here: 'cosine' or 'euclidean'."""
         return self._metric
 
     @property
     def is_exact(self) -> bool:
+        """Whether a search compares with every row."""
         return isinstance(self._index, _faiss().IndexIDMap2)
 
     @property
     def num_values(self) -> int:
+        """The length D of a row."""
         return int(self._index.d)
 
     def __len__(self) -> int:

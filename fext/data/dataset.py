@@ -47,6 +47,7 @@ class Batch(NamedTuple):
 
     @property
     def num_files(self) -> int:
+        """How many files were looked at, the rejected ones among them."""
         return len(self.files) + len(self.rejected)
 
 

@@ -79,6 +79,7 @@ class Preprocessing:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of what it makes."""
         return self.height, self.width, self.channels
 
 

@@ -37,6 +37,7 @@ class Labelled:
 
     @property
     def num_without(self) -> int:
+        """How many images have no label."""
         return int((self.codes < 0).sum())
 
 

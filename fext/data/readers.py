@@ -64,6 +64,7 @@ def num_usable_cores() -> int:
 
 
 def leave_ctrl_c_to_the_main_process(_worker: int) -> None:
+    """Let a process that reads images ignore Ctrl-C: the one that started it ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

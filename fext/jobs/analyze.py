@@ -274,9 +274,11 @@ class Found:
         return sum({"train", "test"} <= {str(self.sides[place]) for place in group} for group in self.groups)
 
     def analysis(self, name: str) -> Analysis:
+        """What is known of an image, good or rejected."""
         return _known(self.source, self.memory, name)
 
     def picture(self, name: str) -> Picture | None:
+        """What the picture of an image is like; None where it was rejected."""
         return self.analysis(name).picture
 
 

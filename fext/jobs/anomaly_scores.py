@@ -276,6 +276,7 @@ class OwnPixels:
         self._sigma = max(1.0, height / 32)
 
     def __call__(self, _: torch.Tensor, __: torch.Tensor, paths: Sequence[Path]) -> list[Positions]:
+        """The patches of each file, (rows, columns, num_values); images and maps are not looked at."""
         return [self._look_at(path) for path in paths]
 
     def _look_at(self, path: Path) -> Positions:

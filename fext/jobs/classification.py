@@ -44,6 +44,7 @@ class Task:
     labels_from: str
 
     def codes(self, places: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The code of the label of the images at these places, in their order; -1 where there is none."""
         return self.labelled.codes[places]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fext.compute import clustering
 from fext.compute.clustering import NOISE, Agreement, Clusters, Points
 from fext.data.labels import Labelled, labels_of
-from fext.errors import SourceError, UsageError
+from fext.errors import ExtractionError, SourceError, UsageError
 from fext.jobs.features import MODEL, Features, open_features, open_references
 from fext.jobs.points import all_equal, open_points
 from fext.jobs.thumbnails import thumbnails
@@ -93,7 +93,7 @@ def cluster(
 
     `count` goes before settings.num_clusters. With `references` the same is done with the features of the untrained
     model, a linear map and the pixels. Raises UsageError where that many clusters cannot be made, ExtractionError where
-    there is no finished table or all rows are equal, and as open_references does.
+    there is no finished table, too few images are in it or all rows are equal, and as open_references does.
     """
     started = time.perf_counter()
     way = _way(settings, count)
@@ -124,10 +124,12 @@ def _way(settings: Settings, count: int | None) -> _Way:
 def _refuse_too_few(features: Features, way: _Way) -> None:
     num_images = len(features.images)
     if way.method == "hdbscan" and num_images < max(3, way.min_size):
-        raise UsageError(f"{num_images} images are fewer than hdbscan takes for one cluster: lower min_cluster_size")
+        raise ExtractionError(
+            f"{num_images} images are fewer than hdbscan takes for one cluster: lower min_cluster_size"
+        )
     if way.method == "kmeans" and way.count == "auto" and num_images < 3:
         few = "one image is" if num_images == 1 else "two images are"
-        raise UsageError(f"{features.folder.name}: {few} too few to tell clusters in them")
+        raise ExtractionError(f"{features.folder.name}: {few} too few to tell clusters in them")
     if way.method == "kmeans" and way.count != "auto" and way.count > num_images:
         raise UsageError(f"{way.count} clusters cannot be made of {num_images} images: ask for fewer")
 

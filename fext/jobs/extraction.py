@@ -40,12 +40,14 @@ class Extraction:
 
     @property
     def columns(self) -> Columns:
+        """What a row holds: grid x grid positions of the latent or of all stages, and the error where asked for."""
         plan = self.checkpoint.plan
         channels = sum(stage_channels(plan)) if self.shape.all_stages else plan.latent_shape[2]
         return Columns(self.settings.feature_grid**2 * channels, self.shape.has_error)
 
     @property
     def batch_size(self) -> int:
+        """Images encoded at a time; rows may depend on it in their last bits, so it is part of the description."""
         return self.settings.inference_batch_size
 
     def describe(self) -> str:

@@ -153,6 +153,7 @@ class IndexedExtraction:
 
     @property
     def folder(self) -> Path:
+        """Of the extraction; the index lies in a folder in it."""
         return self.stored.table.folder
 
     @property

@@ -16,7 +16,7 @@ from fext.compute.components import Components
 from fext.data.labels import labels_of
 from fext.data.names import Names
 from fext.data.thumbnails import Thumbnail
-from fext.errors import FextError, UsageError
+from fext.errors import ExtractionError, FextError
 from fext.jobs import clusters
 from fext.jobs.features import Features, open_features
 from fext.jobs.points import all_equal, open_points
@@ -64,14 +64,14 @@ def lay_out(workspace: Workspace, settings: Settings, folder: Path, reporter: Re
     """Lay the images of a finished extraction out, and write the map to its folder 'map'.
 
     Every image has its place by principal components; up to 5,000 of them, evenly spaced, have one by t-SNE, and are on
-    the page and in TensorBoard's projector. Raises ExtractionError where there is no finished table or all rows are
-    equal, UsageError where there is one image alone.
+    the page and in TensorBoard's projector. Raises ExtractionError where there is no finished table, one image
+    alone, or all rows are equal.
     """
     started = time.perf_counter()
     with open_features(folder, settings.explore_grid, reporter) as features:
         num_images = len(features.images)
         if num_images < 2:
-            raise UsageError(f"{folder.name} has one image alone: a map takes at least two")
+            raise ExtractionError(f"{folder.name} has one image alone: a map takes at least two")
         with open_points(folder, features.rows, settings.seed, reporter) as found:
             if found is None:
                 raise all_equal(folder)

@@ -30,6 +30,7 @@ class SmallPictures:
     _pixels: NDArray[np.float32]
 
     def checksum(self, place: int) -> str:
+        """The SHA-256 of the file at a place, which is one of `places`; '' where it cannot be read now."""
         return self.checksums[self._number(place)]
 
     def picture(self, place: int) -> NDArray[np.float64] | None:

@@ -31,6 +31,7 @@ class TensorBoardServer:
             raise
 
     def is_running(self) -> bool:
+        """Whether the child has not ended yet, by itself or by `close`."""
         return self._process.poll() is None
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ class Screen:
 
     @property
     def reporter(self) -> ConsoleReporter:
+        """A new one on the console; in a process that is not the first it shows warnings alone."""
         return ConsoleReporter(self.console, only_warnings=not self.is_first)
 
     def settings(self, overrides: Sequence[str] = ()) -> "Settings":
@@ -39,6 +40,7 @@ class Screen:
 
 
 def run_analyze(screen: Screen, settings: "Settings", images: Path) -> None:
+    """Measure the images of a folder or list, and show what was found."""
     from fext.jobs.analyze import analyze
     from fext.pictures.viewer import MAX_IMAGES
 
@@ -67,18 +69,21 @@ def run_analyze(screen: Screen, settings: "Settings", images: Path) -> None:
 
 
 def run_pretrain(screen: Screen, settings: "Settings", images: Path, name: str | None) -> None:
+    """Train a new checkpoint on the images, and show how it went; without a name it is made up."""
     from fext.jobs.pretrain import pretrain
 
     _show_training(screen, pretrain(screen.workspace, settings, images, name, screen.reporter))
 
 
 def run_resume(screen: Screen, settings: "Settings", folder: Path, epochs: int | None) -> None:
+    """Go on with a checkpoint, up to a new total of epochs where one is given, and show how it went."""
     from fext.jobs.pretrain import resume
 
     _show_training(screen, resume(settings, folder, epochs, screen.reporter))
 
 
 def run_evaluate(screen: Screen, settings: "Settings", folder: Path, images: Path | None) -> None:
+    """Score a checkpoint on the images of its split, or on others, and show scores and verdicts."""
     from fext.jobs.evaluate import evaluate
     from fext.pictures.evaluation_report import verdicts
 
@@ -108,6 +113,7 @@ def run_evaluate(screen: Screen, settings: "Settings", folder: Path, images: Pat
 
 
 def run_compare(screen: Screen, settings: "Settings", folders: Sequence[Path], images: Path | None) -> None:
+    """Score several checkpoints on the same images, and show how far each is behind the best."""
     from fext.jobs.compare import compare_checkpoints
 
     result = compare_checkpoints(screen.workspace, settings, folders, images, screen.reporter)
@@ -157,6 +163,7 @@ def run_extract(
 
 
 def run_verify(screen: Screen, settings: "Settings", folder: Path, everything: bool) -> None:
+    """Prove an extraction, its sample or `everything`; raises ExtractionError where it is not whole."""
     from fext.errors import ExtractionError
     from fext.jobs.verify import verify
 
@@ -178,6 +185,7 @@ def run_verify(screen: Screen, settings: "Settings", folder: Path, everything: b
 
 
 def run_reconstruct(screen: Screen, settings: "Settings", folder: Path, images: Path, output: Path) -> None:
+    """Write what the checkpoint makes of each image to a new or empty folder."""
     from fext.jobs.reconstruct import reconstruct
 
     result = reconstruct(settings, folder, images, output, screen.reporter)
@@ -189,12 +197,14 @@ def run_reconstruct(screen: Screen, settings: "Settings", folder: Path, images: 
 
 
 def run_export(screen: Screen, folder: Path, file_format: "Format", output: Path) -> None:
+    """Write the encoder of a checkpoint to a new file."""
     from fext.jobs.export import export
 
     show_path(screen.console, "encoder", export(folder, file_format, output), screen.workspace.root)
 
 
 def run_catalogue(screen: Screen) -> None:
+    """Write the catalogue anew, and show how many rows each table has."""
     from fext.store.catalogue import write_catalogue
 
     result = write_catalogue(screen.workspace)
@@ -206,6 +216,7 @@ def run_catalogue(screen: Screen) -> None:
 
 
 def run_samples(screen: Screen, folder: Path) -> None:
+    """Write the sample images to a folder."""
     from fext.store.samples import write_samples
 
     count = write_samples(folder)

@@ -66,14 +66,17 @@ class ConsoleReporter:
         self._only_warnings = only_warnings
 
     def message(self, text: str) -> None:
+        """Print a line; nothing where only warnings are wanted."""
         if not self._only_warnings:
             self.console.print(Text(_shown(text)))
 
     def warning(self, text: str) -> None:
+        """Print a line in yellow."""
         self.console.print(Text(_shown(text), style="yellow"))
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[_ConsoleProgress]:
+        """A bar with rate and time left; while it is open the first Ctrl-C asks the job to stop."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),

@@ -1,12 +1,13 @@
 """Questions that several entries of the menu ask."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import questionary
 from questionary import Choice
 
-from fext.errors import CheckpointError, ExtractionError
+from fext.errors import CheckpointError, ClassifierError, ExtractionError, FextError
 from fext.screen.actions import Screen
 from fext.screen.console import shown_path
 from fext.screen.guard import LeftQuestion
@@ -27,22 +28,27 @@ def shown(path: Path, screen: Screen) -> str:
 
 def choose_extraction(screen: Screen) -> Path:
     """One of the extractions; the only one is taken without asking."""
-    names = screen.workspace.extraction_names()
-    if not names:
-        raise ExtractionError("there is no extraction yet: choose 'Extract features from images' first")
-    if len(names) == 1:
-        return screen.workspace.inference / names[0]
-    return screen.workspace.inference / str(ask(questionary.select("Which extraction?", choices=names)))
+    without = ExtractionError("there is no extraction yet: choose 'Extract features from images' first")
+    return screen.workspace.inference / _choose("extraction", screen.workspace.extraction_names(), without)
 
 
 def choose_checkpoint(screen: Screen) -> Path:
     """One of the checkpoints; the only one is taken without asking."""
-    names = screen.workspace.checkpoint_names()
+    without = CheckpointError("there is no checkpoint yet: choose 'Pretrain FEXT-AutoEncoder model' first")
+    return screen.workspace.checkpoints / _choose("checkpoint", screen.workspace.checkpoint_names(), without)
+
+
+def choose_classifier(screen: Screen) -> Path:
+    """One of the classifiers; the only one is taken without asking."""
+    without = ClassifierError("there is no classifier yet: choose 'Classify' first")
+    return screen.workspace.classifiers / _choose("classifier", screen.workspace.classifier_names(), without)
+
+
+def _choose(what: str, names: Sequence[str], without: FextError) -> str:
+    """One of the names; raises `without` where there is none."""
     if not names:
-        raise CheckpointError("there is no checkpoint yet: choose 'Pretrain FEXT-AutoEncoder model' first")
-    if len(names) == 1:
-        return screen.workspace.checkpoints / names[0]
-    return screen.workspace.checkpoints / str(ask(questionary.select("Which checkpoint?", choices=names)))
+        raise without
+    return names[0] if len(names) == 1 else str(ask(questionary.select(f"Which {what}?", choices=names)))
 
 
 def choose_checkpoints(screen: Screen) -> list[Path]:

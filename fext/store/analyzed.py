@@ -52,6 +52,7 @@ class AnalyzedImages:
         self._files.forget_vanished(folder)
 
     def close(self) -> None:
+        """Close the file; what was remembered is in it."""
         self._files.close()
 
 

@@ -91,6 +91,7 @@ class Description:
     weights_sha256: str
 
     def to_bytes(self) -> bytes:
+        """The text of model.json, in UTF-8."""
         rows, columns, channels = self.plan.latent_shape
         content = {
             "format_version": FORMAT_VERSION,

@@ -66,14 +66,17 @@ class Classifier:
 
     @property
     def name(self) -> str:
+        """The name of its folder."""
         return self.folder.name
 
     @property
     def method(self) -> str:
+        """'probe', 'knn' or 'head'."""
         return str(self.description["method"])
 
     @property
     def classes(self) -> list[str]:
+        """The names of the classes; a code is a place in this list."""
         return list(self.description["classes"])
 
 

@@ -105,6 +105,7 @@ class Plan:
 
     @property
     def changes_nothing(self) -> bool:
+        """Whether there is nothing to encode and no row to remove: what stands there holds."""
         return not self.todo and not self.num_removed
 
 

@@ -108,10 +108,12 @@ def remove_file(path: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that is in it, as far as that can be done."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
+    """The bytes of a whole file; as write_whole."""
     write_whole(path, lambda stream: stream.write(data))
 
 
@@ -131,6 +133,7 @@ def write_text_chunks(path: Path, chunks: Iterable[str]) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
+    """Data as json_text has them; as write_text."""
     write_text(path, json_text(data))
 
 

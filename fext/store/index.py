@@ -69,6 +69,7 @@ class RememberedFiles:
             self._go_on_without(self._database, error)
 
     def close(self) -> None:
+        """Close the file; what was remembered is in it."""
         self._database.close()
 
     def _described(self, state: FileState) -> str:
@@ -130,6 +131,7 @@ class CheckedImages:
         self._files.remember(found)
 
     def close(self) -> None:
+        """Close the file; what was remembered is in it."""
         self._files.close()
 
 

@@ -54,7 +54,8 @@ class Record(NamedTuple):
 class RowSource(Protocol):
     """The rows of records, asked for in ascending order."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the file; no row is asked for afterwards."""
 
     def row(self, number: int, image: str) -> Row | None:
         """The row of that number, which is of that image; None where it cannot be read as such."""
@@ -238,10 +239,12 @@ class PlainRows:
         self._stream: io.BufferedReader | None = None
 
     def close(self) -> None:
+        """Let go of the file, if a row was asked for."""
         if self._stream is not None:
             self._stream.close()
 
     def row(self, number: int, image: str) -> Row | None:
+        """The row of that number, whatever its image; None where the file ends before it does."""
         if self._stream is None:
             self._stream = self._path.open("rb")
         self._stream.seek(self._header_bytes + number * self._row_bytes)

@@ -42,19 +42,24 @@ class Columns:
 
     @property
     def num_values(self) -> int:
+        """The length of a row."""
         return self.num_features + self.has_error
 
 
 class TableWriter(Protocol):
     """Writes one table: `begin` comes first, `close` completes it on the disk, `abandon` lets go of what is open."""
 
-    def begin(self) -> None: ...
+    def begin(self) -> None:
+        """Write what comes before the rows."""
 
-    def add(self, image: str, row: Row) -> None: ...
+    def add(self, image: str, row: Row) -> None:
+        """Write the row of an image, which comes behind the one before by the bytes of its name."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Write what comes behind the rows; the files are whole and on the disk afterwards."""
 
-    def abandon(self) -> None: ...
+    def abandon(self) -> None:
+        """Let go of files that are not to be completed; raises nothing."""
 
 
 def make_writer(name: str, folder: Path, columns: Columns) -> TableWriter:
@@ -96,15 +101,19 @@ class CsvWriter:
         self._stream = (folder / FEATURES_CSV).open("wb")
 
     def begin(self) -> None:
+        """Write the header."""
         self._stream.write(csv_header(self._columns))
 
     def add(self, image: str, row: Row) -> None:
+        """Write a line."""
         self._stream.write(csv_row(image, row))
 
     def close(self) -> None:
+        """Bring the file onto the disk."""
         files.close_on_disk(self._stream)
 
     def abandon(self) -> None:
+        """Let go of the file as it stands."""
         files.let_go(self._stream)
 
 
@@ -139,6 +148,7 @@ class CsvRows:
         self._name: bytes | None = b""
 
     def close(self) -> None:
+        """Let go of the file."""
         self._stream.close()
 
     def row(self, number: int, image: str) -> Row | None:
@@ -202,12 +212,14 @@ class NpyWriter:
         self._errors = _PlainWriter(folder / ERRORS_NPY, ()) if columns.has_error else None
 
     def begin(self) -> None:
+        """Write the header of each file, for no rows as yet."""
         self._names.write(b"image\n")
         self._features.begin()
         if self._errors is not None:
             self._errors.begin()
 
     def add(self, image: str, row: Row) -> None:
+        """Write the name, the features and the error to their files."""
         self._names.write(files.csv_line([image]).encode())
         if self._errors is not None:
             row, error = row[:-1], row[-1:]
@@ -215,12 +227,14 @@ class NpyWriter:
         self._features.add(row)
 
     def close(self) -> None:
+        """Write the number of rows into the headers, and bring the files onto the disk."""
         self._features.close()
         if self._errors is not None:
             self._errors.close()
         files.close_on_disk(self._names)
 
     def abandon(self) -> None:
+        """Let go of the files as they stand."""
         self._features.abandon()
         if self._errors is not None:
             self._errors.abandon()
@@ -268,11 +282,13 @@ class NpyRows:
             self.numbers_of_rows.add(num_errors)
 
     def close(self) -> None:
+        """Let go of the files."""
         self._features.close()
         if self._errors is not None:
             self._errors.close()
 
     def row(self, number: int, image: str) -> Row | None:
+        """Features, and the error behind them, of that number; None where a file ends before they do."""
         features = self._features.row(number, image)
         if features is None or self._errors is None:
             return features
@@ -330,6 +346,7 @@ class ParquetWriter:
         self._stream = (folder / FEATURES_PARQUET).open("wb")
 
     def begin(self) -> None:
+        """Write the start of the file."""
         import pyarrow.parquet
 
         self._writer = pyarrow.parquet.ParquetWriter(
@@ -342,18 +359,21 @@ class ParquetWriter:
         )
 
     def add(self, image: str, row: Row) -> None:
+        """Keep a row; with the last one of a group the group is written."""
         self._rows[len(self._names)] = row
         self._names.append(image)
         if len(self._names) == self._group_size:
             self._write_group()
 
     def close(self) -> None:
+        """Write the last group and the end of the file, and bring it onto the disk."""
         if self._names:
             self._write_group()
         self._writer.close()
         files.close_on_disk(self._stream)
 
     def abandon(self) -> None:
+        """Let go of the file as it stands."""
         with suppress(Exception):  # it wants to write its end, which may be what cannot be written
             self._writer.close()
         files.let_go(self._stream)
@@ -399,9 +419,11 @@ class ParquetRows:
         self._current: tuple[str, Row] | None = ("", np.empty(0, dtype=np.float32))
 
     def close(self) -> None:
+        """Let go of the file."""
         self._file.close()
 
     def row(self, number: int, image: str) -> Row | None:
+        """The row of an image; rows before it are passed over by their names."""
         wanted = name_to_bytes(image)
         while self._current is not None and name_to_bytes(self._current[0]) < wanted:
             self._current = self._next()

@@ -23,50 +23,62 @@ class Workspace:
 
     @property
     def configurations(self) -> Path:
+        """The settings, which the user edits."""
         return self.root / "configurations.py"
 
     @property
     def images(self) -> Path:
+        """The images to train on."""
         return self.root / "data" / "images"
 
     @property
     def samples(self) -> Path:
+        """The sample images, where they were asked for."""
         return self.root / "data" / "samples"
 
     @property
     def validation(self) -> Path:
+        """What analyses write."""
         return self.root / "data" / "validation"
 
     @property
     def checked_images(self) -> Path:
+        """What is known of files that pretraining has read."""
         return self.validation / "checked_images.sqlite"
 
     @property
     def analyzed_images(self) -> Path:
+        """What is known of files that an analysis has measured."""
         return self.validation / "analyzed_images.sqlite"
 
     @property
     def catalogue(self) -> Path:
+        """The database of all images, checkpoints and extractions."""
         return self.root / "data" / "fext.sqlite"
 
     @property
     def checkpoints(self) -> Path:
+        """A folder for each checkpoint."""
         return self.root / "training" / "checkpoints"
 
     @property
     def classifiers(self) -> Path:
+        """A folder for each classifier."""
         return self.root / "training" / "classifiers"
 
     @property
     def logs(self) -> Path:
+        """The log files, with the tracebacks of unexpected errors."""
         return self.root / "training" / "logs"
 
     @property
     def inference(self) -> Path:
+        """A folder for each extraction."""
         return self.root / "inference"
 
     @property
     def inference_images(self) -> Path:
+        """Images to extract from; they go before those to train on where there are any."""
         return self.root / "inference" / "images"
 
     def checkpoint_names(self) -> list[str]:

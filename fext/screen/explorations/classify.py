@@ -9,8 +9,14 @@ from questionary import Choice
 
 from fext.screen.actions import Screen, duration
 from fext.screen.console import show_facts, show_path, show_table
-from fext.screen.explorations.common import add_features, add_references, extraction_of, wants_references
-from fext.screen.questions import ask, choose_extraction
+from fext.screen.explorations.common import (
+    add_features,
+    add_references,
+    chosen_extraction,
+    named_extraction,
+    wants_references,
+)
+from fext.screen.questions import ask
 
 if TYPE_CHECKING:
     from fext.jobs.classification import ClassifyResult
@@ -49,8 +55,7 @@ def add_command(explorations: "Commands") -> argparse.ArgumentParser:
 
 def from_menu(screen: Screen) -> None:
     """The entry of the menu."""
-    settings = screen.settings()
-    folder = choose_extraction(screen)
+    settings, folder = chosen_extraction(screen)
     choices = [Choice(f"{name}: {what}", value=name) for name, what in _METHODS.items()]
     method = ask(questionary.select("Which method?", choices=choices))
     file = ask(questionary.path("Table with the columns image and label (Enter: the folders are the labels):"))
@@ -61,8 +66,7 @@ def from_menu(screen: Screen) -> None:
 
 
 def _from_words(screen: Screen, words: argparse.Namespace) -> None:
-    settings = screen.settings(words.overrides)
-    folder = extraction_of(screen, settings, words)
+    settings, folder = named_extraction(screen, words)
     _run(screen, settings, folder, words.labels, words.method, words.name, words.references)
 
 

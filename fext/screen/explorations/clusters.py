@@ -8,8 +8,14 @@ import questionary
 
 from fext.screen.actions import Screen, duration
 from fext.screen.console import show_facts, show_path, show_table
-from fext.screen.explorations.common import add_features, add_references, extraction_of, wants_references
-from fext.screen.questions import ask, choose_extraction
+from fext.screen.explorations.common import (
+    add_features,
+    add_references,
+    chosen_extraction,
+    named_extraction,
+    wants_references,
+)
+from fext.screen.questions import ask
 
 if TYPE_CHECKING:
     from fext.jobs.clusters import ClustersResult
@@ -31,8 +37,7 @@ def add_command(explorations: "Commands") -> argparse.ArgumentParser:
 
 def from_menu(screen: Screen) -> None:
     """The entry of the menu."""
-    settings = screen.settings()
-    folder = choose_extraction(screen)
+    settings, folder = chosen_extraction(screen)
     screen.reporter.message(f"Divide the images of {folder.name} into clusters by {settings.cluster_method}")
     count = None
     if settings.cluster_method == "kmeans":
@@ -47,8 +52,7 @@ def _is_count(text: str) -> bool | str:
 
 
 def _from_words(screen: Screen, words: argparse.Namespace) -> None:
-    settings = screen.settings(words.overrides)
-    _run(screen, settings, extraction_of(screen, settings, words), words.count, words.references)
+    _run(screen, *named_extraction(screen, words), words.count, words.references)
 
 
 def _run(screen: Screen, settings: "Settings", folder: Path, count: int | None, references: bool) -> None:

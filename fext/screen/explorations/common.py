@@ -1,6 +1,7 @@
 """What the explorations have in common: the words that name features, and the extraction they lead to."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,12 +10,25 @@ import questionary
 from fext.errors import UsageError
 from fext.screen import actions
 from fext.screen.actions import Screen
-from fext.screen.questions import ask
+from fext.screen.questions import ask, choose_extraction
 
 if TYPE_CHECKING:
     from fext.settings import Settings
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    Run = Callable[[Screen, Settings, Path], None]
+
+
+def add_exploration(explorations: "Commands", name: str, what: str, run: "Run") -> argparse.ArgumentParser:
+    """A subcommand that is told of an extraction and of nothing else; `run` is given its folder."""
+
+    def from_words(screen: Screen, words: argparse.Namespace) -> None:
+        run(screen, *named_extraction(screen, words))
+
+    command = explorations.add_parser(name, help=what)
+    add_features(command)
+    command.set_defaults(run=from_words)
+    return command
 
 
 def add_features(command: argparse.ArgumentParser) -> None:
@@ -34,8 +48,22 @@ def add_references(command: argparse.ArgumentParser) -> None:
     )
 
 
-def extraction_of(screen: Screen, settings: "Settings", words: argparse.Namespace) -> Path:
-    """The folder of the extraction that the words name; it is made or brought up to date where they name images."""
+def named_extraction(screen: Screen, words: argparse.Namespace) -> tuple["Settings", Path]:
+    """The settings, and the folder of the extraction that the words name.
+
+    It is made or brought up to date where they name images. Raises UsageError for words that do not go together, and
+    what an extraction raises.
+    """
+    settings = screen.settings(words.overrides)
+    return settings, _extraction_of(screen, settings, words)
+
+
+def chosen_extraction(screen: Screen) -> tuple["Settings", Path]:
+    """The settings, and the folder of the extraction that the user chooses in the menu."""
+    return screen.settings(), choose_extraction(screen)
+
+
+def _extraction_of(screen: Screen, settings: "Settings", words: argparse.Namespace) -> Path:
     if words.images is None and words.checkpoint is None:
         return screen.workspace.find_extraction(words.extraction)
     if words.extraction is not None:

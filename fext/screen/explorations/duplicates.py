@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from fext.screen.actions import Screen, duration
 from fext.screen.console import show_facts, show_path
-from fext.screen.explorations.common import add_features, extraction_of
-from fext.screen.questions import choose_extraction
+from fext.screen.explorations.common import add_exploration, chosen_extraction
 
 if TYPE_CHECKING:
     from fext.screen.explorations.common import Commands
@@ -18,23 +17,14 @@ TITLE = "Find near copies"
 
 def add_command(explorations: "Commands") -> argparse.ArgumentParser:
     """`explore duplicates`."""
-    command = explorations.add_parser("duplicates", help="find groups of near copies; nothing is deleted")
-    add_features(command)
-    command.set_defaults(run=_from_words)
-    return command
+    return add_exploration(explorations, "duplicates", "find groups of near copies; nothing is deleted", _run)
 
 
 def from_menu(screen: Screen) -> None:
     """The entry of the menu."""
-    settings = screen.settings()
-    folder = choose_extraction(screen)
+    settings, folder = chosen_extraction(screen)
     screen.reporter.message(f"Find near copies among the images of {folder.name}; nothing is deleted")
     _run(screen, settings, folder)
-
-
-def _from_words(screen: Screen, words: argparse.Namespace) -> None:
-    settings = screen.settings(words.overrides)
-    _run(screen, settings, extraction_of(screen, settings, words))
 
 
 def _run(screen: Screen, settings: "Settings", folder: Path) -> None:

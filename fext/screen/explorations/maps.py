@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from fext.screen.actions import Screen, duration
 from fext.screen.console import show_path
-from fext.screen.explorations.common import add_features, extraction_of, tell_of_missing_pictures
-from fext.screen.questions import choose_extraction
+from fext.screen.explorations.common import add_exploration, chosen_extraction, tell_of_missing_pictures
 
 if TYPE_CHECKING:
     from fext.screen.explorations.common import Commands
@@ -18,23 +17,16 @@ TITLE = "Map the images, alike ones near each other"
 
 def add_command(explorations: "Commands") -> argparse.ArgumentParser:
     """`explore map`."""
-    command = explorations.add_parser("map", help="write a page with its images on a plane, alike ones near each other")
-    add_features(command)
-    command.set_defaults(run=_from_words)
-    return command
+    return add_exploration(
+        explorations, "map", "write a page with its images on a plane, alike ones near each other", _run
+    )
 
 
 def from_menu(screen: Screen) -> None:
     """The entry of the menu."""
-    settings = screen.settings()
-    folder = choose_extraction(screen)
+    settings, folder = chosen_extraction(screen)
     screen.reporter.message(f"Lay the images of {folder.name} out on a plane, those with like features near each other")
     _run(screen, settings, folder)
-
-
-def _from_words(screen: Screen, words: argparse.Namespace) -> None:
-    settings = screen.settings(words.overrides)
-    _run(screen, settings, extraction_of(screen, settings, words))
 
 
 def _run(screen: Screen, settings: "Settings", folder: Path) -> None:

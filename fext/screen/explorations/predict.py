@@ -4,12 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import questionary
-
-from fext.errors import ClassifierError
 from fext.screen.actions import Screen, duration
 from fext.screen.console import show_path, show_table
-from fext.screen.questions import ask, choose_source
+from fext.screen.questions import choose_classifier, choose_source
 
 if TYPE_CHECKING:
     from fext.screen.explorations.common import Commands
@@ -33,13 +30,10 @@ def add_command(explorations: "Commands") -> argparse.ArgumentParser:
 def from_menu(screen: Screen) -> None:
     """The entry of the menu."""
     settings = screen.settings()
-    names = screen.workspace.classifier_names()
-    if not names:
-        raise ClassifierError("there is no classifier yet: choose 'Classify' first")
-    name = names[0] if len(names) == 1 else str(ask(questionary.select("Which classifier?", choices=names)))
+    classifier = choose_classifier(screen)
     images = choose_source(screen)
-    screen.reporter.message(f"Label the images of {images} with {name}")
-    _run(screen, settings, screen.workspace.classifiers / name, images, None)
+    screen.reporter.message(f"Label the images of {images} with {classifier.name}")
+    _run(screen, settings, classifier, images, None)
 
 
 def _from_words(screen: Screen, words: argparse.Namespace) -> None:

@@ -9,8 +9,14 @@ import questionary
 from fext.errors import UsageError
 from fext.screen.actions import Screen, duration
 from fext.screen.console import show_path, show_table
-from fext.screen.explorations.common import add_features, add_references, extraction_of, wants_references
-from fext.screen.questions import ask, choose_extraction
+from fext.screen.explorations.common import (
+    add_features,
+    add_references,
+    chosen_extraction,
+    named_extraction,
+    wants_references,
+)
+from fext.screen.questions import ask
 
 if TYPE_CHECKING:
     from fext.screen.explorations.common import Commands
@@ -37,8 +43,7 @@ def add_command(explorations: "Commands") -> argparse.ArgumentParser:
 
 def from_menu(screen: Screen) -> None:
     """The entry of the menu."""
-    settings = screen.settings()
-    folder = choose_extraction(screen)
+    settings, folder = chosen_extraction(screen)
     picture = ask(questionary.path("Picture to search for (Enter: find the nearest of each image):")).strip()
     if picture:
         screen.reporter.message(f"Find the {_COUNT} images of {folder.name} that are nearest to {picture}")
@@ -54,8 +59,7 @@ def _from_words(screen: Screen, words: argparse.Namespace) -> None:
         raise UsageError(f"--count {words.count}: give a whole number from 1 to {_MAX_COUNT:,}")
     if words.picture is not None and words.references:
         raise UsageError("--references compares the nearest of all images: leave --picture out")
-    settings = screen.settings(words.overrides)
-    folder = extraction_of(screen, settings, words)
+    settings, folder = named_extraction(screen, words)
     if words.picture is not None:
         _find_similar(screen, settings, folder, words.picture, words.count)
     else:
