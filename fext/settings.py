@@ -516,8 +516,8 @@ class Settings(BaseModel):
     inference_engine: Literal["auto", "torch", "openvino"] = _setting(
         "extraction",
         "auto",
-        "What runs the model in an extraction. 'auto' takes OpenVINO on the CPU where it is installed and quicker, else "
-        "torch.",
+        "What runs the model in an extraction. 'auto' takes OpenVINO on the CPU where it is installed and quicker, "
+        "else torch.",
         "'auto', 'torch' or 'openvino'",
     )
     inference_batch_size: int = _setting(
