@@ -67,7 +67,7 @@ class _Filtering(torch.autograd.Function):
         images, kernels = context.saved_tensors
         gradient = gradients[0]
         of_images = filter_pictures(gradient, _turned_around(kernels)) if context.needs_input_grad[0] else None
-        of_weight = kernel_gradient(images, gradient)
+        of_weight = kernel_gradient(images, gradient) if context.needs_input_grad[1] else None
         return of_images, of_weight, gradient.sum(dim=(0, 2, 3), dtype=torch.float32)
 
 
