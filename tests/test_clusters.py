@@ -247,7 +247,7 @@ def test_more_clusters_than_images_are_refused(space: Workspace, divide: Divide)
     [
         (1, {}, "--count 1: two clusters at least"),
         (3, {"cluster_method": "hdbscan"}, "hdbscan finds the number of clusters itself"),
-        (None, {}, "one image is too few"),
+        (None, {}, "table: one image is too few to be divided: extract from more images"),
         (None, {"cluster_method": "hdbscan"}, "lower min_cluster_size"),
         (2, {}, "2 clusters cannot be made of 1 images"),
     ],
