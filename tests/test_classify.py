@@ -38,6 +38,7 @@ from fext.model.autoencoder import build_autoencoder
 from fext.model.classification_scores import classification_scores
 from fext.model.classifier import ClassifierHead, encoder_maps, map_shapes
 from fext.model.plans import make_plan
+from fext.pictures.classification_report import verdicts
 from fext.pictures.figures import confusion_figure, head_history_figure
 from fext.reporting import Progress, SilentReporter, StopRequested
 from fext.settings import Settings
@@ -164,6 +165,19 @@ def test_images_that_cannot_be_told_apart_are_refused(names: list[str], message:
         label_images(names)
 
 
+def test_what_is_said_of_a_table_of_labels_is_what_is_wrong_with_it(tmp_path: Path) -> None:
+    with pytest.raises(TooFewImagesError, match="all 2 are x: give others another label"):
+        label_images(["1.png", "2.png"], {"1.png": "x", "2.png": "x"})
+    with pytest.raises(TooFewImagesError, match="none has a label: name images in the table as the extraction does"):
+        label_images(["1.png"], {"other/1.png": "x"})
+    missing, binary = tmp_path / "missing.csv", tmp_path / "binary.csv"
+    binary.write_bytes(bytes(range(256)))
+    with pytest.raises(SourceError, match=r"table of labels \(No such file or directory\): name a CSV"):
+        read_labels(missing)
+    with pytest.raises(SourceError, match="save it as text in UTF-8"):
+        read_labels(binary)
+
+
 def test_a_table_without_the_columns_or_with_two_labels_of_an_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="has no columns image and label"):
         read_labels(write_labels(tmp_path / "l.csv", [("a", "b")], ("file", "class")))
@@ -285,6 +299,12 @@ def test_scores_are_those_that_can_be_counted_by_hand() -> None:
     assert shown == ["2", "1", "0", "0", "1", "0", "0", "0", "0"]
     assert scores.accuracy.low == pytest.approx(0.301, abs=1e-3)  # Wilson's interval of 3 in 4
     assert scores.accuracy.high == pytest.approx(0.954, abs=1e-3)
+    assert "Best told is a (F1 0.800), worst b (F1 0.667)." in verdicts(scores, {})
+
+
+def test_classes_told_equally_well_are_neither_best_nor_worst() -> None:
+    true, told = np.array([0, 0, 1, 1], np.int32), np.array([0, 1, 1, 0], np.int32)
+    assert not any("Best" in said for said in verdicts(classification_scores(true, told, ["a", "b"]), {}))
 
 
 # ---------------------------------------------------------------- heads
@@ -504,6 +524,8 @@ def test_what_was_begun_with_other_settings_is_not_gone_on_with(space: Workspace
     with pytest.raises(StopRequested):
         do(space, settings(), "head", reporter=StopsAfter(4))
     assert do(space, settings(head_width=5), "head").name == "table_head_2"
+    with pytest.raises(ClassifierError, match="table_head was begun with other images, labels or settings"):
+        do(space, settings(head_width=5), "head", "table_head")
     assert do(space, settings(), "head").name == "table_head"
 
 
@@ -700,6 +722,10 @@ def test_the_recipe_wants_class_folders(tmp_path: Path, settings: Tiny) -> None:
     write_classes(tmp_path / "few", count=3)
     with pytest.raises(FextError, match="the recipe needs 10 images of each class, and green has 3"):
         cifar10(Workspace(tmp_path), settings(), tmp_path / "few", "x", 1, SilentReporter())
+    with pytest.raises(
+        FextError, match=r"the recipe needs a folder for each class in .*red, two or more, of 10 images"
+    ):
+        cifar10(Workspace(tmp_path), settings(), tmp_path / "few" / "red", "x", 1, SilentReporter())
 
 
 def test_a_probe_is_nothing_but_numbers(space: Workspace, settings: Tiny) -> None:

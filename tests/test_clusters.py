@@ -247,9 +247,9 @@ def test_more_clusters_than_images_are_refused(space: Workspace, divide: Divide)
     [
         (1, {}, UsageError, "--count 1: two clusters at least"),
         (3, {"cluster_method": "hdbscan"}, UsageError, "hdbscan finds the number of clusters itself"),
-        (None, {}, ExtractionError, "one image is too few"),
+        (None, {}, ExtractionError, "table: one image is too few to be divided: extract from more images"),
         (None, {"cluster_method": "hdbscan"}, ExtractionError, "lower min_cluster_size"),
-        (2, {}, UsageError, "2 clusters cannot be made of 1 images"),
+        (2, {}, ExtractionError, "table: one image is too few to be divided"),
     ],
 )
 def test_one_image_and_wrong_counts_are_refused_in_a_line(

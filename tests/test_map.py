@@ -187,7 +187,9 @@ def test_rows_of_one_value_make_a_map(space: Workspace, make: Callable[..., MapR
 
 def test_what_makes_no_map_is_told_in_a_line(space: Workspace, make: Callable[..., MapResult]) -> None:
     folder = write_table(space, {"a.png": [1, 2]})
-    with pytest.raises(ExtractionError, match="has one image alone: a map takes at least two"):
+    with pytest.raises(
+        ExtractionError, match="has one image alone: a map takes at least two: extract from more images"
+    ):
         make()
     (folder / "manifest.json").unlink()
     with pytest.raises(ExtractionError, match="is not finished"):

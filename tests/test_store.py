@@ -68,6 +68,8 @@ def test_without_a_name_the_only_checkpoint_is_meant_and_else_the_names_are_list
     workspace = Workspace(tmp_path)
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         workspace.find_checkpoint(None)
+    with pytest.raises(CheckpointError, match=r"^there is no checkpoint three: none is trained yet$"):
+        workspace.find_checkpoint("three")
     for name in ("one", "two"):
         files.write_text(workspace.checkpoints / name / "model.json", "{}")
         if name == "one":

@@ -168,7 +168,7 @@ def test_a_table_that_is_gone_is_found(copy: Workspace, tiny: Tiny) -> None:
 
 def test_a_replaced_checkpoint_is_found(copy: Workspace, tiny: Tiny) -> None:
     shutil.rmtree(copy.checkpoints / "model")
-    assert check(copy, tiny()).problems == ("its checkpoint model is gone: what needs the model cannot be computed",)
+    assert check(copy, tiny()).problems == ("its checkpoint model is gone, and this needs it: bring its folder back",)
     pretrain(copy, tiny(seed=9), copy.images, "model", QUIET)
     assert check(copy, tiny()).problems == (
         "the table was not made with model as it is now: its weights are others",

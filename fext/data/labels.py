@@ -97,8 +97,13 @@ def read_labels(file: Path) -> dict[str, str]:
                 name, label = row["image"], (row["label"] or "").strip()
                 if name and label and labels.setdefault(name, label) != label:
                     raise SourceError(f"{file} gives {name} two labels, {labels[name]} and {label}: leave one")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{file} cannot be read as a table of labels: {error}") from error
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{file} cannot be read as a table of labels: save it as text in UTF-8") from error
+    except (OSError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SourceError(
+            f"{file} cannot be read as a table of labels ({reason}): name a CSV with the columns image and label"
+        ) from error
     return labels
 
 
@@ -130,9 +135,11 @@ def _with_classes(numbers: Mapping[str, int], codes: NDArray[np.int32], num_else
 
 
 def _refuse_too_few(labelled: Labelled, *, given: bool) -> None:
-    how = "name images as the extraction does" if given else "put each class into a folder of its own, or give --labels"
     count = len(labelled.places)
     if len(labelled.classes) < 2:
+        how = "put each class into a folder of its own, or give --labels"
+        if given:
+            how = "give others another label" if labelled.classes else "name images in the table as the extraction does"
         found = f"all {count} are {labelled.classes[0]}" if labelled.classes else "none has a label"
         raise TooFewImagesError(f"images are told apart by two classes or more, and here {found}: {how}")
     if count < len(labelled.classes) + 1:

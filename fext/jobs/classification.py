@@ -135,8 +135,13 @@ def place_for(workspace: Workspace, name: str | None, base: str, identity: str =
     """
     if name is not None:
         folder = workspace.classifiers / checked_name(name)
-        if not _is_free(folder, identity):
+        if (folder / classifiers.DESCRIPTION).is_file():
             raise ClassifierError(f"there is already a classifier {name}: choose another name (--name)")
+        if not _is_free(folder, identity):
+            raise ClassifierError(
+                f"{name} was begun with other images, labels or settings: give the same to go on, or choose another "
+                f"name (--name)"
+            )
         return folder
     folder, number = workspace.classifiers / base, 1
     while not _is_free(folder, identity):

@@ -127,9 +127,9 @@ def _refuse_too_few(features: Features, way: _Way) -> None:
         raise ExtractionError(
             f"{num_images} images are fewer than hdbscan takes for one cluster: lower min_cluster_size"
         )
-    if way.method == "kmeans" and way.count == "auto" and num_images < 3:
+    if way.method == "kmeans" and num_images < (3 if way.count == "auto" else 2):
         few = "one image is" if num_images == 1 else "two images are"
-        raise ExtractionError(f"{features.folder.name}: {few} too few to tell clusters in them")
+        raise ExtractionError(f"{features.folder.name}: {few} too few to be divided: extract from more images")
     if way.method == "kmeans" and way.count != "auto" and way.count > num_images:
         raise UsageError(f"{way.count} clusters cannot be made of {num_images} images: ask for fewer")
 

@@ -107,7 +107,7 @@ def checkpoint_of(workspace: Workspace, manifest: Description, what: str = "the 
         try:
             folder = workspace.find_checkpoint(name)
         except CheckpointError as error:
-            raise CheckpointError(f"its checkpoint {name} is gone: what needs the model cannot be computed") from error
+            raise CheckpointError(f"its checkpoint {name} is gone, and this needs it: bring its folder back") from error
     checkpoint = load_checkpoint(folder)
     if checkpoint.sha256 != manifest["checkpoint"]["sha256"]:
         raise CheckpointError(f"{what} was not made with {checkpoint.name} as it is now: its weights are others")

@@ -71,7 +71,9 @@ def lay_out(workspace: Workspace, settings: Settings, folder: Path, reporter: Re
     with open_features(folder, settings.explore_grid, reporter) as features:
         num_images = len(features.images)
         if num_images < 2:
-            raise ExtractionError(f"{folder.name} has one image alone: a map takes at least two")
+            raise ExtractionError(
+                f"{folder.name} has one image alone: a map takes at least two: extract from more images"
+            )
         with open_points(folder, features.rows, settings.seed, reporter) as found:
             if found is None:
                 raise all_equal(folder)

@@ -178,7 +178,9 @@ def _refuse_one_image(stored: StoredRows) -> None:
     if not len(stored.images):
         raise without_rows(stored.table.folder, stored.table.manifest)
     if len(stored.images) == 1:
-        raise ExtractionError(f"{stored.table.folder.name} has one image: there is nothing to compare")
+        raise ExtractionError(
+            f"{stored.table.folder.name} has one image and nothing to compare it with: extract from more images"
+        )
 
 
 def _first_of_equal(stored: StoredRows) -> Places:

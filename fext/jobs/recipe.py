@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fext.data.labels import Division, Labelled, divide, label_images
 from fext.data.source import ImageSource, find_images
-from fext.errors import CheckpointError, ClassifierError, SourceError
+from fext.errors import CheckpointError, ClassifierError, SourceError, TooFewImagesError
 from fext.jobs.choosing import WHERE_TO_GET_IMAGES
 from fext.jobs.classification import ClassifyResult, Task, file_checksums
 from fext.jobs.pretrain import pretrain, resume
@@ -80,7 +80,12 @@ def _images_of(settings: Settings, images: Path, reporter: Reporter) -> _Images:
     source = find_images(images)
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
-    labelled = label_images(source.names)
+    try:
+        labelled = label_images(source.names)
+    except TooFewImagesError as error:
+        raise TooFewImagesError(
+            f"the recipe needs a folder for each class in {images}, two or more, of {_LEAST_PER_CLASS} images each"
+        ) from error
     counts = np.bincount(labelled.codes[labelled.places])
     if counts.min() < _LEAST_PER_CLASS:
         few = labelled.classes[int(counts.argmin())]

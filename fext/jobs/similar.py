@@ -127,7 +127,7 @@ def find_similar(
 
 
 def _one_image(folder: Path) -> ExtractionError:
-    return ExtractionError(f"{folder.name} has one image: there is no other to compare it with")
+    return ExtractionError(f"{folder.name} has one image and nothing to compare it with: extract from more images")
 
 
 def _query(

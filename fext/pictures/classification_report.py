@@ -87,7 +87,7 @@ def verdicts(scores: ClassificationScores, references: Mapping[str, Interval]) -
     ]
     known = [one for one in scores.classes if one.num_images]
     best, worst = max(known, key=lambda one: one.f1), min(known, key=lambda one: one.f1)
-    if len(known) > 1:
+    if best.f1 > worst.f1:
         said.append(f"Best told is {best.name} (F1 {best.f1:.3f}), worst {worst.name} (F1 {worst.f1:.3f}).")
     said += [f"With {_ENCODERS[name]} in place of the model it is {percent(one)}." for name, one in references.items()]
     return said

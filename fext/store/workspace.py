@@ -98,7 +98,7 @@ class Workspace:
         for folder in (self.checkpoints / name, Path(name)):
             if (folder / "model.json").is_file():
                 return folder.resolve()
-        raise CheckpointError(f"there is no checkpoint {name}; {_which('checkpoint', names, 'none is trained yet')}")
+        raise CheckpointError(_unknown("checkpoint", name, names, "none is trained yet"))
 
     def new_checkpoint(self, name: str) -> Path:
         """The folder for a new checkpoint; raises CheckpointError where the name is taken or cannot be a folder."""
@@ -131,7 +131,7 @@ class Workspace:
         for folder in (self.inference / name, Path(name)):
             if (folder / "manifest.json").is_file() or (folder / "unfinished").is_dir():
                 return folder.resolve()
-        raise ExtractionError(f"there is no extraction {name}; {_which('extraction', names, 'none is made yet')}")
+        raise ExtractionError(_unknown("extraction", name, names, "none is made yet"))
 
     def map_names(self) -> list[str]:
         """Names of the extractions that have a map, sorted."""
@@ -165,7 +165,7 @@ class Workspace:
         for folder in (self.classifiers / name, Path(name)):
             if (folder / "classifier.json").is_file():
                 return folder.resolve()
-        raise ClassifierError(f"there is no classifier {name}; {_which('classifier', names, 'none is trained yet')}")
+        raise ClassifierError(_unknown("classifier", name, names, "none is trained yet"))
 
     def free_extraction_name(self, checkpoint: str, source: Path) -> str:
         """A name made of checkpoint and source that no extraction has yet."""
@@ -195,6 +195,11 @@ def checked_name(name: str) -> str:
 def _which(kind: str, names: list[str], otherwise: str) -> str:
     article = "an" if kind[0] in "aeiou" else "a"
     return f"name {article} {kind}: {', '.join(names)}" if names else f"there is no {kind}: {otherwise}"
+
+
+def _unknown(kind: str, name: str, names: list[str], otherwise: str) -> str:
+    known = f"; {_which(kind, names, otherwise)}" if names else f": {otherwise}"
+    return f"there is no {kind} {name}{known}"
 
 
 def _folders_with(parent: Path, file: str) -> list[str]:
