@@ -84,7 +84,7 @@ def test_the_whole_way_by_commands(trained: Trained, trained_home: Path) -> None
         (("explore", "duplicates", "table"), "there is no extraction table"),
         (("explore", "clusters"), "there is no extraction: make one with 'extract' first"),
         (("explore", "map"), "there is no extraction: make one with 'extract' first"),
-        (("tensorboard", "nothing"), "there is no extraction nothing; there is no extraction: none is made yet"),
+        (("tensorboard", "nothing"), "there is no extraction nothing: none is made yet"),
         (("explore", "anomalies", "--images", "data/images"), "there is no checkpoint: train one"),
         (("pretrain", "--name", "a/b"), "cannot be a name"),
     ],
