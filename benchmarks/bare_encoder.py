@@ -9,7 +9,7 @@ import json
 import time
 from pathlib import Path
 
-from fext.compute.device import prepare_computation
+from fext.compute.device import keeping_freed_memory, prepare_computation
 from fext.compute.engines import RowShape, choose_engine, encode_all, make_engine
 from fext.data.dataset import ImageStream
 from fext.data.source import find_images
@@ -17,6 +17,7 @@ from fext.settings import load_settings
 from fext.store.checkpoints import load_checkpoint
 
 
+@keeping_freed_memory()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)

@@ -20,9 +20,10 @@ from fext.errors import DeviceError, SettingsError
 from fext.model.winograd import convolutions
 from fext.settings import Settings
 
-# Of glibc's malloc.h: how many blocks may be mapped one by one, and how much free memory at the end is too much.
-_M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
-_AS_BEFORE, _KEEP = (65_536, 131_072), (0, 2**31 - 1)
+# Of glibc's malloc.h: how many blocks may be mapped one by one, how much free memory at the end is too much, and how
+# many heaps there may be (0: a few for each core).
+_M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_ARENA_MAX = -4, -1, -8
+_AS_BEFORE, _KEEP = (65_536, 131_072, 0), (0, 2**31 - 1, 1)
 _TENSOR_CORES = (7, 0)  # the compute capability from which on GPUs have them
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -167,7 +168,8 @@ def keeping_freed_memory() -> Iterator[None]:
     """Let the C library keep what is freed for the next tensor; only glibc's can be told so, others stay as they are.
 
     Left alone it returns the memory of each large tensor to the system, which hands it out again page by page and
-    zeroed: 6 to 15 % of the time of training vgg16_bn on a CPU. What it costs is a peak that is up to a tenth higher.
+    zeroed: 6 to 15 % of the time of training vgg16_bn on a CPU, and of encoding with it. What it costs is a peak that
+    is up to a tenth higher. All threads share one heap, for that of a thread alone is too small for large tensors.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if library is None or not hasattr(library, "mallopt"):
@@ -181,8 +183,8 @@ def keeping_freed_memory() -> Iterator[None]:
         library.malloc_trim(0)
 
 
-def _set_malloc(library: ctypes.CDLL, values: tuple[int, int]) -> None:
-    for parameter, value in zip((_M_MMAP_MAX, _M_TRIM_THRESHOLD), values, strict=True):
+def _set_malloc(library: ctypes.CDLL, values: tuple[int, int, int]) -> None:
+    for parameter, value in zip((_M_MMAP_MAX, _M_TRIM_THRESHOLD, _M_ARENA_MAX), values, strict=True):
         library.mallopt(parameter, value)
 
 

@@ -9,7 +9,9 @@ import importlib.util
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Barrier
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -26,6 +28,7 @@ from fext.errors import DeviceError
 from fext.model.autoencoder import Autoencoder
 from fext.model.scores import mean_squared_error
 from fext.model.stages import StagedEncoder
+from fext.model.winograd import convolutions
 from fext.settings import Settings
 
 if TYPE_CHECKING:
@@ -114,19 +117,31 @@ def _no_rows() -> Rows:
 
 
 class TorchEngine:
-    """torch itself: channels-last, batch normalization folded into the convolutions, autocast."""
+    """torch itself: channels-last, batch normalization folded into the convolutions, autocast.
+
+    On a CPU, threads that each compute a batch of their own wait less for each other than those that share one.
+    """
 
     def __init__(self, model: Autoencoder, computation: Computation, batch_size: int, shape: RowShape) -> None:
         computation.place(model)
         fold_normalization(model.encoder)
         fold_normalization(model.decoder)
+        for convolution in convolutions(model):
+            convolution.keep_kernels()
         self._parts = _Parts(model, shape)
         self._computation, self._batch_size, self._shape = computation, batch_size, shape
-        # A GPU works by itself while the next batch is read; a CPU has nothing left to work with.
-        self.num_at_a_time = 2 if computation.device.type == "cuda" else 0
+        num_streams = _num_streams() if computation.device.type == "cpu" else 1
+        self._streams = _start_streams(num_streams) if num_streams > 1 else None
+        # A GPU works by itself while the next batch is read; the one thread of a CPU has nothing left to work with.
+        self.num_at_a_time = 2 if computation.device.type == "cuda" else num_streams if self._streams else 0
+
+    def start(self, images: torch.Tensor) -> Callable[[], Rows]:
+        if self._streams is None:
+            return self._begin(images)
+        return self._streams.submit(lambda: self._begin(images)()).result
 
     @torch.inference_mode()
-    def start(self, images: torch.Tensor) -> Callable[[], Rows]:
+    def _begin(self, images: torch.Tensor) -> Callable[[], Rows]:
         count = len(images)
         placed = self._computation.to_device(filled_up(images, self._batch_size))
         with self._computation.autocast():
@@ -135,6 +150,22 @@ class TorchEngine:
         if rows.device.type != "cuda":
             return lambda: rows[:count].cpu().numpy()
         return _copied_from_gpu(rows, count)
+
+
+def _num_streams() -> int:
+    """Batches to compute at a time: up to four, for each holds memory, with as many threads for each."""
+    return max(number for number in (1, 2, 3, 4) if torch.get_num_threads() % number == 0)
+
+
+def _start_streams(count: int) -> ThreadPoolExecutor:
+    num_threads = torch.get_num_threads()
+    all_started = Barrier(count + 1)
+    streams = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(num_threads // count,))
+    for _ in range(count):
+        streams.submit(all_started.wait)
+    all_started.wait()
+    torch.set_num_threads(num_threads)  # the last thread that set it did so for threads to come, too
+    return streams
 
 
 def _copied_from_gpu(rows: torch.Tensor, count: int) -> Callable[[], Rows]:

@@ -29,13 +29,23 @@ class Convolution(nn.Conv2d):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__(channels, width, kernel_size=3, padding=1)
+        self._kernels: torch.Tensor | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(N, channels, H, W) to (N, width, H, W)."""
         if not self.by_winograd or not self._pays(images):
             return super().forward(images)
-        made: torch.Tensor = _Filtering.apply(images.to(torch.bfloat16), self.weight, self.bias)
+        images = images.to(torch.bfloat16)
+        if self._kernels is not None and self.bias is not None:
+            return filter_pictures(images, self._kernels, self.bias.to(torch.bfloat16))
+        made: torch.Tensor = _Filtering.apply(images, self.weight, self.bias)
         return made
+
+    @torch.no_grad()
+    def keep_kernels(self) -> None:
+        """Transform the kernels once and for all: the weights are not trained any more."""
+        if self.by_winograd and self.is_wide:
+            self._kernels = transform_kernels(self.weight)
 
     @property
     def is_wide(self) -> bool:
