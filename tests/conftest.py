@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from fext.jobs import evaluation_output, starting
 from fext.jobs import pretrain as pretraining
-from fext.jobs import starting
 from fext.model.plans import Plan, Stage, make_plan
 from fext.settings import Settings, configurations_text
 from fext.store import files
@@ -96,10 +96,23 @@ def small_model() -> Iterator[None]:
         yield
 
 
+def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pretraining, "_draw_pictures", lambda run, state: None)
+    patch.setattr(evaluation_output, "_write_pictures", lambda folder, evaluation, found: None)
+
+
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pretraining draws nothing at its end: for tests of what it computes, of which there are many."""
-    monkeypatch.setattr(pretraining, "_draw_pictures", lambda run, state: None)
+    """Pretraining and evaluation draw nothing: for tests of what they compute, of which there are many."""
+    _draw_nothing(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def no_pictures_in_module() -> Iterator[None]:
+    """The same for all of a module, its fixtures among it."""
+    with pytest.MonkeyPatch.context() as patch:
+        _draw_nothing(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

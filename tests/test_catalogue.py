@@ -26,7 +26,12 @@ QUIET = SilentReporter()
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Settings], small_model: None) -> Workspace:
+def done(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny: Callable[..., Settings],
+    small_model: None,
+    no_pictures_in_module: None,
+) -> Workspace:
     """A workspace in which everything has been done once."""
     space, settings = Workspace(tmp_path_factory.mktemp("done")), tiny(num_processors=1, picture_shape=(64, 64, 1))
     write_images(space.images, 12)

@@ -24,7 +24,7 @@ SMALL: dict[str, object] = {"architecture": "cifar", "picture_shape": (32, 32, 3
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Workspace:
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, no_pictures_in_module: None) -> Workspace:
     """'long' was trained for longer than 'short'; 'twin' is a copy of 'long'; 'other' has another split."""
     space = Workspace(tmp_path_factory.mktemp("compared"))
     write_images(space.images, 14)

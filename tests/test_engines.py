@@ -81,11 +81,12 @@ def images() -> torch.Tensor:
 def test_a_row_has_the_same_bits_whatever_stands_beside_it_in_the_batch(
     tiny: Tiny, images: torch.Tensor, name: EngineName, mixed: bool, plan: str
 ) -> None:
-    settings = tiny(use_mixed_precision=mixed)
-    together = rows_of(list(images.split(4)), settings, name, plan)
-    alone = rows_of(list(images.split(1)), settings, name, plan)
-    shuffled = rows_of(list(images.flip(0).split(3)), settings, name, plan)[::-1]
-    assert together.tobytes() == alone.tobytes() == shuffled.tobytes()
+    engine = make_engine(name, make_model(PLANS[plan]), prepare_computation(tiny(use_mixed_precision=mixed)), 4, WHOLE)
+    together, alone, shuffled = (
+        np.concatenate([rows for _, rows in encode_all(engine, map(batch_of, batches))])
+        for batches in (images.split(4), images.split(1), images.flip(0).split(3))
+    )
+    assert together.tobytes() == alone.tobytes() == shuffled[::-1].tobytes()
 
 
 @for_each_plan

@@ -252,6 +252,7 @@ def test_labels_are_the_folders_of_images_below_train_and_test() -> None:
     assert not are_labels(["a", "b", "c"])  # a folder for each image says nothing
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_imagenet_encoder_that_cannot_be_had_is_told_and_left_out(
     evaluated: Workspace, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +276,7 @@ def test_an_imagenet_encoder_that_cannot_be_had_is_told_and_left_out(
     assert list(result.summary["encoders"]["encoders"]) == ["model", "untrained", "linear_map"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_imagenet_encoder_whose_weights_are_here_stands_beside_the_others(
     evaluated: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -364,6 +364,7 @@ def test_an_ordered_latent_is_evaluated_by_how_many_channels_are_kept(workspace:
     assert (result.folder / "kept_channels.png").is_file()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_model_can_be_evaluated_on_other_images(copy: Workspace, tiny: Tiny, tmp_path: Path) -> None:
     write_images(tmp_path / "others" / "sub", 3)
     result = evaluate(copy, tiny(), copy.checkpoints / "model", tmp_path / "others", QUIET)
@@ -371,6 +372,7 @@ def test_a_model_can_be_evaluated_on_other_images(copy: Workspace, tiny: Tiny, t
     assert result.num_images == 3
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_images_of_another_folder_are_new_whatever_their_names_and_those_of_a_moved_folder_are_not(
     copy: Workspace, tiny: Tiny, tmp_path: Path
 ) -> None:
@@ -390,6 +392,7 @@ def test_images_of_another_folder_are_new_whatever_their_names_and_those_of_a_mo
     assert set(result.summary["subsets"]) == {"train", "test"}
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_images_that_have_gone_are_rejected_and_counted_in_an_evaluation(copy: Workspace, tiny: Tiny) -> None:
     gone = load_checkpoint(copy.checkpoints / "model").split().test[0]
     (copy.images / gone).unlink()
