@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fext.data.statistics import MEASURES
-from fext.pictures.figures import COLUMNS, GREY, TEST_COLOUR, TRAIN_COLOUR, shorten
+from fext.pictures.figures import COLUMNS, GREY, TEST_COLOUR, TRAIN_COLOUR, Tiles, shorten
 
 _BANDS = (("red", "#d62728"), ("green", "#2ca02c"), ("blue", "#1f77b4"))
 _MEASURES_PER_ROW = 4
@@ -105,12 +105,12 @@ def measures_figure(measures: Mapping[str, NDArray[np.float32]], sides: NDArray[
 def sheet_figure(title: str, shown: Sequence[Shown]) -> Figure:
     """Thumbnails with names and captions, six to a row."""
     num_rows = max(1, -(-len(shown) // COLUMNS))
-    figure = Figure(figsize=(2.3 * COLUMNS, 2.5 * num_rows + 0.6), dpi=110, layout="constrained")
-    figure.suptitle(title if shown else f"{title}: none", fontsize=11)
-    grid = figure.subplots(num_rows, COLUMNS, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, item in zip(grid.flat, shown, strict=False):
-        axes.imshow(item.thumbnail)
-        axes.set_title("\n".join(shorten(line, 30) for line in (item.name, *item.lines)), fontsize=7, parse_math=False)
+    height = 2.5 * num_rows + 0.6
+    figure = Figure(figsize=(2.3 * COLUMNS, height), dpi=110)
+    figure.suptitle(title if shown else f"{title}: none", fontsize=11, y=1 - 0.1 / height, va="top")
+    lines = max((1 + len(item.lines) for item in shown), default=1)
+    tiles = Tiles(figure, num_rows, COLUMNS, below=0.4, lines=lines, fontsize=7)
+    for number, item in enumerate(shown):
+        caption = "\n".join(shorten(line, 30) for line in (item.name, *item.lines))
+        tiles.show(number // COLUMNS, number % COLUMNS, item.thumbnail, caption)
     return figure

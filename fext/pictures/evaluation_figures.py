@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fext.pictures.figures import GREY, TEST_COLOUR, TRAIN_COLOUR, shorten
+from fext.pictures.figures import GREY, TEST_COLOUR, TRAIN_COLOUR, Tiles, shorten
 
 SUBSET_COLOURS = {"train": TRAIN_COLOUR, "test": TEST_COLOUR, "new": "#54a24b"}
 _MOST_NUMBERED = 10  # regions a side in which a number can be read
@@ -74,15 +74,10 @@ def neighbours_figure(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str, str]
     height = 2.15 * len(rows) + 0.4
     figure = Figure(figsize=(1.75 * num_columns, height), dpi=110)
     figure.suptitle("images and their nearest in the latent (cosine)", fontsize=11, y=1 - 0.1 / height, va="top")
-    # Fixed places, as in pairs_figure.
-    places = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - 0.7 / height, "wspace": 0.05, "hspace": 0.28}
-    grid = figure.subplots(len(rows), num_columns, squeeze=False, gridspec_kw=places)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for line, row in zip(grid, rows, strict=True):
-        for axes, (thumbnail, name, caption) in zip(line, row, strict=False):
-            axes.imshow(thumbnail)
-            axes.set_title(f"{shorten(name, 24)}\n{caption}", fontsize=7, parse_math=False)
+    tiles = Tiles(figure, len(rows), num_columns, below=0.4, lines=2, fontsize=7)
+    for number, row in enumerate(rows):
+        for column, (thumbnail, name, caption) in enumerate(row):
+            tiles.show(number, column, thumbnail, f"{shorten(name, 24)}\n{caption}")
     return figure
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 TRAIN_COLOUR, TEST_COLOUR, GREY = "#4c78a8", "#e4572e", "#777777"
 COLUMNS = 6
 MOST_ERROR = 0.25  # the brightest of the error maps
+_POINTS, _GAP = 72, 0.08  # to an inch; between pictures, in inches
 _MOST_NUMBERED, _MOST_NAMED = 30, 60  # classes whose confusion is written in numbers, and with their names
 
 
@@ -23,6 +24,34 @@ class Pair:
     caption: str
     original: NDArray[np.float32]
     reconstruction: NDArray[np.float32]
+
+
+class Tiles:
+    """Pictures in rows and columns of a figure, each under its caption; places are in inches.
+
+    All are in one axes: matplotlib takes long to make many.
+    """
+
+    def __init__(self, figure: Figure, rows: int, columns: int, *, below: float, lines: int, fontsize: float) -> None:
+        """Rows and columns share what is `below` the title, which has room for so many lines of a caption each."""
+        self.width, self.height = figure.get_size_inches()
+        self.below, self.fontsize = below, fontsize
+        self.columns, self.row_height = columns, (self.height - below) / rows
+        self.caption_height = lines * fontsize * 1.35 / _POINTS
+        self.axes = figure.add_axes((0, 0, 1, 1))
+        self.axes.set_axis_off()
+        self.axes.set(xlim=(0, self.width), ylim=(self.height, 0))
+
+    def show(self, row: int, column: int, image: NDArray[Any], caption: str, **options: Any) -> None:
+        """Draw an image (H, W) or (H, W, C) as large as its place is; options are those of matplotlib's imshow."""
+        room = self.width / self.columns - _GAP, self.row_height - self.caption_height - _GAP
+        scale = min(room[0] / image.shape[1], room[1] / image.shape[0])
+        middle = (column + 0.5) * self.width / self.columns
+        left, right = middle - scale * image.shape[1] / 2, middle + scale * image.shape[1] / 2
+        top = self.below + row * self.row_height + self.caption_height
+        extent = (left, right, top + scale * image.shape[0], top)
+        self.axes.imshow(image, extent=extent, aspect="auto", **options)
+        self.axes.text(middle, top - 0.03, caption, fontsize=self.fontsize, ha="center", va="bottom", parse_math=False)
 
 
 def history_figure(history: Sequence[Mapping[str, float]], loss_name: str) -> Figure:
@@ -65,19 +94,15 @@ def pairs_figure(title: str, pairs: Sequence[Pair], *, with_errors: bool = False
     height = 2.375 * rows_each * num_rows + 0.4
     figure = Figure(figsize=(2.1 * num_columns + 0.4, height), dpi=110)
     figure.suptitle(title, fontsize=11, parse_math=False, y=1 - 0.12 / height, va="top")
-    # Fixed places: matplotlib's own layout takes seconds for this many pictures, and finds the same.
-    places = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - 0.6 / height, "wspace": 0.04, "hspace": 0.13}
-    grid = figure.subplots(rows_each * num_rows, num_columns, squeeze=False, gridspec_kw=places)
-    for axes in grid.flat:
-        axes.set_axis_off()
+    tiles = Tiles(figure, rows_each * num_rows, num_columns, below=0.4, lines=1, fontsize=8)
     for number, pair in enumerate(pairs):
         row, column = rows_each * (number // COLUMNS), number % COLUMNS
-        _show(grid[row, column], pair.original, shorten(pair.name, 24))
-        _show(grid[row + 1, column], pair.reconstruction, pair.caption)
+        tiles.show(row, column, _in_colour(pair.original), shorten(pair.name, 24), vmin=0, vmax=1)
+        tiles.show(row + 1, column, _in_colour(pair.reconstruction), pair.caption, vmin=0, vmax=1)
         if with_errors:
             error = error_map(pair)
-            grid[row + 2, column].imshow(error, vmin=0, vmax=MOST_ERROR, cmap="magma")
-            grid[row + 2, column].set_title(f"error: mean {error.mean():.3f}", fontsize=8)
+            colours = {"vmin": 0, "vmax": MOST_ERROR, "cmap": "magma"}
+            tiles.show(row + 2, column, error, f"error: mean {error.mean():.3f}", **colours)
     return figure
 
 
@@ -87,9 +112,8 @@ def error_map(pair: Pair) -> NDArray[np.float32]:
     return error
 
 
-def _show(axes: Axes, image: NDArray[np.float32], caption: str) -> None:
-    axes.imshow(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image, vmin=0, vmax=1)
-    axes.set_title(caption, fontsize=8, parse_math=False)
+def _in_colour(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
 
 
 def scores_figure(psnr: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> Figure:
