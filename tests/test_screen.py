@@ -122,6 +122,12 @@ def test_settings_shows_every_setting_and_where_it_differs_from_its_default(home
     assert "torch" in shown.stdout
 
 
+def test_the_table_of_settings_breaks_no_word_of_its_heading_at_80_columns(home: Path) -> None:
+    shown = run(home, "settings", COLUMNS="80").stdout
+    assert "differs from" in shown
+    assert "'vgg16_bn'" in shown
+
+
 def test_a_file_where_a_folder_should_be_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "training").mkdir()
     (home / "training" / "checkpoints").write_text("a file")

@@ -110,7 +110,7 @@ def show_table(console: Console, title: str, header: Sequence[str], rows: Sequen
 def show_settings(console: Console, sections: Sequence[tuple[str, Sequence[tuple[str, str, str]]]]) -> None:
     """One table of (setting, value, default where it differs), a heading for each category."""
     table = Table(title="Settings in force", title_justify="left", title_style="bold", header_style="bold")
-    table.add_column("setting", no_wrap=True)
+    table.add_column("setting", max_width=32)  # for the names; a heading is folded
     table.add_column("value", overflow="fold")
     table.add_column("differs from the default", overflow="fold", style="yellow")
     for title, rows in sections:
