@@ -66,8 +66,9 @@ class Computation:
         """Move a model to the device, its weights in channels-last memory order, and choose how it convolves there."""
         model.to(device=self.device)
         model.to(memory_format=torch.channels_last)
+        by_winograd = self.filters_by_winograd(model)
         for convolution in convolutions(model):
-            convolution.by_winograd = self.filters_by_winograd(model)
+            convolution.by_winograd = by_winograd
 
     def filters_by_winograd(self, model: nn.Module) -> bool:
         """Whether this model has wide 3x3 convolutions, and these are quicker by Winograd's method than direct.
