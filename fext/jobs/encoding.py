@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fext.compute.device import keeping_freed_memory
 from fext.compute.engines import Rows, encode_all, make_engine
 from fext.data.dataset import Batch, ImageStream
 from fext.data.names import Names
@@ -21,7 +20,6 @@ _ENOUGH_TO_JUDGE = 32  # images after which a model that gives mostly features t
 Results = list[tuple[Record, Row | None]]
 
 
-@keeping_freed_memory()
 def encode(
     extraction: Extraction,
     names: Names,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fext.compute.device import prepare_computation
+from fext.compute.device import keeping_freed_memory, prepare_computation
 from fext.data.names import Names, name_to_bytes
 from fext.data.source import ImageSource, find_images, known_images
 from fext.errors import SourceError
@@ -46,6 +46,7 @@ class EvaluationResult:
     images_per_second: float
 
 
+@keeping_freed_memory()
 def evaluate(
     workspace: Workspace, settings: Settings, folder: Path, images: Path | None, reporter: Reporter
 ) -> EvaluationResult:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import fext
+from fext.compute.device import keeping_freed_memory
 from fext.compute.processes import Processes, join_processes
 from fext.data.names import Names
 from fext.data.source import ImageSource, find_images
@@ -59,6 +60,7 @@ class ExtractionResult:
     images_per_second: float
 
 
+@keeping_freed_memory()
 def extract(
     workspace: Workspace, settings: Settings, folder: Path, images: Path | None, name: str | None, reporter: Reporter
 ) -> ExtractionResult | None:

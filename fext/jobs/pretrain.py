@@ -73,6 +73,7 @@ class PretrainResult:
     hints: tuple[str, ...]
 
 
+@keeping_freed_memory()
 def pretrain(
     workspace: Workspace,
     settings: Settings,
@@ -97,7 +98,7 @@ def pretrain(
     run, num_rejected = _new_run(workspace, settings, images, name, reporter, only, processes)
     state = State()
     remove_abandoned(workspace.checkpoints)
-    with locked(run.folder), keeping_freed_memory():
+    with locked(run.folder):
         _begin(run, state)
         _call_others(run)
         return _train(run, state, num_rejected)
@@ -142,6 +143,7 @@ def _source(workspace: Workspace, images: Path, only: Names | None) -> ImageSour
     return source if only is None else known_images(images, only)
 
 
+@keeping_freed_memory()
 def resume(settings: Settings, folder: Path, epochs: int | None, reporter: Reporter) -> PretrainResult | None:
     """Go on with an interrupted run, or extend a finished one to a new total of epochs; under torchrun like pretrain.
 
@@ -160,7 +162,7 @@ def _go_on(
     processes: Processes, settings: Settings, folder: Path, epochs: int | None, reporter: Reporter
 ) -> PretrainResult:
     """Go on with the run in a folder, and let the other processes join."""
-    with locked(folder), keeping_freed_memory():
+    with locked(folder):
         stored = checkpoints.load_resume(folder)
         run, state = restore(settings, folder, epochs, stored, reporter, processes)
         checkpoints.save_settings(folder, run.settings)
@@ -186,16 +188,15 @@ def _join(processes: Processes, settings: Settings, reporter: Reporter) -> None:
     """Train with the first process, which has begun a run or brought it back; what it wrote tells all about it."""
     with reporter.progress("waiting for the first process", 0) as progress:
         words = json.loads(processes.hear(_READY, lambda: progress.advance(0)))
-    with keeping_freed_memory():
-        folder = Path(words["folder"])
-        stored = checkpoints.load_resume(folder)
-        run, state = restore(settings, folder, None, stored, SilentReporter(), processes)
-        if _computes(run) != words["computes"]:
-            raise DeviceError(
-                f"the first process computes {words['computes']}, process {processes.rank} would do so "
-                f"{_computes(run)}: set training_device and use_mixed_precision to what all of them have"
-            )
-        _train(replace(run, reporter=reporter), state, 0)
+    folder = Path(words["folder"])
+    stored = checkpoints.load_resume(folder)
+    run, state = restore(settings, folder, None, stored, SilentReporter(), processes)
+    if _computes(run) != words["computes"]:
+        raise DeviceError(
+            f"the first process computes {words['computes']}, process {processes.rank} would do so "
+            f"{_computes(run)}: set training_device and use_mixed_precision to what all of them have"
+        )
+    _train(replace(run, reporter=reporter), state, 0)
 
 
 def _begin(run: Run, state: State) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fext.compute.device import Computation, prepare_computation
+from fext.compute.device import Computation, keeping_freed_memory, prepare_computation
 from fext.compute.inference import reconstruct as reconstruct_batch
 from fext.data.dataset import Batch, ImageStream
 from fext.data.source import ImageSource, find_images
@@ -31,6 +31,7 @@ class ReconstructionResult:
     seconds: float
 
 
+@keeping_freed_memory()
 def reconstruct(
     settings: Settings, checkpoint_folder: Path, images: Path, output: Path, reporter: Reporter
 ) -> ReconstructionResult:

@@ -95,6 +95,7 @@ class _Run:
         return places
 
 
+@keeping_freed_memory()
 def train_head(
     workspace: Workspace,
     settings: Settings,
@@ -112,7 +113,7 @@ def train_head(
         reporter.message(note)
     identity = _identity(settings, task)
     folder = place_for(workspace, name, base, identity)
-    with locked(folder, ClassifierError(f"{folder.name} is being trained by another process")), keeping_freed_memory():
+    with locked(folder, ClassifierError(f"{folder.name} is being trained by another process")):
         run = _make_run(folder, identity, settings, task, reporter)
         state = _train(run)
         run.model.load_state_dict(state.best)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fext.compute.device import keeping_freed_memory
 from fext.data.images import NO_FILE, file_state
 from fext.data.names import Names, name_to_bytes
 from fext.data.source import find_images
@@ -56,6 +57,7 @@ class _Findings:
             self.problems.append(text)
 
 
+@keeping_freed_memory()
 def verify(
     workspace: Workspace, settings: Settings, folder: Path, everything: bool, reporter: Reporter
 ) -> Verification:
