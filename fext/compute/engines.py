@@ -130,10 +130,8 @@ class TorchEngine:
             convolution.keep_kernels()
         self._parts = _Parts(model, shape)
         self._computation, self._batch_size, self._shape = computation, batch_size, shape
-        num_streams = _num_streams() if computation.device.type == "cpu" else 1
-        self._streams = _start_streams(num_streams) if num_streams > 1 else None
-        # A GPU works by itself while the next batch is read; the one thread of a CPU has nothing left to work with.
-        self.num_at_a_time = 2 if computation.device.type == "cuda" else num_streams if self._streams else 0
+        self.num_at_a_time = _num_at_a_time(computation.device)
+        self._streams = _start_streams(self.num_at_a_time) if computation.device.type == "cpu" else None
 
     def start(self, images: torch.Tensor) -> Callable[[], Rows]:
         if self._streams is None:
@@ -152,9 +150,15 @@ class TorchEngine:
         return _copied_from_gpu(rows, count)
 
 
-def _num_streams() -> int:
-    """Batches to compute at a time: up to four, for each holds memory, with as many threads for each."""
-    return max(number for number in (1, 2, 3, 4) if torch.get_num_threads() % number == 0)
+def _num_at_a_time(device: torch.device) -> int:
+    """Batches that are begun before the first of them is waited for.
+
+    On a CPU up to four, for each holds memory, with as many threads for each. A GPU works by itself while the next
+    batch is read; an Apple GPU is waited for.
+    """
+    if device.type == "cpu":
+        return max(number for number in (1, 2, 3, 4) if torch.get_num_threads() % number == 0)
+    return 2 if device.type == "cuda" else 0
 
 
 def _start_streams(count: int) -> ThreadPoolExecutor:

@@ -20,6 +20,7 @@ from fext.jobs.anomaly_output import Search, folder_of, write_search
 from fext.jobs.anomaly_scores import Judge, make_judge
 from fext.jobs.choosing import refuse_vanished
 from fext.jobs.linear import learn_linear_map
+from fext.jobs.streams import stream_for
 from fext.model.linear_map import LinearMap
 from fext.pictures.anomalies_report import verdicts
 from fext.reporting import Reporter
@@ -88,14 +89,7 @@ class _Task:
         return Names.of(self.checkpoint.split().test)
 
     def stream(self, source: ImageSource, names: Names) -> ImageStream:
-        return ImageStream(
-            source.root,
-            names,
-            self.checkpoint.preprocessing,
-            batch_size=self.settings.inference_batch_size,
-            num_processors=self.computation.num_processors,
-            pin_memory=self.computation.device.type == "cuda",
-        )
+        return stream_for(self.checkpoint, source, names, self.settings.inference_batch_size, self.computation)
 
     def batches(self, source: ImageSource, names: Names, what: str) -> Iterator[Batch]:
         """The named images, with progress; raises SourceError where their folder is gone."""

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from fext.compute.engines import Rows, encode_all, make_engine
-from fext.data.dataset import Batch, ImageStream
+from fext.data.dataset import Batch
 from fext.data.names import Names
 from fext.errors import ExtractionError
 from fext.jobs.choosing import refuse_vanished
 from fext.jobs.extraction import Extraction
+from fext.jobs.streams import stream_for
 from fext.reporting import Reporter
 from fext.store.extractions import parts_folder
 from fext.store.parts import NOT_FINITE, REJECTED, WRITTEN, Record, Row, row_checksum, writing_part
@@ -54,14 +55,7 @@ def encode(
 
 def encoded_batches(extraction: Extraction, names: Names) -> Iterator[tuple[Batch, Rows]]:
     """Start the engine; gives each batch of the named images, in order, with the rows of those that could be read."""
-    stream = ImageStream(
-        extraction.source.root,
-        names,
-        extraction.checkpoint.preprocessing,
-        batch_size=extraction.batch_size,
-        num_processors=extraction.computation.num_processors,
-        pin_memory=extraction.computation.device.type == "cuda",
-    )
+    stream = stream_for(extraction.checkpoint, extraction.source, names, extraction.batch_size, extraction.computation)
     engine = make_engine(
         extraction.engine,
         extraction.checkpoint.model,

@@ -25,6 +25,7 @@ from fext.jobs.choosing import refuse_vanished
 from fext.jobs.extraction import checkpoint_of, stages_of
 from fext.jobs.linear import learn_linear_map
 from fext.jobs.starting import model_before_training
+from fext.jobs.streams import stream_for
 from fext.model.linear_map import LinearMap
 from fext.model.stages import StagedEncoder
 from fext.reporting import Reporter
@@ -250,11 +251,4 @@ class _Encoders:
         return places
 
     def _stream(self, names: Names) -> ImageStream:
-        return ImageStream(
-            self.source.root,
-            names,
-            self.checkpoint.preprocessing,
-            batch_size=self.settings.inference_batch_size,
-            num_processors=self.computation.num_processors,
-            pin_memory=self.computation.device.type == "cuda",
-        )
+        return stream_for(self.checkpoint, self.source, names, self.settings.inference_batch_size, self.computation)

@@ -14,12 +14,12 @@ from fext.compute.device import Computation, prepare_computation
 from fext.compute.engines import RowShape, make_engine
 from fext.compute.head_training import EncoderAndHead, head_probabilities
 from fext.compute.row_classifiers import row_classifier_from
-from fext.data.dataset import ImageStream
 from fext.data.source import ImageSource, find_images
 from fext.errors import ClassifierError, SourceError, UsageError
 from fext.jobs.choosing import refuse_vanished
 from fext.jobs.extraction import checkpoint_of
 from fext.jobs.features import averaged
+from fext.jobs.streams import stream_for
 from fext.model.classifier import ClassifierHead, map_shapes
 from fext.reporting import Reporter
 from fext.settings import Settings
@@ -112,14 +112,7 @@ class _Telling:
     def rows(self) -> Iterator[list[object]]:
         """The lines of the table; the rejected are noted on the way."""
         names, classes, tell = self.source.names, self.classifier.classes, self._teller()
-        stream = ImageStream(
-            self.source.root,
-            names,
-            self.checkpoint.preprocessing,
-            batch_size=self.settings.inference_batch_size,
-            num_processors=self.computation.num_processors,
-            pin_memory=self.computation.device.type == "cuda",
-        )
+        stream = stream_for(self.checkpoint, self.source, names, self.settings.inference_batch_size, self.computation)
         with self.reporter.progress("telling images apart", len(names)) as progress:
             for batch in stream.epoch():
                 refuse_vanished(self.source, names, batch)

@@ -13,6 +13,7 @@ from fext.data.dataset import Batch, ImageStream
 from fext.data.source import ImageSource, find_images
 from fext.errors import SourceError, UsageError
 from fext.jobs.choosing import WHERE_TO_GET_IMAGES, refuse_vanished
+from fext.jobs.streams import stream_for
 from fext.pictures.plain import as_picture
 from fext.reporting import Reporter
 from fext.settings import Settings
@@ -81,12 +82,8 @@ class _Task:
     output: Path
 
     def stream(self) -> ImageStream:
-        return ImageStream(
-            self.source.root,
-            self.source.names,
-            self.checkpoint.preprocessing,
-            batch_size=self.settings.inference_batch_size,
-            num_processors=self.computation.num_processors,
+        return stream_for(
+            self.checkpoint, self.source, self.source.names, self.settings.inference_batch_size, self.computation
         )
 
     def write(self, batch: Batch) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from fext.data.names import Names
 from fext.data.readers import num_usable_cores
 from fext.data.source import ImageSource
 from fext.jobs.choosing import refuse_vanished
+from fext.jobs.streams import stream_for
 from fext.model.latent_statistics import LatentStatistics
 from fext.model.linear_map import LinearMap
 from fext.model.scores import Comparison, Scores, compare, reconstruction_scores
@@ -46,14 +47,7 @@ class Evaluation:
 
     def stream(self, names: Sequence[str]) -> ImageStream:
         """The named images, preprocessed as the checkpoint says."""
-        return ImageStream(
-            self.source.root,
-            names,
-            self.checkpoint.preprocessing,
-            batch_size=self.settings.inference_batch_size,
-            num_processors=self.computation.num_processors,
-            pin_memory=self.computation.device.type == "cuda",
-        )
+        return stream_for(self.checkpoint, self.source, names, self.settings.inference_batch_size, self.computation)
 
     def of_subset(self, *subsets: str) -> Names:
         """The names of the images that stand there."""

@@ -1,0 +1,22 @@
+"""The stream of images that a trained model is run over."""
+
+from collections.abc import Sequence
+
+from fext.compute.device import Computation
+from fext.data.dataset import ImageStream
+from fext.data.source import ImageSource
+from fext.store.checkpoints import Checkpoint
+
+
+def stream_for(
+    checkpoint: Checkpoint, source: ImageSource, names: Sequence[str], batch_size: int, computation: Computation
+) -> ImageStream:
+    """The named images of a source in order, preprocessed as the checkpoint says."""
+    return ImageStream(
+        source.root,
+        names,
+        checkpoint.preprocessing,
+        batch_size=batch_size,
+        num_processors=computation.num_processors,
+        pin_memory=computation.device.type == "cuda",
+    )
