@@ -94,10 +94,10 @@ def verdicts(scores: ClassificationScores, references: Mapping[str, Interval]) -
 
 
 def percent(share: Interval) -> str:
-    """As in '71.2 % (70.3 to 72.1)'."""
+    """As in '71.2% (70.3 to 72.1)'."""
     if share.low is None or share.high is None:
         return f"{share.mean:.1%}"
-    return f"{100 * share.mean:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f})"
+    return f"{share.mean:.1%} ({100 * share.low:.1f} to {100 * share.high:.1f})"
 
 
 def _encoders(report: ClassificationReport) -> Section:

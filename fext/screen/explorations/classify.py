@@ -94,7 +94,7 @@ def show_classifier(screen: Screen, result: "ClassifyResult") -> None:
     facts = [
         ("images", sides),
         ("accuracy", percent(scores.accuracy)),
-        ("balanced accuracy", f"{100 * scores.balanced_accuracy:.1f} %"),
+        ("balanced accuracy", f"{scores.balanced_accuracy:.1%}"),
         ("time", duration(result.seconds)),
     ]
     show_facts(screen.console, f"Classifier {result.name} ({result.method})", facts)
