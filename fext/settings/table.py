@@ -1,26 +1,23 @@
-"""configurations.py -> one frozen, validated Settings, and Settings -> JSON and back.
+"""Every setting: its type, default, range and the words that describe it."""
 
-This module holds every setting: its type, default, range and the words that describe it. The text of
-configurations.py and the table in the README are made from here, so that they cannot disagree. It reads the
-user's file; it writes nothing and does not know what a setting is used for.
-"""
-
-import ast
-import difflib
 import json
-import textwrap
-import traceback
-import types
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from fext.errors import SettingsError
-
-CONFIGURATIONS_FILE = "configurations.py"
+from fext.settings.checks import (
+    CustomSize,
+    LossName,
+    device_name,
+    for_each_stage,
+    list_as_tuple,
+    odd,
+    sorted_names,
+    valid_loss,
+    valid_shape,
+    whole_number,
+)
 
 # Names of earlier FeXT versions whose meaning lives on under another name.
 RENAMED = {
@@ -49,67 +46,13 @@ def _setting(category: str, default: object, description: str, allowed: str, **c
     return Field(default=default, description=description, json_schema_extra=extra, **constraints)
 
 
-def _list_as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _for_each_stage(value: object) -> object:
-    """Accept one value for all stages, and a list."""
-    return _list_as_tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-def _odd(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    if any(size % 2 == 0 for size in sizes):
-        raise ValueError("not odd")
-    return sizes
-
-
-def _whole_number(value: object) -> object:
-    """Refuse True and 1.0, which a Literal takes for 1."""
-    if type(value) is not int:
-        raise ValueError("not a whole number")
-    return value
-
-
-def _names(value: object) -> object:
-    """Accept one name alone, and any order; the same names are always the same setting."""
-    names = (value,) if isinstance(value, str) else _list_as_tuple(value)
-    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-        return names
-    return tuple(sorted(set(names)))
-
-
-def _loss(value: object) -> object:
-    """Refuse a mixture that names nothing; the weights of the others are checked by their types."""
-    if isinstance(value, dict) and not value:
-        raise ValueError("an empty mixture")
-    return value
-
-
-def _device_name(value: object) -> object:
-    """Accept auto, CPU, GPU and MPS in any case, and cuda:N."""
-    known = {"auto": "auto", "cpu": "CPU", "gpu": "GPU", "mps": "MPS"}
-    return known.get(value.lower(), value.lower()) if isinstance(value, str) else value
-
-
-def _picture_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    height, width, channels = shape
-    if min(height, width) < 16 or max(height, width) > 4096 or channels not in (1, 3):
-        raise ValueError("not a picture shape")
-    return shape
-
-
-CustomSize = Annotated[int, Field(ge=1, le=4096)]
-LossName = Literal["mse", "mae", "bce", "ssim"]
-
-
 class Settings(BaseModel):
     """Every setting of a run: frozen, typed, complete."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     # --- advanced
-    training_device: Annotated[str, BeforeValidator(_device_name), Field(pattern=r"^(auto|CPU|GPU|MPS|cuda:\d+)$")] = (
+    training_device: Annotated[str, BeforeValidator(device_name), Field(pattern=r"^(auto|CPU|GPU|MPS|cuda:\d+)$")] = (
         _setting(
             "advanced",
             "auto",
@@ -167,7 +110,7 @@ class Settings(BaseModel):
     )
 
     # --- data
-    picture_shape: Annotated[tuple[int, int, int], BeforeValidator(_list_as_tuple), AfterValidator(_picture_shape)] = (
+    picture_shape: Annotated[tuple[int, int, int], BeforeValidator(list_as_tuple), AfterValidator(valid_shape)] = (
         _setting(
             "data",
             (256, 256, 3),
@@ -256,7 +199,7 @@ class Settings(BaseModel):
     )
 
     # --- custom
-    filters: Annotated[tuple[CustomSize, ...], BeforeValidator(_for_each_stage), Field(min_length=1, max_length=12)] = (
+    filters: Annotated[tuple[CustomSize, ...], BeforeValidator(for_each_stage), Field(min_length=1, max_length=12)] = (
         _setting(
             "custom",
             (32, 64, 128, 256),
@@ -265,7 +208,7 @@ class Settings(BaseModel):
         )
     )
     layers_per_block: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=64)], ...], BeforeValidator(_for_each_stage), Field(min_length=1)
+        tuple[Annotated[int, Field(ge=1, le=64)], ...], BeforeValidator(for_each_stage), Field(min_length=1)
     ] = _setting(
         "custom",
         (2,),
@@ -274,8 +217,8 @@ class Settings(BaseModel):
     )
     kernel_size: Annotated[
         tuple[Annotated[int, Field(ge=1, le=31)], ...],
-        BeforeValidator(_for_each_stage),
-        AfterValidator(_odd),
+        BeforeValidator(for_each_stage),
+        AfterValidator(odd),
         Field(min_length=1),
     ] = _setting(
         "custom",
@@ -284,7 +227,7 @@ class Settings(BaseModel):
         "an odd number from 1 to 31, or a list of such",
     )
     strides: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=8)], ...], BeforeValidator(_for_each_stage), Field(min_length=1)
+        tuple[Annotated[int, Field(ge=1, le=8)], ...], BeforeValidator(for_each_stage), Field(min_length=1)
     ] = _setting(
         "custom",
         (1,),
@@ -292,7 +235,7 @@ class Settings(BaseModel):
         "a whole number from 1 to 8, or a list of such",
     )
     pooling: Annotated[
-        tuple[Literal["max", "avg", "no"], ...], BeforeValidator(_for_each_stage), Field(min_length=1)
+        tuple[Literal["max", "avg", "no"], ...], BeforeValidator(for_each_stage), Field(min_length=1)
     ] = _setting(
         "custom",
         ("max",),
@@ -321,7 +264,7 @@ class Settings(BaseModel):
         "vector: extract it with feature_grid = 1.",
         "True or False",
     )
-    dims: Annotated[tuple[CustomSize, ...], BeforeValidator(_for_each_stage), Field(min_length=1, max_length=12)] = (
+    dims: Annotated[tuple[CustomSize, ...], BeforeValidator(for_each_stage), Field(min_length=1, max_length=12)] = (
         _setting(
             "custom",
             (1000,),
@@ -366,7 +309,7 @@ class Settings(BaseModel):
         "about 1.",
         "'adamw', 'adam', 'sgd' or 'adadelta'",
     )
-    loss: LossName | Annotated[dict[LossName, Annotated[float, Field(gt=0)]], AfterValidator(_loss)] = _setting(
+    loss: LossName | Annotated[dict[LossName, Annotated[float, Field(gt=0)]], AfterValidator(valid_loss)] = _setting(
         "training",
         "mse",
         "What training lowers, between original and reconstruction: 'mse' and 'mae', their mean squared and mean "
@@ -484,7 +427,7 @@ class Settings(BaseModel):
     )
 
     # --- extraction
-    feature_grid: Annotated[Literal[8, 4, 2, 1], BeforeValidator(_whole_number)] = _setting(
+    feature_grid: Annotated[Literal[8, 4, 2, 1], BeforeValidator(whole_number)] = _setting(
         "extraction",
         8,
         "Side of the grid of features kept from the latent: 8 keeps all 8x8x512 = 32,768 values of an image, 4, 2 "
@@ -499,7 +442,7 @@ class Settings(BaseModel):
         "'last' or 'all'",
     )
     feature_formats: Annotated[
-        tuple[Literal["csv", "npy", "parquet"], ...], BeforeValidator(_names), Field(min_length=1)
+        tuple[Literal["csv", "npy", "parquet"], ...], BeforeValidator(sorted_names), Field(min_length=1)
     ] = _setting(
         "extraction",
         ("csv",),
@@ -525,7 +468,7 @@ class Settings(BaseModel):
     )
 
     # --- exploration
-    explore_grid: Annotated[Literal[8, 4, 2, 1], BeforeValidator(_whole_number)] = _setting(
+    explore_grid: Annotated[Literal[8, 4, 2, 1], BeforeValidator(whole_number)] = _setting(
         "exploration",
         2,
         "Side of the grid that features are averaged to before images are compared, where the extraction has a finer "
@@ -568,7 +511,7 @@ class Settings(BaseModel):
     )
     anomaly_views: Annotated[
         tuple[Literal["pixels", "early", "latent", "reconstruction"], ...],
-        BeforeValidator(_names),
+        BeforeValidator(sorted_names),
         Field(min_length=1),
     ] = _setting(
         "exploration",
@@ -751,164 +694,3 @@ def setting_infos() -> list[SettingInfo]:
             SettingInfo(name, str(extra["category"]), field.default, str(field.description), str(extra["allowed"]))
         )
     return infos
-
-
-def load_settings(file: Path, overrides: Sequence[str] = ()) -> Settings:
-    """Read configurations.py and apply `name=value` overrides.
-
-    The file is run as Python, so that values may be computed; names that begin with an underscore, and imported
-    modules, are the user's own. Raises SettingsError that names the file and line (or --set), the setting, its
-    value and what is allowed.
-    """
-    values, places = _read_configurations(file)
-    for override in overrides:
-        name, value = _parse_override(override)
-        values[name] = value
-        places[name] = "--set"
-    return _validated(values, places)
-
-
-def settings_from_json(text: str, origin: str) -> Settings:
-    """The settings stored with a checkpoint; raises SettingsError naming `origin` where they do not fit."""
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise SettingsError(f"{origin}: not JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{origin}: not a table of settings")
-    return _validated(values, dict.fromkeys(values, origin))
-
-
-def change_settings(settings: Settings, **changes: object) -> Settings:
-    """A copy of `settings` with some values changed, validated anew."""
-    return _validated(settings.model_dump() | changes, dict.fromkeys(changes, "settings"))
-
-
-def _read_configurations(file: Path) -> tuple[dict[str, object], dict[str, str]]:
-    """The values that the file sets and, for messages, where it sets each."""
-    try:
-        source = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise SettingsError(f"{file.name} is missing from {file.parent}: every setting stands there") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file.name} cannot be read: {error}") from error
-    namespace: dict[str, object] = {"__name__": "configurations", "__file__": str(file)}
-    try:
-        tree = ast.parse(source, filename=file.name)
-        exec(compile(tree, file.name, "exec"), namespace)  # the user's own file, run on the user's behalf
-    except SyntaxError as error:
-        place = f"{file.name}, line {error.lineno}" if error.lineno else file.name
-        raise SettingsError(f"{place}: not valid Python ({error.msg})") from error
-    except (Exception, SystemExit) as error:
-        place = f"{file.name}, line {_line_of_error(error, file.name)}"
-        raise SettingsError(f"{place}: stops with {type(error).__name__}: {_one_line(str(error))}") from error
-    values = {
-        name: value
-        for name, value in namespace.items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
-    }
-    lines = _lines_of_assignments(tree)
-    return values, {name: f"{file.name}, line {lines[name]}" if name in lines else file.name for name in values}
-
-
-def _line_of_error(error: BaseException, name: str) -> int:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
-    return lines[-1] if lines and lines[-1] else 1
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _lines_of_assignments(tree: ast.Module) -> dict[str, int]:
-    lines: dict[str, int] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            lines[node.id] = max(node.lineno, lines.get(node.id, 0))
-    return lines
-
-
-def _parse_override(override: str) -> tuple[str, object]:
-    name, equals, text = override.partition("=")
-    name, text = name.strip(), text.strip()
-    if not equals or not name:
-        raise SettingsError(f"--set {_plain(override)}: write it as name=value, such as --set epochs=20")
-    words: dict[str, object] = {"true": True, "false": False}
-    if text.lower() in words:
-        return name, words[text.lower()]
-    try:
-        return name, ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return name, text
-
-
-def _validated(values: Mapping[str, object], places: Mapping[str, str]) -> Settings:
-    for name in values:
-        if name not in Settings.model_fields:
-            raise SettingsError(f"{places.get(name, 'settings')}: {_unknown(name)}")
-    try:
-        return Settings.model_validate(dict(values))
-    except ValidationError as error:
-        wrong = str(error.errors()[0]["loc"][0])
-    info = next(info for info in setting_infos() if info.name == wrong)
-    place = places.get(wrong, "settings")
-    raise SettingsError(f"{place}: {wrong} = {_short(values[wrong])} is not allowed; allowed: {info.allowed}")
-
-
-def _plain(text: str) -> str:
-    """A text as it stands, where it is short and can be printed."""
-    return text if text.isprintable() and len(text) <= 80 else _short(text)
-
-
-def _short(value: object) -> str:
-    try:
-        text = _one_line(repr(value))
-    except Exception:  # a number of thousands of digits, or a class of the user's own
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _unknown(name: str) -> str:
-    if name in RENAMED:
-        return f"there is no setting {name}; it is called {RENAMED[name]} now"
-    lowered = {known.lower(): known for known in Settings.model_fields}
-    nearest = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
-    hint = f"; did you mean {lowered[nearest[0]]}?" if nearest else f"; every setting stands in {CONFIGURATIONS_FILE}"
-    return f"there is no setting {_plain(name)}{hint}"
-
-
-def configurations_text() -> str:
-    """The text of configurations.py with every setting at its default."""
-    lines = [
-        "# The settings of FeXT: everything that can be tuned, in one place. Edit the values and save; the menu reads",
-        "# this file anew for each action. A wrong value is refused with a message that says what is allowed.",
-    ]
-    for category, title in CATEGORIES.items():
-        lines += ["", "", f"# {'-' * 8} {title}"]
-        for info in setting_infos():
-            if info.category == category:
-                lines += ["", *_comment(info.description), *_comment(f"Allowed: {info.allowed}.")]
-                lines.append(f"{info.name} = {_literal(info.default)}")
-    return "\n".join(lines) + "\n"
-
-
-def _literal(value: object) -> str:
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
-
-
-def _comment(text: str) -> list[str]:
-    return textwrap.wrap(text, width=110, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
-
-
-def settings_table() -> str:
-    """Every setting as a Markdown table, for the README."""
-    lines = ["| setting | default | what |", "|---|---|---|"]
-    for category, title in CATEGORIES.items():
-        lines.append(f"| **{title}** | | |")
-        for info in setting_infos():
-            if info.category == category:
-                allowed = info.allowed.replace("|", "\\|")
-                lines.append(f"| `{info.name}` | `{_literal(info.default)}` | {info.description} Allowed: {allowed}. |")
-    return "\n".join(lines) + "\n"
