@@ -246,7 +246,10 @@ def _shown(value: object) -> object:
     """Numbers as a person reads them."""
     if isinstance(value, Integral):
         return f"{int(value):,}"
-    return f"{float(value):.4g}" if isinstance(value, Real) else value
+    if not isinstance(value, Real):
+        return value
+    # Zeros at the end keep the digits of a column below each other.
+    return f"{float(value):.4g}" if float(value).is_integer() else f"{float(value):#.4g}"
 
 
 def _gallery_item(item: Item) -> Html:
