@@ -259,6 +259,8 @@ def damaged(folder: Path, images: Path, count: int, seed: int) -> bool:
 def memory(folder: Path, counts: tuple[int, int], processors: int, jobs: tuple[str, ...]) -> bool:
     """Peak memory of each job with few and with many images, all different; the analysis with copies of fifty too."""
     chance = np.random.default_rng(0)
+    if "pretrain" not in jobs and {"evaluate", *TABLES} & set(jobs):
+        jobs = ("pretrain", *jobs)  # they need a model
     peaks: dict[str, list[float]] = {job: [] for job in jobs}
     for count in counts:
         images = folder / str(count)

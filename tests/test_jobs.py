@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import torch
 from conftest import history_without_times, read_history, same_tensors, write_images
 from PIL import Image
 
+from fext.compute import device
 from fext.data.images import load_image
 from fext.errors import CheckpointError, SourceError, TooFewImagesError, TrainingError
 from fext.jobs.evaluate import evaluate
+from fext.jobs.extract import extract
 from fext.jobs.pretrain import pretrain, resume
 from fext.reporting import SilentReporter
 from fext.settings import Settings
@@ -399,3 +402,25 @@ def test_images_that_have_gone_are_rejected_and_counted_in_an_evaluation(copy: W
     result = evaluate(copy, tiny(), copy.checkpoints / "model", None, QUIET)
     assert (result.num_images, result.num_rejected) == (11, 1)
     assert result.summary["rejected"] == [{"image": gone, "reason": "the file is not there"}]
+
+
+# --- speed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc is told to keep memory")
+@pytest.mark.parametrize("job", [evaluate, extract, resume])
+def test_freed_memory_is_kept_before_anything_is_computed(
+    copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, job: Callable[..., object]
+) -> None:
+    """Threads that compute before have heaps of their own, which give every tensor back to the system."""
+    order: list[str] = []
+    monkeypatch.setattr(device, "_set_malloc", lambda library, values: order.append("memory"))
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: order.append("computes"))
+    folder = copy.checkpoints / "model"
+    words = {
+        evaluate: (copy, tiny(), folder, None, QUIET),
+        extract: (copy, tiny(), folder, None, None, QUIET),
+        resume: (tiny(), folder, 3, QUIET),
+    }
+    job(*words[job])
+    assert order[:2] == ["memory", "computes"]
