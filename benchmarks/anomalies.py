@@ -4,7 +4,7 @@ FOLDER holds one folder of normal images and others of defects, such as the magn
 crack, fray, uneven; Huang et al., 'Surface defect saliency of magnetic tile', 2020). A model is trained on two thirds
 of the normal images; the rest is told from all defects.
 
-    python benchmarks/anomalies.py FOLDER --normal free [--set name=value ...]
+    python -m benchmarks.anomalies FOLDER --normal free [--set name=value ...]
 
 Choices that were made by looking at these figures are kind to them. Beside that of all images stand those of two
 halves: every second image by name, and the others.

@@ -19,8 +19,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from compare import REPOSITORY, link_images
 from PIL import Image
+
+from benchmarks.compare import REPOSITORY, link_images
 
 SMALL = ("architecture=redux", "picture_shape=(64,64,3)", "feature_grid=1", "use_tensorboard=False")
 TIMES = ("seconds", "waiting_seconds", "images_per_second")

@@ -9,9 +9,10 @@ import json
 import time
 
 import torch
-from naive_train import build_autoencoder
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.naive_train import build_autoencoder
 
 MATRIX_SIZE = 4096
 NUM_PRODUCTS = 10

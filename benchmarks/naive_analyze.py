@@ -12,11 +12,12 @@ from pathlib import Path
 import imagehash
 import numpy as np
 import pandas as pd
-from naive_train import find_images
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 from skimage import color, feature, filters, measure, restoration
+
+from benchmarks.naive_train import find_images
 
 MAX_SIDE = 1024
 # Local binary patterns: the neighbours around a pixel, and of each of the 256 patterns its number of ones where there

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from naive_train import BATCH_SIZE, ImageFiles, choose_device, find_images
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.models import vgg16, vgg16_bn
+
+from benchmarks.naive_train import BATCH_SIZE, ImageFiles, choose_device, find_images
 
 
 def build_encoder(architecture: str) -> nn.Module:

@@ -1,9 +1,11 @@
 """What the README says is what the program does."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import REPOSITORY
 
 from fext.screen.commands import make_parser
@@ -23,6 +25,18 @@ def test_every_command_in_the_readme_is_understood() -> None:
     for command in commands:
         words = command.replace("[", "").replace("]", "").replace(" N", " 3").replace(" K", " 3").split()
         assert make_parser().parse_args(words).command == words[0]
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="one of them asks for the memory in use as Windows does not tell it"
+)
+def test_every_benchmark_that_its_readme_names_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (REPOSITORY / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    monkeypatch.syspath_prepend(REPOSITORY)
+    names = set(re.findall(r"python -m (benchmarks\.\w+)", text))
+    assert len(names) == 7
+    for name in names:
+        assert callable(importlib.import_module(name).main)
 
 
 def test_every_picture_and_file_that_the_readme_names_is_there() -> None:
