@@ -27,9 +27,7 @@ def test_every_command_in_the_readme_is_understood() -> None:
         assert make_parser().parse_args(words).command == words[0]
 
 
-@pytest.mark.skipif(
-    sys.platform == "win32", reason="one of them asks for the memory in use as Windows does not tell it"
-)
+@pytest.mark.skipif(sys.platform == "win32", reason="one of them asks for memory as Windows does not tell it")
 def test_every_benchmark_that_its_readme_names_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (REPOSITORY / "benchmarks" / "README.md").read_text(encoding="utf-8")
     monkeypatch.syspath_prepend(REPOSITORY)
