@@ -16,9 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fext.compute.engines import fold_normalization
-from fext.data.dataset import ImageStream
+from fext.compute.device import keeping_freed_memory, prepare_computation
+from fext.compute.engines import EngineName, RowShape, encode_all, fold_normalization, make_engine
+from fext.data.dataset import Batch, FileRead, ImageStream
+from fext.data.images import NO_FILE
 from fext.data.source import find_images
+from fext.model.autoencoder import Autoencoder
+from fext.settings import Settings
 from fext.store.checkpoints import load_checkpoint
 
 Run = Callable[[list[torch.Tensor]], list[NDArray[np.float32]]]
@@ -110,6 +114,23 @@ def onnx_runtime(encoder: nn.Module) -> Run:
     return lambda batches: [session.run(None, {name: batch.numpy()})[0] for batch in batches]
 
 
+def as_fext_has_it(name: EngineName) -> Callable[[Autoencoder], Run]:
+    """FeXT's own engine, with the settings that it starts with."""
+
+    def start(model: Autoencoder) -> Run:
+        channels = model.plan.latent_channels
+        engine = make_engine(name, model, prepare_computation(Settings()), BATCH_SIZE, RowShape(None, False))
+        files = [FileRead(place, NO_FILE) for place in range(BATCH_SIZE)]
+
+        def run(batches: list[torch.Tensor]) -> list[NDArray[np.float32]]:
+            made = encode_all(engine, (Batch(batch, files, []) for batch in batches))
+            return [rows.reshape(BATCH_SIZE, -1, channels).transpose(0, 2, 1) for _, rows in made]
+
+        return run
+
+    return start
+
+
 ENGINES: dict[str, Callable[[nn.Module], Run]] = {
     "eager float32": eager,
     "eager float32, channels last": eager_channels_last,
@@ -121,9 +142,11 @@ ENGINES: dict[str, Callable[[nn.Module], Run]] = {
     "OpenVINO int8": openvino_in("int8", None),
     "ONNX Runtime float32": onnx_runtime,
 }
+OWN_ENGINES = {"FeXT, torch": as_fext_has_it("torch"), "FeXT, OpenVINO": as_fext_has_it("openvino")}
 calibration: list[torch.Tensor] = []
 
 
+@keeping_freed_memory()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
@@ -140,12 +163,13 @@ def main() -> None:
     calibration.extend(batches[:8])
     encoder = checkpoint.model.encoder
     expected = _flat(eager(copy.deepcopy(encoder))(batches))
-    for name, start in ENGINES.items():
+    for name in (*ENGINES, *OWN_ENGINES):
         if words.only and words.only not in name:
             continue
         began = time.perf_counter()
         try:
-            run = start(copy.deepcopy(encoder))
+            model = copy.deepcopy(checkpoint.model)
+            run = OWN_ENGINES[name](model) if name in OWN_ENGINES else ENGINES[name](model.encoder)
             run(batches[:1])
         except ImportError as error:
             print(f"{name}: not tried ({error})")
