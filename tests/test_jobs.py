@@ -412,7 +412,7 @@ def test_images_that_have_gone_are_rejected_and_counted_in_an_evaluation(copy: W
 def test_freed_memory_is_kept_before_anything_is_computed(
     copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, job: Callable[..., object]
 ) -> None:
-    """Threads that compute before have heaps of their own, which give every tensor back to the system."""
+    """Told later, the C library was measured to give most tensors back to the system all the same."""
     order: list[str] = []
     monkeypatch.setattr(device, "_set_malloc", lambda library, values: order.append("memory"))
     monkeypatch.setattr(torch, "set_num_threads", lambda count: order.append("computes"))
