@@ -31,17 +31,17 @@ def seeded() -> None:
 def test_nothing_is_disturbed_in_evaluation(autoencoder: Autoencoder) -> None:
     images = torch.rand(2, 3, 64, 64)
     model = DisturbedAutoencoder(autoencoder, EVERY).eval()
-    reconstructions, latent, turns = model(images)
-    assert turns is None
-    assert torch.equal(latent, autoencoder.encoder(images))
-    assert torch.equal(reconstructions, autoencoder.decoder(latent))
+    outcome = model(images)
+    assert outcome.turns is None
+    assert torch.equal(outcome.latent, autoencoder.encoder(images))
+    assert torch.equal(outcome.reconstructions, autoencoder.decoder(outcome.latent))
 
 
 def test_without_disturbances_training_is_that_of_the_autoencoder(autoencoder: Autoencoder) -> None:
     images = torch.rand(2, 3, 64, 64)
-    reconstructions, latent, _ = DisturbedAutoencoder(autoencoder, Disturbances()).train()(images)
-    assert torch.equal(latent, autoencoder.encoder(images))
-    assert torch.equal(reconstructions, autoencoder.decoder(latent))
+    outcome = DisturbedAutoencoder(autoencoder, Disturbances()).train()(images)
+    assert torch.equal(outcome.latent, autoencoder.encoder(images))
+    assert torch.equal(outcome.reconstructions, autoencoder.decoder(outcome.latent))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_each_disturbance_changes_what_training_sees_anew_each_time(
 ) -> None:
     images = torch.rand(4, 3, 64, 64)
     model = DisturbedAutoencoder(autoencoder, disturbances).train()
-    first, second = (model(images)[0] for _ in range(2))
+    first, second = (model(images).reconstructions for _ in range(2))
     assert not torch.allclose(first, autoencoder(images), atol=1e-4)
     assert not torch.equal(first, second)
 

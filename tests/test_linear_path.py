@@ -1,12 +1,21 @@
-"""The linear path: a model with it starts as the linear map that evaluation puts beside it, and only gets better."""
+"""The linear path: a model with it starts as the linear map that evaluation puts beside it, and only gets better.
+
+The gradient of its squared error is told from components.
+"""
+
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from fext.compute.device import prepare_computation
 from fext.model.autoencoder import Autoencoder, build_autoencoder
+from fext.model.component_errors import ComponentErrors
+from fext.model.disturbed import Disturbances, DisturbedAutoencoder, DisturbedLinearPath, disturbed
 from fext.model.linear_map import LinearMap, to_blocks, to_images
 from fext.model.linear_path import LinearPathDecoder, LinearPathEncoder, start_at_components
+from fext.model.losses import make_loss
 from fext.model.plans import Plan, Stage
 from fext.settings import Settings
 
@@ -147,3 +156,93 @@ def test_bfloat16_changes_little_of_a_trained_branch() -> None:
         with computation.autocast():
             made = model.encoder(images).float().flatten(1)
     assert torch.cosine_similarity(made, expected).min() > 0.999
+
+
+def with_branches(latent_channels: int, channels: int = 1) -> tuple[Autoencoder, torch.Tensor]:
+    """A model whose branches say something, and images of which it has not seen all there is."""
+    model, _, _ = model_at_start(latent_channels, channels)
+    generator = torch.Generator().manual_seed(0)
+    for module in (model.encoder, model.decoder):
+        assert isinstance(module, LinearPathEncoder | LinearPathDecoder)
+        assert isinstance(module.branch[-1], nn.Conv2d)
+        nn.init.normal_(module.branch[-1].weight, std=0.02, generator=generator)
+    return model, photographs(6, channels, seed=7)
+
+
+def reconstructions_and_gradient(
+    kind: type[DisturbedAutoencoder], model: Autoencoder, images: torch.Tensor, asked: Disturbances, precision: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the mean squared error, by a model in training."""
+    torch.manual_seed(3)
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        outcome = kind(model, asked).train()(images)
+    errors = outcome.component_errors
+    if errors is None:
+        errors = make_loss("mse")(outcome.reconstructions.float(), images)
+    errors.sum().backward()  # type: ignore[no-untyped-call]
+    gradient = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+    return outcome.reconstructions.detach(), gradient
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Disturbances(),
+        Disturbances(input_noise=0.1),
+        Disturbances(input_masking=0.5),
+        Disturbances(latent_noise=0.1),
+        Disturbances(ordered_latent=True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("latent_channels", "channels"), [(5, 1), (64, 3), (1100, 1)])
+def test_components_tell_the_gradient_of_the_squared_error_and_the_reconstructions(
+    latent_channels: int, channels: int, asked: Disturbances
+) -> None:
+    model, images = with_branches(latent_channels, channels)
+    (expected, expected_gradient), (made, gradient) = (
+        reconstructions_and_gradient(kind, model, images, asked, "float32")
+        for kind in (DisturbedAutoencoder, DisturbedLinearPath)
+    )
+    assert torch.allclose(made, expected, atol=1e-4)
+    assert (gradient - expected_gradient).norm() < 1e-3 * expected_gradient.norm()
+
+
+def test_bfloat16_changes_little_of_what_components_tell() -> None:
+    model, images = with_branches(64, 3)
+    expected, expected_gradient = reconstructions_and_gradient(
+        DisturbedAutoencoder, model, images, Disturbances(), "float32"
+    )
+    made, gradient = reconstructions_and_gradient(DisturbedLinearPath, model, images, Disturbances(), "bfloat16")
+    assert made.dtype == torch.float32
+    assert (made - expected).square().mean() < 1e-6
+    assert torch.cosine_similarity(gradient, expected_gradient, dim=0) > 0.999
+
+
+def test_components_of_bright_images_are_computed_in_bfloat16_with_a_millionth_of_squared_error() -> None:
+    model, images = with_branches(64, 3)
+    bright = 0.7 + 0.3 * images
+    assert isinstance(model.encoder, LinearPathEncoder)
+    assert isinstance(model.decoder, LinearPathDecoder)
+    exact, _ = model.encoder.stages(bright)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = ComponentErrors(model).components(bright)
+    deviations = model.decoder.linear.weight.norm(dim=0)[:, None, None]
+    assert made.dtype == torch.float32
+    assert ((made - exact) * deviations).square().sum() / bright.numel() < 1e-6
+
+
+@pytest.mark.parametrize("loss", ["mae", "ssim", {"mse": 0.8, "mae": 0.2}], ids=str)
+def test_other_losses_have_the_gradient_of_pictures(loss: Any) -> None:
+    model, images = with_branches(5)
+    outcome = disturbed(model, Disturbances(), None, loss).eval()(images)
+    assert outcome.component_errors is None
+    assert torch.equal(outcome.reconstructions, model(images))
+
+
+def test_the_squared_error_of_a_model_without_linear_path_has_the_gradient_of_pictures() -> None:
+    model = build_autoencoder(Plan("vgg16", (32, 32, 3), "plain", False, (Stage((4,)), Stage((8,))), 8), seed=0)
+    outcome = disturbed(model, Disturbances(), None, "mse")(torch.rand(2, 3, 32, 32))
+    assert outcome.component_errors is None
+    assert outcome.reconstructions.requires_grad

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
-from conftest import write_images
+from conftest import TIMES, write_images
 
 from fext.errors import ModelError, SettingsError
 from fext.jobs.evaluate import evaluate
@@ -146,6 +146,21 @@ def test_a_model_with_a_linear_shortcut_trains_resumes_and_beats_the_linear_map(
     assert encoders["untrained"]["readout_psnr"] == pytest.approx(encoders["linear_map"]["readout_psnr"], abs=0.5)
     states = (load_checkpoint(space.checkpoints / name).model.state_dict() for name in ("straight", "extended"))
     assert all(torch.equal(left, right) for left, right in zip(*(state.values() for state in states), strict=True))
+
+
+def test_the_gradient_told_from_components_trains_as_that_of_pictures(
+    workspace: Workspace, tiny: Tiny, small_model: None
+) -> None:
+    histories = []
+    for name, loss in (("components", "mse"), ("pictures", {"mse": 1.0})):
+        settings = tiny(
+            loss=loss, epochs=6, latent_channels=4, linear_shortcut=True, optimizer="sgd", learning_rate=0.001,
+            batch_size=8, num_train_samples=8, num_test_samples=4, use_mixed_precision=False,
+        )  # fmt: skip
+        folder = pretrain(workspace, settings, workspace.images, name, QUIET).folder
+        histories.append(pd.read_csv(folder / "history.csv").drop(columns=list(TIMES)))
+    assert np.allclose(*histories, rtol=1e-4)
+    assert histories[0]["test_loss"].is_monotonic_decreasing
 
 
 def test_without_its_linear_shortcut_a_residual_model_is_made_of_convolutions(tiny: Tiny) -> None:

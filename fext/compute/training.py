@@ -19,9 +19,10 @@ from fext.compute.processes import Processes
 from fext.data.dataset import Batch
 from fext.errors import TrainingError
 from fext.model.autoencoder import Autoencoder
+from fext.model.disturbed import Outcome
 from fext.model.losses import make_loss
 from fext.model.pretext import turned
-from fext.model.scores import mean_absolute_error, mean_squared_error, peak_signal_to_noise
+from fext.model.scores import peak_signal_to_noise
 from fext.settings import Settings
 
 _DISTURBANCE = 2  # the random stream of the seed that disturbances and dropout draw from
@@ -116,9 +117,8 @@ def batch_sums(losses: torch.Tensor, reconstructions: torch.Tensor, images: torc
 
     Scores are those of the clipped reconstructions.
     """
-    shown = reconstructions.clamp(0, 1)
-    squared = mean_squared_error(shown, images)
-    absolute = mean_absolute_error(shown, images)
+    differences = reconstructions.clamp(0, 1) - images
+    squared, absolute = differences.square().mean(dim=(1, 2, 3)), differences.abs().mean(dim=(1, 2, 3))
     return torch.stack([losses, squared, absolute, peak_signal_to_noise(squared)]).sum(dim=1)
 
 
@@ -144,12 +144,11 @@ def count_values(latent: torch.Tensor) -> torch.Tensor:
 class Trainer:
     """What a step of training works with.
 
-    `forward` gives the reconstructions and the latent of images, disturbed as the settings say, and where they want it
-    told what it takes each image's turn for. `scaler` keeps the
-    gradient within the range of float16 (Micikevicius et al., 'Mixed precision training', 2018).
+    `forward` gives what the model makes of images, disturbed as the settings say. `scaler` keeps the gradient within
+    the range of float16 (Micikevicius et al., 'Mixed precision training', 2018).
     """
 
-    forward: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
+    forward: Callable[[torch.Tensor], Outcome]
     model: Autoencoder
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
@@ -201,13 +200,15 @@ class Trainer:
         self, images: torch.Tensor, turns: torch.Tensor | None, batch_size: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         with self.computation.autocast():
-            reconstructions, latent, told_turns = self.forward(images)
-        reconstructions = reconstructions.float()
+            outcome = self.forward(images)
+        reconstructions = outcome.reconstructions.float()
         losses = make_loss(self.settings.loss)(reconstructions, images)
+        if outcome.component_errors is not None:
+            losses = losses + (outcome.component_errors - outcome.component_errors.detach())  # the gradient alone
         if self.settings.activity_l1:
-            losses = losses + self.settings.activity_l1 * latent.float().abs().flatten(1).mean(dim=1)
-        if turns is not None and told_turns is not None:
-            wrong = functional.cross_entropy(told_turns.float(), turns, reduction="none")
+            losses = losses + self.settings.activity_l1 * outcome.latent.float().abs().flatten(1).mean(dim=1)
+        if turns is not None and outcome.turns is not None:
+            wrong = functional.cross_entropy(outcome.turns.float(), turns, reduction="none")
             losses = losses + self.settings.rotation_weight * wrong
         loss = losses.sum() / batch_size
         processes = self.agreement.processes

@@ -38,7 +38,7 @@ from fext.jobs.pictures import draw_graph, reconstruction_pairs
 from fext.jobs.starting import plan_of, refuse_single_values, start_model
 from fext.jobs.tracking import Tracking, track_latents, tracking
 from fext.jobs.training_state import Run, State, keep_epoch, mend, publish, restore, save_epoch, save_resume, trained
-from fext.model.disturbed import Disturbances, DisturbedAutoencoder
+from fext.model.disturbed import Disturbances, disturbed
 from fext.model.pretext import build_rotation_head
 from fext.pictures.figures import history_figure, pairs_figure
 from fext.pictures.summary import model_summary
@@ -279,7 +279,8 @@ def _make_trainer(run: Run) -> Trainer:
         ordered_latent=settings.ordered_latent,
     )
     device = run.computation.device
-    forward: Any = in_parallel(DisturbedAutoencoder(run.model, disturbances, run.rotation_head), run.processes, device)
+    model = disturbed(run.model, disturbances, run.rotation_head, settings.loss)
+    forward: Any = in_parallel(model, run.processes, device)
     if settings.jit_compile:
         forward = torch.compile(forward, backend=settings.jit_backend)
     agreement = Agreement(run.processes, device)

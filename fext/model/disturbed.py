@@ -3,13 +3,18 @@
 In evaluation mode nothing is disturbed. What is drawn comes from torch's random state, which whoever trains seeds.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from fext.model.autoencoder import Autoencoder
+from fext.model.component_errors import ComponentErrors
+from fext.model.linear_path import LinearPathEncoder
 from fext.model.pretext import RotationHead
+from fext.settings import LossName
 
 MASKED_PATCH = 16  # pixels; the side of the patches that input_masking hides, as in He et al., 2022
 
@@ -27,11 +32,21 @@ class Disturbances:
     ordered_latent: bool = False
 
 
-class DisturbedAutoencoder(nn.Module):
-    """Wraps an autoencoder for training; (N, C, H, W) to the reconstructions and the latent as the encoder made it.
+class Outcome(NamedTuple):
+    """What a model in training makes of images: reconstructions, and the latent as the encoder made it.
 
-    With a rotation head, what that makes of the latent comes third; else there is nothing there.
+    `turns` is what a rotation head makes of the latent. Where there are `component_errors`, the reconstructions have no
+    gradient: that of their squared error is that of these.
     """
+
+    reconstructions: torch.Tensor
+    latent: torch.Tensor
+    turns: torch.Tensor | None = None
+    component_errors: torch.Tensor | None = None
+
+
+class DisturbedAutoencoder(nn.Module):
+    """Wraps an autoencoder for training, with a rotation head or without."""
 
     def __init__(
         self, autoencoder: Autoencoder, disturbances: Disturbances, rotation_head: RotationHead | None = None
@@ -41,10 +56,12 @@ class DisturbedAutoencoder(nn.Module):
         self.disturbances = disturbances
         self.rotation_head = rotation_head
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def forward(self, images: torch.Tensor) -> Outcome:
         latent = self.autoencoder.encoder(self._disturb_input(images))
-        turns = self.rotation_head(latent) if self.rotation_head is not None else None
-        return self.autoencoder.decoder(self._disturb_latent(latent)), latent, turns
+        return Outcome(self.autoencoder.decoder(self._disturb_latent(latent)), latent, self._turns(latent))
+
+    def _turns(self, latent: torch.Tensor) -> torch.Tensor | None:
+        return self.rotation_head(latent) if self.rotation_head is not None else None
 
     def _disturb_input(self, images: torch.Tensor) -> torch.Tensor:
         asked = self.disturbances
@@ -57,6 +74,35 @@ class DisturbedAutoencoder(nn.Module):
         if self.training and asked.latent_noise:
             latent = add_noise(latent, asked.latent_noise)
         return keep_first_channels(latent) if self.training and asked.ordered_latent else latent
+
+
+class DisturbedLinearPath(DisturbedAutoencoder):
+    """The same for a model with a linear path that is trained for the squared error alone, in fewer products."""
+
+    def __init__(
+        self, autoencoder: Autoencoder, disturbances: Disturbances, rotation_head: RotationHead | None = None
+    ) -> None:
+        super().__init__(autoencoder, disturbances, rotation_head)
+        self._errors = ComponentErrors(autoencoder)
+
+    def forward(self, images: torch.Tensor) -> Outcome:
+        errors, seen = self._errors, self._disturb_input(images)
+        wanted = errors.components(images)
+        latent = errors.latent(wanted if seen is images else errors.components(seen))
+        made = errors.decoded(self._disturb_latent(latent))
+        return Outcome(errors.reconstructions(made), latent, self._turns(latent), errors.of(made, wanted))
+
+
+def disturbed(
+    autoencoder: Autoencoder,
+    disturbances: Disturbances,
+    rotation_head: RotationHead | None,
+    loss: LossName | Mapping[LossName, float],
+) -> DisturbedAutoencoder:
+    """The autoencoder as it is trained for a loss; it lies where it is trained."""
+    in_components = loss == "mse" and isinstance(autoencoder.encoder, LinearPathEncoder)
+    kind = DisturbedLinearPath if in_components else DisturbedAutoencoder
+    return kind(autoencoder, disturbances, rotation_head)
 
 
 def add_noise(values: torch.Tensor, deviation: float) -> torch.Tensor:

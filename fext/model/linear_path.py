@@ -60,8 +60,12 @@ class LinearPathEncoder(nn.Module):
         """The components (N, components, rows, columns), and the latent that is made of them."""
         with _in_float32(images.device):
             components = self.linear(to_blocks(images.float(), self.block)).permute(0, 3, 1, 2)
+        return components, self.latent_of(components)
+
+    def latent_of(self, components: torch.Tensor) -> torch.Tensor:
+        """The latent that is made of the components."""
         latent: torch.Tensor = components[:, : self.latent_channels] + self.branch(components)
-        return components, latent
+        return latent
 
     def start_at_linear_path(self) -> None:
         """Let the branch begin at nothing."""
@@ -79,10 +83,15 @@ class LinearPathDecoder(nn.Module):
         self.linear = nn.Linear(plan.components, _num_values(plan)).requires_grad_(False)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        components = functional.pad(latent, (0, 0, 0, 0, 0, self.num_missing)) + self.branch(latent)
+        components = self.components_of(latent)
         with _in_float32(latent.device):
             blocks = self.linear(components.float().permute(0, 2, 3, 1))
         return to_images(blocks, self.block)
+
+    def components_of(self, latent: torch.Tensor) -> torch.Tensor:
+        """The components (N, components, rows, columns) that are made of the latent."""
+        components: torch.Tensor = functional.pad(latent, (0, 0, 0, 0, 0, self.num_missing)) + self.branch(latent)
+        return components
 
     def start_at_linear_path(self) -> None:
         """Let the branch begin at nothing."""

@@ -13,12 +13,12 @@ _SMALLEST_MSE = 1e-12
 
 def mean_squared_error(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """(N,) mean squared difference of each image."""
-    return (reconstructions - images).square().flatten(1).mean(dim=1)
+    return (reconstructions - images).square().mean(dim=(1, 2, 3))  # in any order of memory, without a copy
 
 
 def mean_absolute_error(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """(N,) mean absolute difference of each image."""
-    return (reconstructions - images).abs().flatten(1).mean(dim=1)
+    return (reconstructions - images).abs().mean(dim=(1, 2, 3))
 
 
 def peak_signal_to_noise(squared_errors: torch.Tensor) -> torch.Tensor:
