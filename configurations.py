@@ -26,9 +26,9 @@ jit_backend = "inductor"
 # Allowed: True or False.
 use_tensorboard = True
 
-# Processes that read and decode images; 1 does it in the main process. 'auto' takes 1 when the model runs on
-# the CPU, which is busy enough, up to 8 for a GPU, and all cores to analyze or choose images. It changes the
-# speed, never the result.
+# Processes that read and decode images; 1 does it in the main process, in up to four threads. 'auto' takes 1
+# when the model runs on the CPU, which is busy enough, up to 8 for a GPU, and all cores to analyze or choose
+# images. It changes the speed, never the result.
 # Allowed: 'auto' or a whole number from 1 to 256.
 num_processors = "auto"
 
@@ -37,7 +37,7 @@ num_processors = "auto"
 # Allowed: True or False.
 cache_images = False
 
-# Threads that compute on the CPU. 'auto' takes one for each core.
+# Threads that compute and decode on the CPU. 'auto' takes one for each core.
 # Allowed: 'auto' or a whole number from 1 to 1024.
 num_threads = "auto"
 

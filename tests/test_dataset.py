@@ -154,6 +154,16 @@ def test_two_processes_give_the_same_stream_as_one_even_after_an_epoch_broken_of
     assert_same(list(in_two_others.epoch(1)), list(in_this_process.epoch(1)))
 
 
+def test_several_threads_give_the_same_stream_as_one(paths: list[Path]) -> None:
+    images = stream(paths, shuffle_seed=1, augmentation_seed=1)
+    alone = list(images.epoch(0))
+    torch.set_num_threads(3)
+    try:
+        assert_same(list(images.epoch(0)), alone)
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_images_are_read_only_when_their_batch_is_due(tmp_path: Path) -> None:
     paths = [tmp_path / f"{position}.png" for position in range(3)]
     for path in paths:

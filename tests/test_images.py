@@ -2,8 +2,10 @@
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -373,6 +375,17 @@ def test_a_large_photograph_on_its_side_is_shown_as_its_upright_twin(orientation
 def test_a_good_picture_is_not_rejected_for_damaged_metadata(exif: bytes) -> None:
     data = encoded(Image.new("RGB", (64, 64), RED), "JPEG", exif=exif)
     assert flat(data) == pytest.approx([1, 0, 0], abs=JPEG_STEPS)
+
+
+def test_threads_that_decode_at_once_let_no_warning_through_and_leave_warnings_as_they_were() -> None:
+    warned_of = encoded(Image.new("RGB", (64, 64), RED), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a warning would reject the picture
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(4) as pool:
+            pictures = list(pool.map(flat, [warned_of] * 400))
+        assert warnings.filters == before
+    assert pictures == [pictures[0]] * 400
 
 
 # ---------------------------------------------------------------- reduced-scale decoding of JPEG

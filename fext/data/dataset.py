@@ -7,6 +7,7 @@ any number of processes. Only the batches being prepared are in memory.
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from fext.errors import ImageRejected, ReaderDiedError, TooLittleMemory
 
 # How torch says that a process is gone, or that what processes share is full.
 _DIED = ("exited unexpectedly", "killed by signal", "shared memory", "No space left on device", "shm")
+_MAX_THREADS = 4  # that decode: more would keep more large pictures in memory than they gain
 _SHUFFLE, _AUGMENT = 0, 1  # independent random streams of one seed
 
 
@@ -109,6 +111,14 @@ class ImageDataset(Dataset[_Loaded]):
             return loaded
         random = np.random.default_rng([self.augmentation_seed, _AUGMENT, epoch, position])
         return loaded._replace(image=augment(loaded.image, random))
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[_Loaded]:
+        """The images at several keys, by as many threads as compute: they wait meanwhile. Other processes have one."""
+        num_threads = min(torch.get_num_threads(), _MAX_THREADS, len(keys))
+        if num_threads < 2:
+            return [self[key] for key in keys]
+        with ThreadPoolExecutor(num_threads) as pool:
+            return list(pool.map(self.__getitem__, keys))
 
     def _recall(self, position: int) -> _Loaded | None:
         image = self.cache.recall(position) if self.cache is not None else None

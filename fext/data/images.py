@@ -8,6 +8,7 @@ import io
 import os
 import re
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -209,9 +210,7 @@ def _decode_within(data: bytes, max_side: int) -> tuple[ImageHeader, "_Decoded",
 @contextmanager
 def _rejecting() -> Iterator[None]:
     """Turn whatever is raised on a damaged file into ImageRejected."""
-    with warnings.catch_warnings():
-        # Pillow warns of odd metadata and large pictures; what matters of that is decided elsewhere.
-        warnings.simplefilter("ignore")
+    with _SILENCE:
         try:
             yield
         except ImageRejected:
@@ -220,6 +219,36 @@ def _rejecting() -> Iterator[None]:
             raise TooLittleMemory("not enough memory to decode it") from error
         except Exception as error:  # Pillow's decoders raise many kinds on damaged files
             raise ImageRejected(_reason(error)) from error
+
+
+class _Silence:
+    """No warnings while any thread decodes: Python has one state of them for all threads, which each would put back
+    under the others.
+
+    Pillow warns of odd metadata and large pictures; what matters of that is decided elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_inside = 0
+        self._warnings = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._num_inside == 0:
+                self._warnings = warnings.catch_warnings()
+                self._warnings.__enter__()
+                warnings.simplefilter("ignore")
+            self._num_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._num_inside -= 1
+            if self._num_inside == 0:
+                self._warnings.__exit__(None, None, None)
+
+
+_SILENCE = _Silence()
 
 
 def _reason(error: Exception) -> str:

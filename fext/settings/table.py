@@ -90,9 +90,9 @@ class Settings(BaseModel):
     num_processors: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = _setting(
         "advanced",
         "auto",
-        "Processes that read and decode images; 1 does it in the main process. 'auto' takes 1 when the model "
-        "runs on the CPU, which is busy enough, up to 8 for a GPU, and all cores to analyze or choose images. It "
-        "changes the speed, never the result.",
+        "Processes that read and decode images; 1 does it in the main process, in up to four threads. 'auto' takes 1 "
+        "when the model runs on the CPU, which is busy enough, up to 8 for a GPU, and all cores to analyze or choose "
+        "images. It changes the speed, never the result.",
         "'auto' or a whole number from 1 to 256",
     )
     cache_images: bool = _setting(
@@ -105,7 +105,7 @@ class Settings(BaseModel):
     num_threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = _setting(
         "advanced",
         "auto",
-        "Threads that compute on the CPU. 'auto' takes one for each core.",
+        "Threads that compute and decode on the CPU. 'auto' takes one for each core.",
         "'auto' or a whole number from 1 to 1024",
     )
 
