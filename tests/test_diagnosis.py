@@ -92,4 +92,6 @@ def test_a_run_that_is_soon_over_is_told_nothing(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("batches_per_epoch", [3, 400])
 def test_waiting_for_images_is_told_with_what_may_help(monkeypatch: pytest.MonkeyPatch, batches_per_epoch: int) -> None:
     lines = told(Clock(monkeypatch), seconds_per_batch=2.0, waited_per_batch=1.0, batches_per_epoch=batches_per_epoch)
-    assert lines[1:] == ["50% of the time goes by waiting for images: a higher num_processors may help"]
+    assert lines[1:] == [
+        "50% of the time goes by waiting for images: cache_images = True may help, or a higher num_processors"
+    ]

@@ -10,6 +10,7 @@ _MANY_DEAD, _MUCH_WAITING = 0.1, 0.25
 _RISEN, _STILL_FALLING = 1.03, 0.01
 _MIN_EPOCHS = 5  # fewer say nothing about a trend
 _SECONDS_TO_MEASURE = 15.0
+_AGAINST_WAITING = "cache_images = True may help, or a higher num_processors"
 
 
 class Outlook:
@@ -44,7 +45,7 @@ class Outlook:
         self._reporter.message(f"about {duration(self._num_left / rate)} to go at {rate:.1f} images/s")
         if self._waited > _MUCH_WAITING * seconds:
             self._reporter.message(
-                f"{self._waited / seconds:.0%} of the time goes by waiting for images: a higher num_processors may help"
+                f"{self._waited / seconds:.0%} of the time goes by waiting for images: {_AGAINST_WAITING}"
             )
 
 
@@ -59,7 +60,7 @@ def hints(history: Sequence[Mapping[str, float]]) -> list[str]:
         )
     waiting = sum(row["waiting_seconds"] for row in history) / max(sum(row["seconds"] for row in history), 1e-9)
     if waiting > _MUCH_WAITING:
-        found.append(f"{waiting:.0%} of the time went by waiting for images: a higher num_processors may help")
+        found.append(f"{waiting:.0%} of the time went by waiting for images: {_AGAINST_WAITING}")
     return found
 
 

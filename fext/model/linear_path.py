@@ -5,7 +5,8 @@ High compression is hard to train: minutes of it take a plain stack to some 20 d
 same size stand at 34 (README.md). So the path starts as they do (start_at_components), scaled to variance 1, and stays
 as it is. The blocks see more components than the latent has channels, on the grid of the latent, where their
 convolutions are cheap; their last layers start at zero, so that the whole starts as the linear map. The path computes
-in float32 whatever the precision, for its largest components are two hundred times its smallest.
+in float32 whatever the precision, for its largest components are two hundred times its smallest; training goes around
+that (fext.model.component_errors).
 
 benchmarks/README.md shows what else was tried. Zero-initialized ends as in Goyal et al., 'Accurate, large minibatch
 SGD', 2017.
