@@ -3,6 +3,8 @@
 The gradient of its squared error is told from components.
 """
 
+import copy
+import functools
 from typing import Any
 
 import pytest
@@ -158,9 +160,12 @@ def test_bfloat16_changes_little_of_a_trained_branch() -> None:
     assert torch.cosine_similarity(made, expected).min() > 0.999
 
 
+started = functools.cache(model_at_start)  # its components take seconds to find
+
+
 def with_branches(latent_channels: int, channels: int = 1) -> tuple[Autoencoder, torch.Tensor]:
     """A model whose branches say something, and images of which it has not seen all there is."""
-    model, _, _ = model_at_start(latent_channels, channels)
+    model = copy.deepcopy(started(latent_channels, channels)[0])
     generator = torch.Generator().manual_seed(0)
     for module in (model.encoder, model.decoder):
         assert isinstance(module, LinearPathEncoder | LinearPathDecoder)
