@@ -13,11 +13,15 @@ import torch
 import torchvision
 from conftest import TIMES, write_images
 
+from fext.compute.device import prepare_computation
+from fext.compute.optimization import values_per_weight
 from fext.errors import ModelError, SettingsError
+from fext.jobs import starting
 from fext.jobs.evaluate import evaluate
 from fext.jobs.extract import extract
 from fext.jobs.pretrain import pretrain, resume
 from fext.jobs.starting import plan_of, refuse_single_values
+from fext.model.autoencoder import build_autoencoder, num_parameters
 from fext.reporting import SilentReporter
 from fext.settings import Settings
 from fext.store.checkpoints import load_checkpoint
@@ -195,6 +199,35 @@ def test_one_value_alone_is_not_normalized(tiny: Tiny, changes: dict[str, Any], 
         refuse_single_values(plan_of(small), small, num_train)
     large = tiny(picture_shape=(64, 32, 3), linear_shortcut=True, **changes)
     refuse_single_values(plan_of(large), large, num_train)
+
+
+def test_a_model_larger_than_the_free_memory_is_refused_with_what_it_would_take(
+    workspace: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "free_memory", lambda: 24_000_000_000)
+    settings = tiny(
+        architecture="custom", picture_shape=(256, 256, 1), filters=(32, 64, 128, 256), pooling=("avg", "avg", "no"),
+        kernel_size=(5, 5, 3), mlp_bottleneck=True, dims=(1000,),
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=r"2,100,778,409 parameters takes 33.\d GB of memory to train, and 24.0 GB is"):
+        pretrain(workspace, settings, workspace.images, "huge", QUIET)
+    assert not (workspace.checkpoints / "huge").exists()
+    fits = plan_of(settings.model_copy(update={"strides": (2,)}))
+    starting.refuse_larger_than_memory(fits, settings, prepare_computation(settings))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"), [({}, 4), ({"optimizer": "sgd"}, 3), ({"ema_decay": 0.9}, 5)], ids=str
+)
+def test_what_training_keeps_of_a_weight_is_counted(tiny: Tiny, changes: dict[str, Any], expected: int) -> None:
+    assert values_per_weight(tiny(**changes)) == expected
+
+
+@pytest.mark.parametrize("architecture", ["redux", "vgg16", "cifar"])
+def test_parameters_are_counted_without_a_model_being_made(tiny: Tiny, architecture: str) -> None:
+    plan = plan_of(tiny(architecture=architecture, picture_shape=(64, 64, 3)))
+    model = build_autoencoder(plan, seed=0)
+    assert num_parameters(plan) == sum(weight.numel() for weight in model.parameters())
 
 
 def test_parts_of_two_images_and_more_are_normalized(tiny: Tiny) -> None:

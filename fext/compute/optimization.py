@@ -48,6 +48,11 @@ def make_optimizer(model: nn.Module, settings: Settings, computation: Computatio
     return _KINDS[settings.optimizer](weights, **options)
 
 
+def values_per_weight(settings: Settings) -> int:
+    """How many numbers training keeps of a weight: itself, its gradient, the optimizer's moments, its average."""
+    return 2 + len(_MOMENTS[settings.optimizer][0]) + bool(settings.ema_decay)
+
+
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, settings: Settings, stored: dict[str, Any], *, begun: bool
 ) -> None:

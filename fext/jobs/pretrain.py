@@ -35,7 +35,7 @@ from fext.jobs.choosing import choose_split, say_split
 from fext.jobs.diagnosis import Outlook, hints
 from fext.jobs.forecast import readable_size
 from fext.jobs.pictures import draw_graph, reconstruction_pairs
-from fext.jobs.starting import plan_of, refuse_single_values, start_model
+from fext.jobs.starting import plan_of, refuse_larger_than_memory, refuse_single_values, start_model
 from fext.jobs.tracking import Tracking, track_latents, tracking
 from fext.jobs.training_state import Run, State, keep_epoch, mend, publish, restore, save_epoch, save_resume, trained
 from fext.model.disturbed import Disturbances, disturbed
@@ -118,6 +118,7 @@ def _new_run(
     computation = prepare_computation(settings, for_training=True)
     refuse_unfit_to_share(settings, computation, processes.count)
     plan = plan_of(settings)
+    refuse_larger_than_memory(plan, settings, computation)
     preprocessing = Preprocessing(*settings.picture_shape, resize_mode=settings.resize_mode)
     folder = workspace.new_checkpoint(name or _made_up_name(workspace, settings.architecture))
     source = _source(workspace, images, only)

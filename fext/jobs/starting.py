@@ -1,12 +1,14 @@
 """What the weights of a new model start from: a seed, ImageNet, or the principal components of the training images."""
 
-from fext.compute.device import Computation
+from fext.compute.device import Computation, free_memory, num_local_processes
+from fext.compute.optimization import values_per_weight
 from fext.data.dataset import ImageStream
 from fext.data.images import Preprocessing
 from fext.data.source import ImageSource
 from fext.errors import ModelError, SettingsError
+from fext.jobs.forecast import readable_size
 from fext.jobs.linear import learn_linear_map
-from fext.model.autoencoder import Autoencoder, build_autoencoder
+from fext.model.autoencoder import Autoencoder, build_autoencoder, num_parameters
 from fext.model.linear_map import LinearMap
 from fext.model.linear_path import LinearPathDecoder, LinearPathEncoder, start_at_components
 from fext.model.plans import CustomStages, Plan, make_plan
@@ -17,6 +19,7 @@ from fext.store.pretrained import imagenet_encoder_weights
 
 _ENOUGH_FOR_COMPONENTS = 2000  # images: 128,000 squares of 256x256 pictures for directions of 3,072 values
 _BATCH_SIZE = 16
+_BYTES_OF_A_FLOAT = 4
 
 
 def plan_of(settings: Settings) -> Plan:
@@ -59,6 +62,23 @@ def refuse_single_values(plan: Plan, settings: Settings, num_train: int) -> None
                 f"a batch (or a part of it, by gradient_accumulation) of {num_train} images would be one image: choose "
                 f"another batch_size, or larger pictures"
             )
+
+
+def refuse_larger_than_memory(plan: Plan, settings: Settings, computation: Computation) -> None:
+    """Raise ModelError where the free memory cannot hold what training keeps of the weights alone.
+
+    The system would end such a run without a word. What lies between the layers comes on top, and is not known before.
+    """
+    if computation.device.type == "cuda":
+        return
+    num_weights = num_parameters(plan)
+    needed = _BYTES_OF_A_FLOAT * num_weights * values_per_weight(settings) * num_local_processes()
+    if needed > (free := free_memory()):
+        raise ModelError(
+            f"a model of {num_weights:,} parameters takes {readable_size(needed)} of memory to train, and "
+            f"{readable_size(free)} is free: let it have fewer (smaller pictures, more strides or pooling, smaller "
+            f"filters or dims), or train it elsewhere"
+        )
 
 
 def _refuse_without_imagenet_weights(settings: Settings) -> None:

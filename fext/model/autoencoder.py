@@ -54,6 +54,12 @@ def build_autoencoder(plan: Plan, seed: int) -> Autoencoder:
     return model
 
 
+def num_parameters(plan: Plan) -> int:
+    """How many weights the model of a plan has, told without making room for them."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in Autoencoder(plan).parameters())
+
+
 def _plain_encoder(plan: Plan) -> nn.Sequential:
     """The layers of torchvision's VGG feature stack, in its order, so that its weights load one to one.
 
