@@ -22,7 +22,7 @@ from fext.model.autoencoder import Autoencoder
 from fext.model.disturbed import Outcome
 from fext.model.losses import make_loss
 from fext.model.pretext import turned
-from fext.model.scores import peak_signal_to_noise
+from fext.model.scores import mean_absolute_error, mean_squared_error, peak_signal_to_noise
 from fext.settings import Settings
 
 _DISTURBANCE = 2  # the random stream of the seed that disturbances and dropout draw from
@@ -117,8 +117,9 @@ def batch_sums(losses: torch.Tensor, reconstructions: torch.Tensor, images: torc
 
     Scores are those of the clipped reconstructions.
     """
-    differences = reconstructions.clamp(0, 1) - images
-    squared, absolute = differences.square().mean(dim=(1, 2, 3)), differences.abs().mean(dim=(1, 2, 3))
+    shown = reconstructions.clamp(0, 1)
+    squared = mean_squared_error(shown, images)
+    absolute = mean_absolute_error(shown, images)
     return torch.stack([losses, squared, absolute, peak_signal_to_noise(squared)]).sum(dim=1)
 
 

@@ -1,5 +1,7 @@
 """What the weights of a new model start from: a seed, ImageNet, or the principal components of the training images."""
 
+import torch
+
 from fext.compute.device import Computation, free_memory, num_local_processes
 from fext.compute.optimization import values_per_weight
 from fext.data.dataset import ImageStream
@@ -19,7 +21,6 @@ from fext.store.pretrained import imagenet_encoder_weights
 
 _ENOUGH_FOR_COMPONENTS = 2000  # images: 128,000 squares of 256x256 pictures for directions of 3,072 values
 _BATCH_SIZE = 16
-_BYTES_OF_A_FLOAT = 4
 
 
 def plan_of(settings: Settings) -> Plan:
@@ -72,7 +73,7 @@ def refuse_larger_than_memory(plan: Plan, settings: Settings, computation: Compu
     if computation.device.type == "cuda":
         return
     num_weights = num_parameters(plan)
-    needed = _BYTES_OF_A_FLOAT * num_weights * values_per_weight(settings) * num_local_processes()
+    needed = torch.float32.itemsize * num_weights * values_per_weight(settings) * num_local_processes()
     if needed > (free := free_memory()):
         raise ModelError(
             f"a model of {num_weights:,} parameters takes {readable_size(needed)} of memory to train, and "
