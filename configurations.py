@@ -170,7 +170,7 @@ learning_rate = 0.001
 lr_schedule = "cosine"
 
 # Epochs, or parts of one, over which the learning rate rises to learning_rate at the start.
-# Allowed: a number from 0.
+# Allowed: a number from 0 to epochs.
 warmup_epochs = 0.0
 
 # 'adamw' keeps weight_decay apart from the gradient (Loshchilov and Hutter, 2019), 'adam' adds it to it
@@ -196,7 +196,7 @@ gradient_clip = 0.0
 
 # Parts that a batch is computed in, one after the other: less memory for the same batch_size. Batch
 # normalization then sees a part at a time.
-# Allowed: a whole number from 1.
+# Allowed: a whole number from 1 to batch_size.
 gradient_accumulation = 1
 
 # Test and keep a running average of the weights, which holds on to this share of itself at each step, such as

@@ -36,6 +36,11 @@ class Reporter(Protocol):
         """Show progress through `total` images; rate and time left are the reporter's business."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Such as '1 image' and '1,204 images'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class _SilentProgress:
     def advance(self, count: int = 1, note: str = "") -> None:
         pass

@@ -37,7 +37,8 @@ from fext.jobs.recipe import cifar10
 from fext.model.autoencoder import build_autoencoder
 from fext.model.classification_scores import classification_scores
 from fext.model.classifier import ClassifierHead, encoder_maps, map_shapes
-from fext.model.plans import make_plan
+from fext.model.linear_path import LinearPathEncoder
+from fext.model.plans import Plan, Stage, make_plan
 from fext.pictures.classification_report import verdicts
 from fext.pictures.figures import confusion_figure, head_history_figure
 from fext.reporting import Progress, SilentReporter, StopRequested
@@ -545,6 +546,35 @@ def test_an_encoder_that_is_trained_further_goes_with_its_head_and_is_told_of(
     assert losses.lines[0].get_ydata().tolist() == [row["train_loss"] for row in history]  # type: ignore[union-attr]
     assert [line.get_linestyle() for line in rates.lines] == ["-", ":"]  # where the encoder begins to learn
     assert tell(space, settings(), "tuned", space.images, tmp_path / "told.csv").num_rejected == 0
+
+
+def test_a_head_that_was_stopped_scales_float16_as_one_left_alone(
+    space: Workspace, settings: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scalers: list[torch.amp.GradScaler] = []
+
+    def growing(_: Computation) -> torch.amp.GradScaler:
+        scalers.append(torch.amp.GradScaler("cpu", init_scale=2.0, growth_interval=1))
+        return scalers[-1]
+
+    monkeypatch.setattr(Computation, "make_scaler", growing)
+    do(space, settings(head_epochs=3), "head", "whole")
+    with pytest.raises(StopRequested):
+        do(space, settings(head_epochs=3), "head", "stopped", reporter=StopsAfter(4))
+    do(space, settings(head_epochs=3), "head", "stopped")
+    whole, _, resumed = scalers
+    assert resumed.get_scale() == whole.get_scale() > 2.0
+
+
+def test_an_encoder_that_is_trained_further_keeps_its_linear_path() -> None:
+    plan = Plan("redux", (64, 64, 3), "patch", True, (Stage((16,), stride=32, pooling="no"),), 8, 16)
+    encoder = build_autoencoder(plan, seed=0).encoder
+    assert isinstance(encoder, LinearPathEncoder)
+    model = EncoderAndHead(encoder, ClassifierHead(map_shapes(encoder, plan.picture_shape, "last"), 3, 4), "last")
+    for phase, is_trained in (("frozen", False), ("finetuned", True)):
+        model.set_phase(phase)
+        assert all(weight.requires_grad == is_trained for weight in encoder.branch.parameters())
+        assert not any(weight.requires_grad for weight in encoder.linear.parameters())
 
 
 # ---------------------------------------------------------------- settings

@@ -4,6 +4,7 @@ import pytest
 
 from fext.jobs.diagnosis import Outlook, hints
 from fext.reporting import SilentReporter
+from fext.settings import Settings
 
 Row = dict[str, float]
 
@@ -24,31 +25,52 @@ FLAT = [0.05, 0.04, 0.031, 0.0301, 0.03, 0.03]
 
 
 def test_a_run_that_went_well_gets_no_hint() -> None:
-    assert hints(history(FLAT, FLAT)) == []
+    assert hints(history(FLAT, FLAT), Settings()) == []
 
 
 def test_a_test_loss_that_rises_while_the_train_loss_falls_is_overfitting() -> None:
-    found = hints(history([0.05, 0.04, 0.03, 0.02, 0.01, 0.005], [0.05, 0.04, 0.035, 0.04, 0.045, 0.05]))
+    found = hints(history([0.05, 0.04, 0.03, 0.02, 0.01, 0.005], [0.05, 0.04, 0.035, 0.04, 0.045, 0.05]), Settings())
     assert len(found) == 1
     assert found[0].startswith("overfitting: since epoch 3")
 
 
 def test_a_test_loss_that_still_falls_at_the_end_wants_more_epochs() -> None:
     falling = [0.06, 0.05, 0.04, 0.03, 0.02, 0.01]
-    assert hints(history(falling, falling))[0].startswith("not done yet")
+    assert hints(history(falling, falling), Settings())[0].startswith("not done yet")
 
 
 def test_few_epochs_say_nothing_about_a_trend() -> None:
-    assert hints(history([0.06, 0.01], [0.06, 0.01])) == []
+    assert hints(history([0.06, 0.01], [0.06, 0.01]), Settings()) == []
 
 
 def test_dead_channels_and_waiting_for_images_are_told() -> None:
-    dead = hints(history(FLAT, FLAT, dead_channels=0.25))
+    dead = hints(history(FLAT, FLAT, dead_channels=0.25), Settings())
     assert len(dead) == 1
     assert dead[0].startswith("25% of the latent channels are dead")
-    waiting = hints(history(FLAT, FLAT, waiting_seconds=40.0))
+    waiting = hints(history(FLAT, FLAT, waiting_seconds=40.0), Settings())
     assert len(waiting) == 1
-    assert "waiting for images" in waiting[0]
+    assert "waiting for images: cache_images = True may help" in waiting[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedies"),
+    [
+        ({}, "a lower learning_rate or fewer latent_channels may help"),
+        ({"activity_l1": 0.1}, "a lower learning_rate, less activity_l1 or fewer latent_channels may help"),
+        ({"architecture": "cifar"}, "a lower learning_rate may help"),
+        ({"architecture": "custom", "activity_l1": 0.1}, "a lower learning_rate or less activity_l1 may help"),
+    ],
+    ids=str,
+)
+def test_against_dead_channels_only_what_is_in_use_is_named(changes: dict[str, object], remedies: str) -> None:
+    (hint,) = hints(history(FLAT, FLAT, dead_channels=0.25), Settings.model_validate(changes))
+    assert hint.endswith(remedies)
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 1}, {"cache_images": True}], ids=str)
+def test_a_cache_is_not_advised_where_it_cannot_help(changes: dict[str, object]) -> None:
+    (hint,) = hints(history(FLAT, FLAT, waiting_seconds=40.0), Settings.model_validate(changes))
+    assert hint.endswith("waiting for images: a higher num_processors may help")
 
 
 # ---------------------------------------------------------------- the outlook
@@ -73,7 +95,7 @@ class Remembering(SilentReporter):
 def told(clock: Clock, *, seconds_per_batch: float, waited_per_batch: float, batches_per_epoch: int) -> list[str]:
     """What is told of a run of 4,000 images in batches of 10."""
     reporter = Remembering()
-    outlook = Outlook(4000, reporter)
+    outlook = Outlook(4000, Settings(), reporter)
     for number in range(100):
         clock.now += seconds_per_batch
         outlook.see(10, (number % batches_per_epoch + 1) * waited_per_batch)

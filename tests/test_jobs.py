@@ -3,7 +3,8 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from fext.errors import CheckpointError, SourceError, TooFewImagesError, Trainin
 from fext.jobs.evaluate import evaluate
 from fext.jobs.extract import extract
 from fext.jobs.pretrain import pretrain, resume
-from fext.reporting import SilentReporter
+from fext.reporting import Progress, SilentReporter, StopRequested
 from fext.settings import Settings
 from fext.store.checkpoints import Checkpoint, load_checkpoint, load_resume, save_resume
 from fext.store.workspace import Workspace
@@ -82,6 +83,7 @@ def test_a_checkpoint_holds_everything_that_the_design_names(trained: Workspace)
         "reconstructions_test.png",
         "model_summary.txt",
         "model_graph.png",
+        "rejected.csv",
         "resume.pt",
         "tensorboard",
     }
@@ -190,7 +192,47 @@ def test_early_stopping_ends_a_run_that_no_longer_gets_better(workspace: Workspa
     result = pretrain(workspace, settings, workspace.images, "model", said)
     assert result.stopped_early
     assert result.epochs == 3
-    assert any("stopped early" in line for line in said.lines)
+    assert "stopped early: the test loss has not fallen by early_stopping_delta = 10.0 for 2 epochs" in said.lines
+
+
+def test_a_run_that_stopped_early_is_extended_even_where_it_was_interrupted_at_its_very_end(
+    workspace: Workspace, tiny: Tiny
+) -> None:
+    settings = tiny(epochs=20, early_stopping_patience=2, early_stopping_delta=10.0)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(workspace, settings, workspace.images, "model", Interrupt("stopped early"))
+    result = resume(settings, workspace.checkpoints / "model", 5, QUIET)
+    assert result is not None
+    assert result.epochs == 5
+
+
+def test_a_run_that_is_ended_within_an_epoch_has_nothing_to_train(workspace: Workspace, tiny: Tiny) -> None:
+    class Totals(SilentReporter):
+        """Notes how many images are to be trained on, and stops within the second epoch."""
+
+        def __init__(self, *, stops: bool) -> None:
+            self.stops, self.totals = stops, list[int]()
+
+        @contextmanager
+        def progress(self, title: str, total: int) -> Iterator[Progress]:
+            outer, done = self, 0
+            self.totals += [total] if title == "training" else []
+
+            class Counting:
+                def advance(self, count: int = 1, note: str = "") -> None:
+                    nonlocal done
+                    done += count
+                    if outer.stops and done > 12:
+                        raise StopRequested
+
+            yield Counting()
+
+    with pytest.raises(StopRequested):
+        pretrain(workspace, tiny(epochs=3), workspace.images, "model", Totals(stops=True))
+    ended = Totals(stops=False)
+    result = resume(tiny(), workspace.checkpoints / "model", 1, ended)
+    assert result is not None
+    assert (result.epochs, ended.totals) == (1, [0])
 
 
 def test_bad_images_are_named_counted_and_replaced_by_good_ones(workspace: Workspace, tiny: Tiny) -> None:
@@ -201,6 +243,10 @@ def test_bad_images_are_named_counted_and_replaced_by_good_ones(workspace: Works
     assert (result.num_train, result.num_test) == (9, 3)
     assert result.num_rejected == sum("rejected: bad_" in line for line in said.lines) > 0
     assert not any("bad" in name for name in (*load_checkpoint(result.folder).split().train,))
+    rejected = pd.read_csv(result.folder / "rejected.csv")
+    assert [f"rejected: {row.image} ({row.reason})" for row in rejected.itertuples()] == [
+        line for line in said.lines if line.startswith("rejected: ")
+    ]
 
 
 def test_fewer_images_than_asked_are_all_used_and_that_is_said(workspace: Workspace, tiny: Tiny) -> None:
@@ -291,7 +337,9 @@ def test_extending_a_cosine_run_follows_the_schedule_of_the_new_total(workspace:
     folder = train(workspace, tiny(epochs=1, lr_schedule="cosine"))
     resume(tiny(), folder, 2, QUIET)
     rates = [row["learning_rate"] for row in read_history(folder)]
-    assert rates == pytest.approx([0.00001, 0.00001])
+    # In the middle of the last of two batches: three quarters, then seven eighths of the way.
+    expected = [0.001 * (0.01 + 0.99 * (1 + np.cos(np.pi * share)) / 2) for share in (0.75, 0.875)]
+    assert rates == pytest.approx(expected)
     assert json.loads((folder / "configurations.json").read_text())["epochs"] == 2
 
 
@@ -303,7 +351,12 @@ def test_a_finished_run_is_not_resumed_without_a_new_total(copy: Workspace, tiny
 
 def test_resuming_keeps_the_settings_of_the_run_but_takes_those_of_the_machine(copy: Workspace, tiny: Tiny) -> None:
     folder = copy.checkpoints / "model"
-    resume(tiny(batch_size=1, learning_rate=0.5, num_threads=1), folder, 3, QUIET)
+    said = Remembering()
+    resume(tiny(batch_size=1, learning_rate=0.5, num_threads=1, picture_shape=(64, 64, 1)), folder, 3, said)
+    assert [line for line in said.lines if line.startswith("it keeps")] == [
+        "it keeps the settings that it began with, whatever they are today: generate_model_graph = True, "
+        "batch_size = 4, learning_rate = 0.001"
+    ]
     stored = json.loads((folder / "configurations.json").read_text())
     assert (stored["batch_size"], stored["learning_rate"], stored["num_threads"]) == (4, 0.001, 1)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fext.model.autoencoder import Sigmoid
 from fext.model.losses import LOSSES, make_loss
 from fext.model.scores import reconstruction_scores
 from fext.settings import LossName
@@ -41,6 +42,18 @@ def test_cross_entropy_is_that_of_its_formula_and_finite_where_a_reconstruction_
     assert LOSSES["bce"](made, images).numpy() == pytest.approx(expected, rel=1e-5)
     assert LOSSES["bce"](torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)).isfinite().all()
     assert LOSSES["bce"](torch.full((1, 1, 8, 8), 1.2), torch.ones(1, 1, 8, 8)).isfinite().all()
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("logit", [-12.0, -7.0, 0.5, 7.0, 12.0])
+def test_what_is_certain_and_wrong_is_still_learned_from(logit: float, precision: torch.dtype) -> None:
+    """The gradient with respect to what goes into the sigmoid is what comes out of it, less what is right."""
+    values = torch.full((1, 1, 4, 4), logit, dtype=precision, requires_grad=True)
+    for target in (0.0, 1.0):
+        loss = LOSSES["bce"](Sigmoid()(values), torch.full((1, 1, 4, 4), target))
+        (gradient,) = torch.autograd.grad(loss.sum() * 16, values)
+        expected = torch.sigmoid(torch.tensor(logit)) - target
+        assert gradient.float().mean().item() == pytest.approx(expected.item(), rel=0.1, abs=1e-4)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -169,6 +169,20 @@ def test_a_stored_state_goes_on_exactly_and_that_of_another_optimizer_is_refused
         )
 
 
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_a_state_of_a_device_that_fuses_no_steps_is_gone_on_with_here(tiny: Tiny, name: str) -> None:
+    settings = tiny(optimizer=name, learning_rate=0.01)
+    elsewhere, here = (trainer_of(settings, small_autoencoder()) for _ in range(2))
+    elsewhere.optimizer.param_groups[0]["fused"] = False  # as on an Apple GPU
+    elsewhere.step(images())
+    here.model.load_state_dict(elsewhere.model.state_dict())
+    restore_optimizer(here.optimizer, settings, copy.deepcopy(elsewhere.optimizer.state_dict()), begun=True)
+    assert here.optimizer.param_groups[0]["fused"] is True
+    for trainer in (elsewhere, here):
+        trainer.step(images(seed=1))
+    assert torch.allclose(weights_of(elsewhere), weights_of(here), atol=1e-6)
+
+
 def test_weights_that_are_not_trained_are_left_to_nobody(tiny: Tiny) -> None:
     model = small_autoencoder()
     model.encoder.requires_grad_(False)
@@ -251,10 +265,24 @@ def test_a_gradient_that_no_scale_makes_finite_stops_training(tiny: Tiny) -> Non
         trainer.step(images())
 
 
-def test_activity_l1_adds_the_mean_absolute_latent_value_to_the_loss(tiny: Tiny) -> None:
-    plain, weighted = (trainer_of(tiny(activity_l1=weight), small_autoencoder()) for weight in (0.0, 0.5))
-    expected = plain.model.encoder(images()).abs().flatten(1).mean(dim=1)
-    assert torch.allclose(weighted.step(images())[0] - plain.step(images())[0], 0.5 * expected, atol=1e-6)
+def gradient_of(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([weight.grad.flatten() for weight in trainer.model.parameters() if weight.grad is not None])
+
+
+def test_activity_l1_lowers_the_mean_absolute_latent_value_too_and_the_loss_told_is_that_of_the_pictures(
+    tiny: Tiny,
+) -> None:
+    plain, weighted = (
+        trainer_of(tiny(activity_l1=weight, optimizer="sgd"), small_autoencoder()) for weight in (0.0, 0.5)
+    )
+    reference = small_autoencoder()
+    reference.encoder(images()).abs().mean().backward()
+    penalty = torch.cat([weight.grad.flatten() for weight in reference.encoder.parameters() if weight.grad is not None])
+    told = [trainer.step(images())[0] for trainer in (plain, weighted)]
+    assert torch.equal(*told)  # beside the loss of test images, which knows no penalty
+    difference = gradient_of(weighted) - gradient_of(plain)
+    assert torch.allclose(difference[: len(penalty)], 0.5 * penalty, atol=1e-6)
+    assert difference[len(penalty) :].abs().max() < 1e-6
 
 
 def test_an_average_holds_on_to_itself_at_first_less_and_then_as_asked() -> None:

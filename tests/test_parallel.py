@@ -10,9 +10,9 @@ from torch.distributed import FileStore
 
 from fext.compute.device import prepare_computation
 from fext.compute.optimization import make_average, make_optimizer
-from fext.compute.parallel import Agreement, in_parallel
+from fext.compute.parallel import Agreement, compiled, in_parallel
 from fext.compute.processes import Processes
-from fext.compute.shared_normalization import SharedBatchNorm2d
+from fext.compute.shared_normalization import SharedBatchNorm2d, share_normalization
 from fext.compute.training import Totals, Trainer, train_epoch
 from fext.data.dataset import Batch, FileRead, Shard
 from fext.data.images import NO_FILE
@@ -20,6 +20,7 @@ from fext.errors import FextError, ReaderDiedError
 from fext.model.autoencoder import build_autoencoder
 from fext.model.disturbed import Disturbances, DisturbedAutoencoder
 from fext.model.plans import Plan, Stage
+from fext.model.winograd import Convolution
 from fext.reporting import StopRequested
 from fext.settings import Settings, change_settings
 
@@ -123,6 +124,24 @@ def results(tmp_path_factory: pytest.TempPathFactory, several_settings: list[Set
     folder = tmp_path_factory.mktemp("together")
     multiprocessing.spawn(work, (str(folder), several_settings), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's compiler looks there
+def test_all_layers_are_compiled_between_the_normalizations_that_processes_share() -> None:
+    """Each such normalization ends a piece, and by itself torch stops at eight pieces that are the same function."""
+    widths = range(3, 16)
+    layers = [(Convolution(width, width + 1), nn.BatchNorm2d(width + 1)) for width in widths]
+    model = nn.Sequential(*(layer for pair in layers for layer in pair))
+    share_normalization(model, Processes())
+    pieces: list[torch.fx.GraphModule] = []
+
+    def noting(piece: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+        pieces.append(piece)
+        return piece.forward
+
+    with torch._dynamo.config.patch(recompile_limit=torch._dynamo.config.recompile_limit):
+        compiled(model, noting)(values(2, 3, 4, 4))
+    assert len(pieces) == len(widths)
 
 
 def test_batch_normalization_is_that_of_the_whole_batch(results: list[dict[str, Any]]) -> None:

@@ -87,6 +87,9 @@ def test_the_whole_way_by_commands(trained: Trained, trained_home: Path) -> None
         (("tensorboard", "nothing"), "there is no extraction nothing: none is made yet"),
         (("explore", "anomalies", "--images", "data/images"), "there is no checkpoint: train one"),
         (("pretrain", "--name", "a/b"), "cannot be a name"),
+        (("resume", "--set", "learning_rate=0.1"), "--set: learning_rate is the checkpoint's own"),
+        (("resume", "--set", "split_seed=1"), "--set: split_seed is the checkpoint's own"),
+        (("extract", "--set", "resize_mode='crop'"), "--set: resize_mode is the checkpoint's own"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line_and_exit_code_1(

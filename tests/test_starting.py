@@ -173,14 +173,58 @@ def test_without_its_linear_shortcut_a_residual_model_is_made_of_convolutions(ti
 
 
 @pytest.mark.parametrize(
-    "changes", [{"linear_shortcut": True}, {"architecture": "custom", "last_activation": "linear"}], ids=str
+    ("changes", "remedy"),
+    [
+        ({"linear_shortcut": True}, "linear_shortcut to False"),
+        ({"architecture": "custom", "last_activation": "linear"}, "last_activation to 'sigmoid'"),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("loss", ["bce", {"bce": 0.5, "mse": 0.5}], ids=str)
 def test_cross_entropy_is_refused_where_reconstructions_may_leave_0_to_1(
-    tiny: Tiny, changes: dict[str, Any], loss: Any
+    tiny: Tiny, changes: dict[str, Any], remedy: str, loss: Any
 ) -> None:
-    with pytest.raises(SettingsError, match="loss = 'bce' wants reconstructions that end in a sigmoid"):
+    with pytest.raises(SettingsError, match=rf"loss = .*bce.* wants .* a sigmoid: set {remedy}, or choose another"):
         plan_of(tiny(loss=loss, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 2, "warmup_epochs": 2.5}, r"warmup_epochs = 2.5 is more than epochs = 2"),
+        ({"batch_size": 4, "gradient_accumulation": 5}, r"gradient_accumulation = 5 is more than batch_size = 4"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_both_be_meant_are_refused_before_anything_is_made(
+    workspace: Workspace, tiny: Tiny, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        pretrain(workspace, tiny(**changes), workspace.images, "model", QUIET)
+    assert not (workspace.checkpoints / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, []),
+        ({"filters": (8, 16), "activation": "elu"}, ["'redux': filters, activation"]),
+        ({"architecture": "cifar", "latent_channels": 64}, ["'cifar': latent_channels"]),
+        ({"architecture": "custom", "filters": (8, 16)}, []),
+    ],
+    ids=str,
+)
+def test_settings_of_no_effect_with_the_architecture_are_named(
+    tiny: Tiny, changes: dict[str, Any], named: list[str]
+) -> None:
+    said: list[str] = []
+
+    class Remembering(SilentReporter):
+        def warning(self, text: str) -> None:
+            said.append(text)
+
+    starting.say_unused(tiny(**changes), Remembering())
+    assert said == [f"of no effect with architecture = {words}" for words in named]
 
 
 @pytest.mark.parametrize(
@@ -199,6 +243,18 @@ def test_one_value_alone_is_not_normalized(tiny: Tiny, changes: dict[str, Any], 
         refuse_single_values(plan_of(small), small, num_train)
     large = tiny(picture_shape=(64, 32, 3), linear_shortcut=True, **changes)
     refuse_single_values(plan_of(large), large, num_train)
+
+
+@pytest.mark.parametrize("changes", [{"batch_normalization": False}, {"mlp_bottleneck": True, "dims": (8,)}], ids=str)
+def test_turns_are_not_told_from_one_value_alone(tiny: Tiny, changes: dict[str, Any]) -> None:
+    """What tells them normalizes the latent, whether the encoder normalizes or not."""
+    stages = {"filters": (4,) * 4, "picture_shape": (16, 16, 3)}
+    settings = tiny(architecture="custom", rotation_weight=0.2, batch_size=4, **stages, **changes)
+    assert plan_of(settings).latent_shape[:2] == (1, 1)
+    with pytest.raises(SettingsError, match=r"rotation_weight = 0.2 .* would be one image: choose another batch_size"):
+        refuse_single_values(plan_of(settings), settings, 9)
+    refuse_single_values(plan_of(settings), settings, 10)
+    refuse_single_values(plan_of(settings), settings.model_copy(update={"rotation_weight": 0.0}), 10)
 
 
 def test_a_model_larger_than_the_free_memory_is_refused_with_what_it_would_take(

@@ -31,6 +31,7 @@ class EncoderAndHead(nn.Module):
     def __init__(self, encoder: nn.Module, head: ClassifierHead, stages: Stages) -> None:
         super().__init__()
         self.encoder, self.head, self.stages = encoder, head, stages
+        self._trained = [weight for weight in encoder.parameters() if weight.requires_grad]  # not a linear path
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (N, C, H, W) in [0, 1] to scores (N, num_classes), before the softmax."""
@@ -40,7 +41,8 @@ class EncoderAndHead(nn.Module):
     def set_phase(self, phase: Phase) -> None:
         """Train the head alone, or the encoder with it; one that is frozen is used as it stands."""
         self.train()
-        self.encoder.requires_grad_(phase == "finetuned")
+        for weight in self._trained:
+            weight.requires_grad_(phase == "finetuned")
         if phase == "frozen":
             self.encoder.eval()
 

@@ -58,12 +58,15 @@ def restore_optimizer(
 ) -> None:
     """Load a stored state into an optimizer of the same settings, which has made steps where it has `begun`.
 
-    Raises ValueError or KeyError where it does not fit: torch itself would take moments of any shape, and fail, or
-    worse, in the middle of a step.
+    The device may be another one: whether a step is fused is not the state's to say. Raises ValueError or KeyError
+    where it does not fit: torch itself would take moments of any shape, and fail, or worse, in the middle of a step.
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     moments, fresh = stored["state"], optimizer.state_dict()["param_groups"]
-    groups = [{**group, "lr": new["lr"]} for group, new in zip(stored["param_groups"], fresh, strict=True)]
+    groups = [
+        {**group, **{name: new[name] for name in ("lr", "fused") if name in new}}
+        for group, new in zip(stored["param_groups"], fresh, strict=True)
+    ]
     if groups != fresh or sorted(moments) != (list(range(len(weights))) if begun else []):
         raise ValueError("the state of another optimizer")
     names, counts_steps = _MOMENTS[settings.optimizer]
@@ -71,7 +74,7 @@ def restore_optimizer(
         expected = dict.fromkeys(names, weight.shape) | ({"step": torch.Size([])} if counts_steps else {})
         if {name: tensor.shape for name, tensor in moments[number].items()} != expected:
             raise ValueError("moments that do not fit the weights")
-    optimizer.load_state_dict(stored)
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def learning_rate_at(settings: Settings, progress: float) -> float:

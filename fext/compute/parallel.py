@@ -70,6 +70,12 @@ def in_sum(forward: Callable[..., Any], *, is_last: bool) -> AbstractContextMana
     return module.no_sync() if isinstance(module, DistributedDataParallel) and not is_last else nullcontext()
 
 
+def compiled(module: nn.Module, backend: str | Callable[..., Any]) -> Any:
+    """The module compiled by torch, whole, or in the pieces that lie between normalizations shared by processes."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, len(list(module.modules())))
+    return torch.compile(module, backend=backend)
+
+
 def in_parallel(module: nn.Module, processes: Processes, device: torch.device) -> nn.Module:
     """The module, adding up gradients with those of the other processes; its batch normalizations are exchanged.
 

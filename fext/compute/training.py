@@ -174,9 +174,9 @@ class Trainer:
     ) -> tuple[torch.Tensor, torch.Tensor, float | None]:
         """Change the weights by one batch; gives the losses (N,), the reconstructions, and the norm of the gradient.
 
-        `turns` says how the images were turned. Of several processes, each gives its part of a batch, of which they
-        have batch_size images together. It is
-        computed in gradient_accumulation parts. Where float16 did not hold the gradient, there is no norm and the
+        `turns` says how the images were turned. The losses are those of the reconstructions, without what else a step
+        lowers. Of several processes, each gives its part of a batch, of which they have batch_size images together. It
+        is computed in gradient_accumulation parts. Where float16 did not hold the gradient, there is no norm and the
         weights stay; the next one is scaled less. Raises TrainingError where the loss or the gradient is not finite,
         before that changes the weights.
         """
@@ -204,6 +204,15 @@ class Trainer:
             outcome = self.forward(images)
         reconstructions = outcome.reconstructions.float()
         losses = make_loss(self.settings.loss)(reconstructions, images)
+        lowered = self._lowered(losses, outcome, turns).sum() / batch_size
+        processes = self.agreement.processes
+        _refuse_not_finite("loss", processes.sum(lowered.detach()).item())
+        # Where there are several processes, what comes out is the mean of their gradients.
+        self.scaler.scale(lowered * processes.count).backward()  # type: ignore[no-untyped-call]
+        return losses.detach(), reconstructions.detach()
+
+    def _lowered(self, losses: torch.Tensor, outcome: Outcome, turns: torch.Tensor | None) -> torch.Tensor:
+        """What a step lowers: the losses, which alone are told, and what the settings put beside them."""
         if outcome.component_errors is not None:
             losses = losses + (outcome.component_errors - outcome.component_errors.detach())  # the gradient alone
         if self.settings.activity_l1:
@@ -211,12 +220,7 @@ class Trainer:
         if turns is not None and outcome.turns is not None:
             wrong = functional.cross_entropy(outcome.turns.float(), turns, reduction="none")
             losses = losses + self.settings.rotation_weight * wrong
-        loss = losses.sum() / batch_size
-        processes = self.agreement.processes
-        _refuse_not_finite("loss", processes.sum(loss.detach()).item())
-        # Where there are several processes, what comes out is the mean of their gradients.
-        self.scaler.scale(loss * processes.count).backward()  # type: ignore[no-untyped-call]
-        return losses.detach(), reconstructions.detach()
+        return losses
 
     def _clip_gradient(self) -> float | None:
         """Shorten the gradient to gradient_clip where it is longer (Pascanu et al., 2013); gives its length before.
@@ -289,8 +293,8 @@ def _random_stream(trainer: Trainer, epoch: int, number: int) -> Iterator[None]:
 def _refuse_not_finite(what: str, number: float) -> None:
     if not math.isfinite(number):
         raise TrainingError(
-            f"the {what} is {number}: training stops with the last good state kept; a lower learning_rate, "
-            f"gradient_clip = 1.0, or use_mixed_precision = False, may help"
+            f"the {what} is {number}: training stops with the last good state kept; use_mixed_precision = False may "
+            f"help when it is resumed, else a new run with a lower learning_rate or gradient_clip = 1.0"
         )
 
 

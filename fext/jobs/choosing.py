@@ -49,11 +49,11 @@ class _Images(NamedTuple):
 
 @dataclass(frozen=True)
 class Chosen:
-    """The split, the images it was made of, and how many images were rejected on the way."""
+    """The split, the images it was made of, and those that were rejected on the way, each with the reason."""
 
     split: Split
     images: _Images
-    num_rejected: int
+    rejected: list[tuple[str, str]]
 
     def checksums(self) -> dict[str, str]:
         """The SHA-256 of each image by its name."""
@@ -69,8 +69,8 @@ class _Search:
     num_processors: int
     memory: CheckedImages
     reporter: Reporter
-    num_rejected: int = 0
-    rejected: dict[str, str] = field(default_factory=dict)  # name -> reason: one without a file is not remembered
+    rejected: list[tuple[str, str]] = field(default_factory=list)  # name and reason, in the order they were met
+    reasons: dict[str, str] = field(default_factory=dict)  # by name: an image without a file is not remembered
 
     def choose(self, names: Names, wanted: int, num_contents: int = 1) -> _Images:
         """The first `wanted` good images; all good ones where there are fewer.
@@ -109,7 +109,7 @@ class _Search:
                 self.memory.remember(
                     (self.source.path(name), looks.state, CheckedImage(*looks[1:])) for name, looks in batch
                 )
-                self.rejected |= rejected
+                self.reasons |= rejected
                 progress.advance(len(batch))
 
     def copies(self, images: _Images) -> list[list[int]]:
@@ -127,13 +127,13 @@ class _Search:
             self._look_at([name])
             checked = self._known(name) or CheckedImage("", "the file changed while it was read")
         if checked.reason:
-            self.num_rejected += 1
+            self.rejected.append((name, checked.reason))
             self.reporter.warning(f"rejected: {name} ({checked.reason})")
         return checked
 
     def _known(self, name: str) -> CheckedImage | None:
-        if name in self.rejected:
-            return CheckedImage("", self.rejected[name])
+        if name in self.reasons:
+            return CheckedImage("", self.reasons[name])
         return self.memory.recall(self.source.path(name))
 
 
@@ -165,7 +165,7 @@ def choose_split(workspace: Workspace, settings: Settings, source: ImageSource, 
         split, images = divide(search, settings)
     finally:
         memory.close()
-    return Chosen(split, images, search.num_rejected)
+    return Chosen(split, images, search.rejected)
 
 
 def _choose_at_random(search: _Search, settings: Settings) -> tuple[Split, _Images]:

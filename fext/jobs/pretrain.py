@@ -6,7 +6,7 @@ The state of a run is kept at every epoch's end, every few minutes within an epo
 import datetime
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from fext.compute.device import (
     refuse_unfit_to_share,
 )
 from fext.compute.optimization import learning_rate_at, make_average, make_optimizer
-from fext.compute.parallel import Agreement, in_parallel
+from fext.compute.parallel import Agreement, compiled, in_parallel
 from fext.compute.processes import Processes, join_processes
 from fext.compute.training import Step, Trainer, test_epoch, train_epoch
 from fext.data.dataset import ImageCache, ImageStream, Shard
@@ -35,14 +35,21 @@ from fext.jobs.choosing import choose_split, say_split
 from fext.jobs.diagnosis import Outlook, hints
 from fext.jobs.forecast import readable_size
 from fext.jobs.pictures import draw_graph, reconstruction_pairs
-from fext.jobs.starting import plan_of, refuse_larger_than_memory, refuse_single_values, start_model
+from fext.jobs.starting import (
+    plan_of,
+    refuse_contradictions,
+    refuse_larger_than_memory,
+    refuse_single_values,
+    say_unused,
+    start_model,
+)
 from fext.jobs.tracking import Tracking, track_latents, tracking
 from fext.jobs.training_state import Run, State, keep_epoch, mend, publish, restore, save_epoch, save_resume, trained
 from fext.model.disturbed import Disturbances, disturbed
 from fext.model.pretext import build_rotation_head
 from fext.pictures.figures import history_figure, pairs_figure
 from fext.pictures.summary import model_summary
-from fext.reporting import Progress, Reporter, SilentReporter, StopRequested
+from fext.reporting import Progress, Reporter, SilentReporter, StopRequested, counted
 from fext.settings import Settings
 from fext.store import checkpoints, files
 from fext.store.locks import locked, remove_abandoned
@@ -68,6 +75,7 @@ class PretrainResult:
     test_psnr: float
     best_test_loss: float
     seconds: float
+    seconds_of_epochs: float
     images_per_second: float
     stopped_early: bool
     hints: tuple[str, ...]
@@ -95,13 +103,14 @@ def pretrain(
         return None
     if begun := processes.recall(_BEGUN):
         return _go_on(processes, settings, Path(begun), None, reporter)
-    run, num_rejected = _new_run(workspace, settings, images, name, reporter, only, processes)
+    started = time.perf_counter()
+    run, rejected = _new_run(workspace, settings, images, name, reporter, only, processes)
     state = State()
     remove_abandoned(workspace.checkpoints)
     with locked(run.folder):
-        _begin(run, state)
+        _begin(run, state, rejected)
         _call_others(run)
-        return _train(run, state, num_rejected)
+        return _train(run, state, len(rejected), started)
 
 
 def _new_run(
@@ -112,13 +121,15 @@ def _new_run(
     reporter: Reporter,
     only: Names | None,
     processes: Processes,
-) -> tuple[Run, int]:
-    """The parts of a run of which nothing is written yet, and how many images were rejected in choosing its own."""
+) -> tuple[Run, list[tuple[str, str]]]:
+    """The parts of a run of which nothing is written yet, and the images rejected in choosing its own, with reasons."""
     check_jit_backend(settings)
+    refuse_contradictions(settings)
     computation = prepare_computation(settings, for_training=True)
     refuse_unfit_to_share(settings, computation, processes.count)
     plan = plan_of(settings)
     refuse_larger_than_memory(plan, settings, computation)
+    say_unused(settings, reporter)
     preprocessing = Preprocessing(*settings.picture_shape, resize_mode=settings.resize_mode)
     folder = workspace.new_checkpoint(name or _made_up_name(workspace, settings.architecture))
     source = _source(workspace, images, only)
@@ -134,7 +145,7 @@ def _new_run(
         folder, settings, preprocessing, source, chosen.split, chosen.checksums(), computation, model, rotation_head,
         optimizer, average, computation.make_scaler(), reporter, processes,
     )  # fmt: skip
-    return run, chosen.num_rejected
+    return run, chosen.rejected
 
 
 def _source(workspace: Workspace, images: Path, only: Names | None) -> ImageSource:
@@ -163,15 +174,15 @@ def _go_on(
     processes: Processes, settings: Settings, folder: Path, epochs: int | None, reporter: Reporter
 ) -> PretrainResult:
     """Go on with the run in a folder, and let the other processes join."""
+    started = time.perf_counter()
     with locked(folder):
         stored = checkpoints.load_resume(folder)
         run, state = restore(settings, folder, epochs, stored, reporter, processes)
         checkpoints.save_settings(folder, run.settings)
         mend(run, state)
-        within = f" and {state.num_images} images" if state.num_images else ""
-        reporter.message(f"{folder.name}: going on after epoch {len(state.history)}{within}")
+        reporter.message(f"{folder.name}: going on after {state.how_far()}")
         _call_others(run)
-        return _train(run, state, 0)
+        return _train(run, state, 0, started)
 
 
 def _call_others(run: Run) -> None:
@@ -197,14 +208,15 @@ def _join(processes: Processes, settings: Settings, reporter: Reporter) -> None:
             f"the first process computes {words['computes']}, process {processes.rank} would do so "
             f"{_computes(run)}: set training_device and use_mixed_precision to what all of them have"
         )
-    _train(replace(run, reporter=reporter), state, 0)
+    _train(replace(run, reporter=reporter), state, 0, time.perf_counter())
 
 
-def _begin(run: Run, state: State) -> None:
+def _begin(run: Run, state: State, rejected: Sequence[tuple[str, str]]) -> None:
     """Write the checkpoint of epoch 0, whole or not at all: a run killed in its first epoch can be resumed, too."""
     with files.new_folder(run.folder) as draft:
         beginning = replace(run, folder=draft)
         checkpoints.start_checkpoint(draft, run.settings, run.split)
+        files.write_csv(draft / "rejected.csv", ("image", "reason"), rejected)
         files.write_text(draft / "model_summary.txt", model_summary(run.model, run.preprocessing.shape))
         if run.settings.generate_model_graph:
             draw_graph(draft, run.model, run.preprocessing.shape, run.reporter)
@@ -220,14 +232,16 @@ def _made_up_name(workspace: Workspace, architecture: str) -> str:
     return name
 
 
-def _train(run: Run, state: State, num_rejected: int) -> PretrainResult:
+def _train(run: Run, state: State, num_rejected: int, started: float) -> PretrainResult:
     settings, computation = run.settings, run.computation
-    started = time.perf_counter()
     run.reporter.message(f"training {settings.architecture} on {computation.describe()}")
     with run.processes.sharing_tensors(computation.device):
         _train_epochs(run, state)
     if _stopped_early(settings, state):
-        run.reporter.message(f"stopped early: the test loss has not fallen for {state.num_stalled} epochs")
+        by = f" by early_stopping_delta = {delta}" if (delta := settings.early_stopping_delta) else ""
+        run.reporter.message(
+            f"stopped early: the test loss has not fallen{by} for {counted(state.num_stalled, 'epoch')}"
+        )
     if run.processes.is_first:
         _draw_pictures(run, state)
         track_latents(run, state)
@@ -240,9 +254,9 @@ def _train_epochs(run: Run, state: State) -> None:
     trainer = _make_trainer(run)
     streams = _streams(run)
     num_per_epoch = len(run.split.train) + len(run.split.test)
-    total = num_per_epoch * (settings.epochs - len(state.history)) - state.num_images
+    total = max(0, num_per_epoch * (settings.epochs - len(state.history)) - state.num_images)
     with tracking(run, state) as tracked, run.reporter.progress("training", total) as progress:
-        watch = _Watch(run, state, trainer.agreement, tracked, progress, Outlook(total, run.reporter))
+        watch = _Watch(run, state, trainer.agreement, tracked, progress, Outlook(total, settings, run.reporter))
         while len(state.history) < settings.epochs and not _stopped_early(settings, state):
             with _keeping_what_is_done(run, state):
                 row = _one_epoch(run, state, trainer, streams, watch)
@@ -264,10 +278,7 @@ def _keeping_what_is_done(run: Run, state: State) -> Iterator[None]:
         if not run.processes.is_first:
             raise
         save_resume(run, state)
-        run.reporter.message(
-            f"{run.folder.name} is kept as it stands: {len(state.history)} epochs and {state.num_images} images of the "
-            f"next; resume it to go on"
-        )
+        run.reporter.message(f"{run.folder.name} is kept as it stands: {state.how_far()}; resume it to go on")
         raise
 
 
@@ -283,7 +294,7 @@ def _make_trainer(run: Run) -> Trainer:
     model = disturbed(run.model, disturbances, run.rotation_head, settings.loss)
     forward: Any = in_parallel(model, run.processes, device)
     if settings.jit_compile:
-        forward = torch.compile(forward, backend=settings.jit_backend)
+        forward = compiled(forward, settings.jit_backend)
     agreement = Agreement(run.processes, device)
     return Trainer(forward, run.model, run.optimizer, run.average, settings, run.computation, run.scaler, agreement)
 
@@ -418,7 +429,7 @@ def _row(settings: Settings, state: State) -> dict[str, float]:
     train, test = state.train.scores(), state.test.scores()
     return {
         "epoch": epoch,
-        "learning_rate": learning_rate_at(settings, epoch / settings.epochs),
+        "learning_rate": learning_rate_at(settings, (epoch - 0.5 / state.train.num_batches) / settings.epochs),
         "train_loss": train.loss,
         "test_loss": test.loss,
         "train_mse": train.mse,
@@ -492,7 +503,8 @@ def _result(run: Run, state: State, num_rejected: int, seconds: float) -> Pretra
         test_psnr=best["test_psnr"],
         best_test_loss=state.best_loss,
         seconds=seconds,
+        seconds_of_epochs=sum(row["seconds"] for row in state.history),
         images_per_second=sum(rates) / len(rates),
         stopped_early=_stopped_early(run.settings, state),
-        hints=tuple(hints(state.history)),
+        hints=tuple(hints(state.history, run.settings)),
     )

@@ -15,7 +15,7 @@ from fext.model.linear_map import LinearMap
 from fext.model.linear_path import LinearPathDecoder, LinearPathEncoder, start_at_components
 from fext.model.plans import CustomStages, Plan, make_plan
 from fext.reporting import Reporter
-from fext.settings import Settings
+from fext.settings import Settings, setting_infos
 from fext.store.checkpoints import Checkpoint
 from fext.store.pretrained import imagenet_encoder_weights
 
@@ -46,22 +46,53 @@ def plan_of(settings: Settings) -> Plan:
     if settings.encoder_weights == "imagenet":
         _refuse_without_imagenet_weights(settings)
     if "bce" in settings.loss and not plan.is_bounded:
+        remedy = "linear_shortcut to False" if plan.block == "patch" else "last_activation to 'sigmoid'"
         raise SettingsError(
-            "loss = 'bce' wants reconstructions that end in a sigmoid: set linear_shortcut to False, or "
-            "last_activation to 'sigmoid', or choose another loss"
+            f"loss = {settings.loss!r}: bce wants reconstructions that end in a sigmoid: set {remedy}, or choose "
+            f"another loss"
         )
     return plan
 
 
+def refuse_contradictions(settings: Settings) -> None:
+    """Raise SettingsError where two settings of training cannot both be meant."""
+    if settings.warmup_epochs > settings.epochs:
+        raise SettingsError(
+            f"warmup_epochs = {settings.warmup_epochs} is more than epochs = {settings.epochs}: the learning rate "
+            f"would rise to the end; set it to {settings.epochs} at most"
+        )
+    if settings.gradient_accumulation > settings.batch_size:
+        raise SettingsError(
+            f"gradient_accumulation = {settings.gradient_accumulation} is more than batch_size = "
+            f"{settings.batch_size}: a part of a batch holds one image at least"
+        )
+
+
+def say_unused(settings: Settings, reporter: Reporter) -> None:
+    """Name the settings that differ from their defaults and are of no effect with the architecture chosen."""
+    categories = ("custom",) if settings.architecture != "custom" else ()
+    names = [info.name for info in setting_infos() if info.category in categories]
+    names += ["latent_channels"] if settings.architecture in ("cifar", "custom") else []
+    default = Settings()
+    if unused := [name for name in names if getattr(settings, name) != getattr(default, name)]:
+        reporter.warning(f"of no effect with architecture = {settings.architecture!r}: {', '.join(unused)}")
+
+
 def refuse_single_values(plan: Plan, settings: Settings, num_train: int) -> None:
     """Raise SettingsError where batch normalization would meet one value alone, of which there is no spread."""
+    if plan.least_normalized == 1:
+        cause, remedy = f"picture_shape = {settings.picture_shape}", "larger pictures"
+    elif settings.rotation_weight and plan.latent_shape[:2] == (1, 1):  # what tells turns normalizes the latent
+        cause, remedy = f"rotation_weight = {settings.rotation_weight}", "set rotation_weight to 0"
+    else:
+        return
     for batch_size in {min(settings.batch_size, num_train), num_train % settings.batch_size}:
         num_parts = min(settings.gradient_accumulation, max(batch_size, 1))
-        if plan.least_normalized == 1 and batch_size // num_parts == 1:
+        if batch_size // num_parts == 1:
             raise SettingsError(
-                f"with picture_shape = {settings.picture_shape} batch normalization sees one value of each image, and "
-                f"a batch (or a part of it, by gradient_accumulation) of {num_train} images would be one image: choose "
-                f"another batch_size, or larger pictures"
+                f"with {cause} batch normalization sees one value of each image, and a batch (or a part of it, by "
+                f"gradient_accumulation) of {num_train} images would be one image: choose another batch_size, or "
+                f"{remedy}"
             )
 
 

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class _State:
     best: dict[str, torch.Tensor]
     best_epoch: int
     frozen_accuracy: float | None  # on the test images, before the encoder is trained further
+    scaler: dict[str, Any] = field(default_factory=dict)  # of float16; empty where there is none
 
     def rows(self, phase: Phase) -> History:
         return [row for row in self.history if row["phase"] == phase]
@@ -191,6 +192,8 @@ def _train(run: _Run) -> _State:
             trainer = make_head_trainer(run.model, settings, run.weights, run.computation, phase)
             if rows and optimizer_state:
                 trainer.optimizer.load_state_dict(_optimizer_from(optimizer_state, trainer))
+                if state.scaler and trainer.scaler.is_enabled():
+                    trainer.scaler.load_state_dict(state.scaler)
             while not _is_over(settings, rows, epochs):
                 rows.append(_one_epoch(run, trainer, state, phase, len(rows), epochs, progress))
             optimizer_state = {}
@@ -210,7 +213,9 @@ def _begin(run: _Run) -> tuple[_State, dict[str, torch.Tensor]]:
         for part in ("model", "best", "optimizer")
     }
     run.model.load_state_dict(parts["model"])
-    state = _State(words["history"], parts["best"], words["best_epoch"], words["frozen_accuracy"])
+    state = _State(
+        words["history"], parts["best"], words["best_epoch"], words["frozen_accuracy"], words.get("scaler", {})
+    )
     run.reporter.message(f"{run.folder.name}: going on after epoch {len(state.history)}")
     return state, parts["optimizer"]
 
@@ -257,7 +262,7 @@ def _one_epoch(
     row = {
         "epoch": epoch + 1,
         "phase": phase,
-        "learning_rate": learning_rate_at(trainer.settings, (number + 1) / epochs),
+        "learning_rate": learning_rate_at(trainer.settings, (number + 1 - 0.5 / len(stream)) / epochs),
         "train_loss": float(sums[0]) / count,
         "train_accuracy": float(sums[1]) / count,
         **_validated(run, progress),
@@ -334,6 +339,7 @@ def _note(run: _Run, trainer: HeadTrainer, state: _State, row: dict[str, Any]) -
         "history": state.history,
         "best_epoch": state.best_epoch,
         "frozen_accuracy": state.frozen_accuracy,
+        "scaler": trainer.scaler.state_dict(),
     }
     classifiers.save_state(run.folder, tensors, words)
     rightly = "" if score is None else f"; {score[0]:.1%} of the validation images told rightly"

@@ -26,10 +26,12 @@ from fext.data.split import Split
 from fext.errors import CheckpointError
 from fext.model.autoencoder import Autoencoder, build_autoencoder
 from fext.model.pretext import RotationHead, build_rotation_head
-from fext.reporting import Reporter
+from fext.reporting import Reporter, counted
 from fext.settings import Settings, change_settings, setting_infos
 from fext.store import checkpoints
 from fext.store.checkpoints import HISTORY_COLUMNS, Description, History
+
+_OF_THE_RUN = ("data", "model", "custom", "training")  # categories of settings
 
 
 @dataclass
@@ -51,6 +53,13 @@ class State:
     def num_images(self) -> int:
         """Images done in the epoch that is under way."""
         return self.train.num_images + self.test.num_images
+
+    def how_far(self) -> str:
+        """What is done, such as '2 epochs and 56 images of the next'."""
+        done = counted(len(self.history), "epoch")
+        if self.test.num_images:
+            return f"{done} and the training of the next, of which {counted(self.test.num_images, 'image')} are tested"
+        return f"{done} and {counted(self.train.num_images, 'image')} of the next" if self.train.num_images else done
 
     def begin_epoch(self) -> None:
         """Begin the passes of another epoch."""
@@ -108,11 +117,13 @@ def restore(
         computation = prepare_computation(settings, for_training=True)
         refuse_unfit_to_share(settings, computation, processes.count)
         _warn_of_another_computation(description, computation, processes, reporter)
+        _say_what_holds(settings, today, reporter)
         run = _restored_run(folder, parts, state, description, settings, computation, reporter, processes)
         _check(state, settings, run.split)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ValidationError) as error:
         raise CheckpointError(f"{folder / 'resume.pt'} does not fit its checkpoint: it cannot be resumed") from error
-    if finished:
+    had_stopped_early = 0 < settings.early_stopping_patience <= state.num_stalled
+    if finished or (had_stopped_early and epochs is not None):
         state.num_stalled = 0  # extended on purpose: early stopping starts to count anew
     return run, state
 
@@ -237,6 +248,14 @@ def _settings_to_resume(today: Settings, folder: Path, epochs: int | None, done:
     stored = checkpoints.load_settings_of(folder)
     machine = {info.name: getattr(today, info.name) for info in setting_infos() if info.category == "advanced"}
     return change_settings(stored, epochs=epochs or stored.epochs, **machine)
+
+
+def _say_what_holds(settings: Settings, today: Settings, reporter: Reporter) -> None:
+    """Name the settings of the run that today's configurations would have otherwise."""
+    own, others = settings.model_dump(), today.model_dump()
+    names = [info.name for info in setting_infos() if info.category in _OF_THE_RUN and info.name != "epochs"]
+    if differing := [f"{name} = {own[name]!r}" for name in names if own[name] != others[name]]:
+        reporter.message(f"it keeps the settings that it began with, whatever they are today: {', '.join(differing)}")
 
 
 def _warn_of_another_computation(

@@ -15,6 +15,15 @@ from fext.model.linear_path import GridResidual, LinearPathDecoder, LinearPathEn
 from fext.model.plans import Plan, Stage
 from fext.model.winograd import Convolution
 
+
+class Sigmoid(nn.Sigmoid):
+    """In float32 whatever the precision: bfloat16 would make 1 of 0.998, of which nothing is left to learn."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of any shape to the same shape, float32, between 0 and 1."""
+        return super().forward(values.float())
+
+
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "leaky_relu": lambda: nn.LeakyReLU(0.1, inplace=True),
@@ -25,7 +34,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
-_LAST_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"sigmoid": nn.Sigmoid, "linear": nn.Identity}
+_LAST_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"sigmoid": Sigmoid, "linear": nn.Identity}
 
 
 class Autoencoder(nn.Module):
@@ -168,7 +177,7 @@ def _residual_decoder(plan: Plan) -> nn.Sequential:
         for channels, width in pairwise([*reversed(blocks), down]):
             layers.append(Residual(channels, width))
         layers.append(Upsample(down, image_side))
-    return nn.Sequential(*layers, nn.Sigmoid())
+    return nn.Sequential(*layers, Sigmoid())
 
 
 def _initialize(modules: Iterable[nn.Module]) -> None:

@@ -21,7 +21,8 @@ def binary_cross_entropy(reconstructions: torch.Tensor, images: torch.Tensor) ->
     After Vincent et al., 'Stacked denoising autoencoders', 2010. Of a perfect copy it is the images' own entropy, which
     is not 0.
     """
-    probabilities = reconstructions.clamp(_SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
+    nearest = reconstructions.detach().clamp(_SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
+    probabilities = nearest + (reconstructions - reconstructions.detach())  # a clamp would stop the gradient
     return functional.binary_cross_entropy(probabilities, images, reduction="none").flatten(1).mean(dim=1)
 
 

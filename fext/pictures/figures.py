@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 TRAIN_COLOUR, TEST_COLOUR, GREY = "#4c78a8", "#e4572e", "#777777"
@@ -62,18 +63,28 @@ def history_figure(history: Sequence[Mapping[str, float]], loss_name: str) -> Fi
     best = min(history, key=lambda row: row["test_loss"])
     _curves(losses, epochs, history, "loss", f"loss ({loss_name})")
     losses.set_yscale("log")
+    _label_within_decades(losses)
     losses.axvline(best["epoch"], color=GREY, linestyle=":", linewidth=1)
     losses.set_title(f"best test loss {best['test_loss']:.5f} in epoch {best['epoch']:.0f}", fontsize=10)
     _curves(psnr, epochs, history, "psnr", "PSNR (dB), higher is better")
     rate.plot(epochs, [row["learning_rate"] for row in history], color=GREY, marker="o", markersize=3)
-    rate.set_ylabel("learning rate at the end of the epoch")
+    rate.set_ylabel("learning rate of the epoch's last batch")
     rate.set_ylim(bottom=0)
     for axes in (losses, psnr, rate):
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _label_within_decades(axes: Axes) -> None:
+    """Label a logarithmic axis that spans little more than a decade between its powers of ten, too."""
+    low, high = axes.get_ylim()
+    if high < 30 * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high > 3 * low else "all", numticks=12))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _curves(
@@ -81,7 +92,8 @@ def _curves(
 ) -> None:
     for subset, colour in (("train", TRAIN_COLOUR), ("test", TEST_COLOUR)):
         points = [row[f"{subset}_{value}"] for row in history]
-        axes.plot(epochs, points, color=colour, label=subset, marker="o", markersize=3)
+        label_of = "train, as trained on" if subset == "train" else subset
+        axes.plot(epochs, points, color=colour, label=label_of, marker="o", markersize=3)
     axes.set_ylabel(label)
     axes.legend(frameon=False)
 
@@ -168,14 +180,14 @@ def head_history_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
     losses.set_ylabel("loss (that of training with smoothed labels)")
     right.set_ylabel("share told rightly")
     rate.plot(epochs, [row["learning_rate"] for row in history], color=GREY, marker="o", markersize=3)
-    rate.set_ylabel("learning rate at the end of the epoch")
+    rate.set_ylabel("learning rate of the epoch's last batch")
     rate.set_ylim(bottom=0)
     num_frozen = sum(row["phase"] == "frozen" for row in history)
     for axes in (losses, right, rate):
         if 0 < num_frozen < len(history):
             axes.axvline(num_frozen + 0.5, color=GREY, linestyle=":", linewidth=1)
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -87,6 +87,7 @@ def run_evaluate(screen: Screen, settings: "Settings", folder: Path, images: Pat
     from fext.jobs.evaluate import evaluate
     from fext.pictures.evaluation_report import verdicts
 
+    say_unfinished(screen, folder)
     result = evaluate(screen.workspace, settings, folder, images, screen.reporter)
     rows = []
     for subset, found in result.summary["subsets"].items():
@@ -116,6 +117,8 @@ def run_compare(screen: Screen, settings: "Settings", folders: Sequence[Path], i
     """Score several checkpoints on the same images, and show how far each is behind the best."""
     from fext.jobs.compare import compare_checkpoints
 
+    for folder in folders:
+        say_unfinished(screen, folder)
     result = compare_checkpoints(screen.workspace, settings, folders, images, screen.reporter)
     rows = [
         [
@@ -140,6 +143,7 @@ def run_extract(
     """Extract; gives the folder of the extraction, none in a process that is not the first."""
     from fext.jobs.extract import extract
 
+    say_unfinished(screen, folder)
     result = extract(screen.workspace, settings, folder, images, name, screen.reporter)
     if result is None:  # one of several processes, and not the first
         return None
@@ -188,6 +192,7 @@ def run_reconstruct(screen: Screen, settings: "Settings", folder: Path, images: 
     """Write what the checkpoint makes of each image to a new or empty folder."""
     from fext.jobs.reconstruct import reconstruct
 
+    say_unfinished(screen, folder)
     result = reconstruct(settings, folder, images, output, screen.reporter)
     screen.console.print(
         f"{result.num_written} of {result.num_found} images reconstructed in {duration(result.seconds)}, "
@@ -200,6 +205,7 @@ def run_export(screen: Screen, folder: Path, file_format: "Format", output: Path
     """Write the encoder of a checkpoint to a new file."""
     from fext.jobs.export import export
 
+    say_unfinished(screen, folder)
     show_path(screen.console, "encoder", export(folder, file_format, output), screen.workspace.root)
 
 
@@ -271,6 +277,16 @@ def _machine_facts(settings: "Settings") -> list[tuple[str, str]]:
     ]
 
 
+def say_unfinished(screen: Screen, folder: Path) -> None:
+    """Warn where a checkpoint that is to be used has not been trained to its end."""
+    from fext.store.runs import run_progress
+
+    done, total, finished = run_progress(folder)
+    if screen.is_first and not finished:
+        how_far = f"{done} of {total} epochs" if done else "not one epoch: its weights are those it started with"
+        screen.reporter.warning(f"{folder.name} is not trained to its end ({how_far}); resume it to go on")
+
+
 def _show_training(screen: Screen, result: "PretrainResult | None") -> None:
     if result is None:  # one of several processes, and not the first
         return
@@ -278,13 +294,24 @@ def _show_training(screen: Screen, result: "PretrainResult | None") -> None:
     facts = [
         ("images", f"{result.num_train} train, {result.num_test} test, {result.num_rejected} rejected"),
         ("epochs", f"{result.epochs}{early}; the best is {result.best_epoch}, and its weights are kept"),
-        ("PSNR", f"{result.train_psnr:.2f} dB train, {result.test_psnr:.2f} dB test (best epoch)"),
-        ("time", f"{duration(result.seconds)}, {result.images_per_second:.1f} images/s while training"),
+        (
+            "PSNR",
+            f"{result.test_psnr:.2f} dB on test images, {result.train_psnr:.2f} dB on train images as they were "
+            f"trained on (best epoch)",
+        ),
+        ("time", f"{_time_of(result)}, {result.images_per_second:.1f} images/s while training"),
     ]
     show_facts(screen.console, f"Checkpoint {result.name}", facts)
     for hint in result.hints:
         screen.reporter.message(hint)
     show_path(screen.console, "written to", result.folder, screen.workspace.root)
+
+
+def _time_of(result: "PretrainResult") -> str:
+    """The time since the job was started; beside it that of all epochs, where some were trained before."""
+    if result.seconds_of_epochs <= result.seconds:
+        return duration(result.seconds)
+    return f"{duration(result.seconds)} now, {duration(result.seconds_of_epochs)} for all epochs"
 
 
 def duration(seconds: float) -> str:

@@ -2,9 +2,11 @@
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fext.errors import SettingsError
 from fext.screen import actions
 from fext.screen.actions import Screen
 from fext.screen.explorations import EXPLORATIONS, recipe
@@ -137,11 +139,27 @@ def _pretrain(screen: Screen, words: argparse.Namespace) -> None:
 
 def _resume(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
+    _refuse_own_settings(words.overrides, free=("advanced",))
     actions.run_resume(screen, settings, screen.workspace.find_checkpoint(words.checkpoint), words.epochs)
+
+
+def _refuse_own_settings(
+    overrides: Sequence[str], free: Sequence[str] = ("advanced", "evaluation", "extraction", "exploration", "general")
+) -> None:
+    """Raise SettingsError where --set names what a checkpoint brings with it, and would be of no effect."""
+    from fext.settings import names_of, setting_infos
+
+    categories = {info.name: info.category for info in setting_infos()}
+    for name in names_of(overrides):
+        if categories[name] not in free:
+            raise SettingsError(
+                f"--set: {name} is the checkpoint's own, as it was trained with: only a new model can have another"
+            )
 
 
 def _evaluate(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
+    _refuse_own_settings(words.overrides)
     folders = [screen.workspace.find_checkpoint(name) for name in words.checkpoints or [None]]
     if len(folders) == 1:
         actions.run_evaluate(screen, settings, folders[0], words.images)
@@ -151,17 +169,20 @@ def _evaluate(screen: Screen, words: argparse.Namespace) -> None:
 
 def _extract(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
+    _refuse_own_settings(words.overrides)
     folder = screen.workspace.find_checkpoint(words.checkpoint)
     actions.run_extract(screen, settings, folder, words.images, words.name)
 
 
 def _verify(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
+    _refuse_own_settings(words.overrides)
     actions.run_verify(screen, settings, screen.workspace.find_extraction(words.extraction), words.everything)
 
 
 def _reconstruct(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
+    _refuse_own_settings(words.overrides)
     folder = screen.workspace.find_checkpoint(words.checkpoint)
     actions.run_reconstruct(screen, settings, folder, words.images, words.output)
 

@@ -12,7 +12,7 @@ from fext.screen import actions
 from fext.screen.actions import Screen
 from fext.screen.explorations import MENU
 from fext.screen.guard import LeftQuestion, guarded
-from fext.screen.questions import ask, choose_checkpoint, choose_checkpoints, choose_source, shown
+from fext.screen.questions import ask, choose_checkpoint, choose_checkpoints, choose_run, choose_source, shown
 
 if TYPE_CHECKING:
     from fext.jobs.tensorboard import TensorBoardServer
@@ -98,7 +98,7 @@ class Menu:
         from fext.store.runs import run_progress
 
         settings = self._screen.settings()
-        folder = choose_checkpoint(self._screen)
+        folder = choose_run(self._screen)
         done, total, finished = run_progress(folder)
         if not finished:
             self._say(f"Go on with {folder.name} after epoch {done} of {total}")

@@ -38,6 +38,24 @@ def choose_checkpoint(screen: Screen) -> Path:
     return screen.workspace.checkpoints / _choose("checkpoint", screen.workspace.checkpoint_names(), without)
 
 
+def choose_run(screen: Screen) -> Path:
+    """One of the checkpoints, to train it further; how far each has come stands beside it."""
+    from fext.store.runs import run_progress
+
+    def titled(name: str) -> Choice:
+        try:
+            done, total, finished = run_progress(screen.workspace.checkpoints / name)
+        except FextError:  # it is said why when it is chosen
+            return Choice(name)
+        return Choice(f"{name} ({done} of {total} epochs{'' if finished else ', interrupted'})", value=name)
+
+    names = screen.workspace.checkpoint_names()
+    if len(names) < 2:
+        return choose_checkpoint(screen)
+    chosen = ask(questionary.select("Which checkpoint?", choices=[titled(name) for name in names]))
+    return screen.workspace.checkpoints / str(chosen)
+
+
 def choose_classifier(screen: Screen) -> Path:
     """One of the classifiers; the only one is taken without asking."""
     without = ClassifierError("there is no classifier yet: choose 'Classify' first")

@@ -2,7 +2,7 @@
 
 from fext.settings.checks import LossName
 from fext.settings.describing import configurations_text, settings_table
-from fext.settings.reading import CONFIGURATIONS_FILE, change_settings, load_settings, settings_from_json
+from fext.settings.reading import CONFIGURATIONS_FILE, change_settings, load_settings, names_of, settings_from_json
 from fext.settings.table import CATEGORIES, RENAMED, Settings, setting_infos
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "change_settings",
     "configurations_text",
     "load_settings",
+    "names_of",
     "setting_infos",
     "settings_from_json",
     "settings_table",

@@ -31,6 +31,11 @@ def load_settings(file: Path, overrides: Sequence[str] = ()) -> Settings:
     return _validated(values, places)
 
 
+def names_of(overrides: Sequence[str]) -> list[str]:
+    """The settings that `name=value` overrides name; raises SettingsError where one is none."""
+    return [_parse_override(override)[0] for override in overrides]
+
+
 def settings_from_json(text: str, origin: str) -> Settings:
     """The settings stored with a checkpoint; raises SettingsError naming `origin` where they do not fit."""
     try:

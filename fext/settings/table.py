@@ -298,7 +298,7 @@ class Settings(BaseModel):
         "training",
         0.0,
         "Epochs, or parts of one, over which the learning rate rises to learning_rate at the start.",
-        "a number from 0",
+        "a number from 0 to epochs",
         ge=0,
     )
     optimizer: Literal["adamw", "adam", "sgd", "adadelta"] = _setting(
@@ -332,7 +332,7 @@ class Settings(BaseModel):
         1,
         "Parts that a batch is computed in, one after the other: less memory for the same batch_size. Batch "
         "normalization then sees a part at a time.",
-        "a whole number from 1",
+        "a whole number from 1 to batch_size",
         ge=1,
     )
     ema_decay: float = _setting(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import questionary
 
-from fext.screen.actions import Screen, duration
+from fext.screen.actions import Screen, duration, say_unfinished
 from fext.screen.console import show_path, show_table
 from fext.screen.questions import ask, choose_checkpoint, shown
 
@@ -62,6 +62,7 @@ def _from_words(screen: Screen, words: argparse.Namespace) -> None:
 def _run(screen: Screen, settings: "Settings", checkpoint: Path, images: Path, normal: str, references: bool) -> None:
     from fext.jobs.anomalies import find_anomalies
 
+    say_unfinished(screen, checkpoint)
     result = find_anomalies(
         screen.workspace, settings, checkpoint, images, normal, screen.reporter, references=references
     )
