@@ -353,7 +353,7 @@ def test_two_processes_choose_what_one_chooses(
     monkeypatch.setattr(choosing, "_MANY", 1)
     other = choose_split(Workspace(tmp_path / "other"), tiny(num_processors=2), source, SilentReporter())
     assert one == other
-    assert one.num_rejected == 1
+    assert len(one.rejected) == 1
 
 
 class _Listener(SilentReporter):
@@ -408,7 +408,7 @@ def test_pretraining_does_not_take_what_the_analysis_found_damaged(workspace: Wo
     source = find_images(workspace.images)
     chosen = choose_split(workspace, settings, source, SilentReporter())
     assert "text.jpg" not in {*chosen.split.train, *chosen.split.test}
-    assert chosen.num_rejected == 1
+    assert len(chosen.rejected) == 1
 
 
 def test_a_far_out_value_is_named_with_what_is_usual(workspace: Workspace, settings: Settings) -> None:

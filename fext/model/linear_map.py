@@ -50,11 +50,13 @@ class LinearMap:
         """Compute the components; call once, after the last batch."""
         mean = self._sum / self.num_blocks
         covariance = self._products / self.num_blocks - torch.outer(mean, mean)
-        largest = (len(mean) - self.num_components, len(mean) - 1)
-        variances, vectors = linalg.eigh(covariance.numpy(), subset_by_index=largest)
+        # All of them by divide and conquer: for a third of 3,072 the other way takes nearly twice as long.
+        variances, vectors = linalg.eigh(covariance.numpy(), driver="evd")
+        largest = slice(len(mean) - self.num_components, None)
         self._mean = mean.float()
-        self._variances = torch.from_numpy(variances).flip(0).float()
-        self._components = torch.from_numpy(vectors).flip(1).float()  # (block values, components), largest first
+        self._variances = torch.from_numpy(variances[largest]).flip(0).float()
+        # (block values, components), the largest first.
+        self._components = torch.from_numpy(vectors[:, largest]).flip(1).float()
 
     def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
         """Project a batch (N, C, H, W) on the components and back, clipped to [0, 1]."""
