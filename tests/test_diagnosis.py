@@ -3,6 +3,7 @@
 import pytest
 
 from fext.jobs.diagnosis import Outlook, hints
+from fext.pictures.figures import history_figure
 from fext.reporting import SilentReporter
 from fext.settings import Settings
 
@@ -117,3 +118,16 @@ def test_waiting_for_images_is_told_with_what_may_help(monkeypatch: pytest.Monke
     assert lines[1:] == [
         "50% of the time goes by waiting for images: cache_images = True may help, or a higher num_processors"
     ]
+
+
+# ---------------------------------------------------------------- the picture
+
+
+def test_a_short_and_flat_history_can_be_read_off_its_picture() -> None:
+    row = {"epoch": 1, "learning_rate": 0.001}
+    row |= {"train_loss": 0.00109, "test_loss": 0.00091, "train_psnr": 29.6, "test_psnr": 30.4}
+    losses, *_ = history_figure([row], "mse").axes
+    low, high = losses.get_ylim()
+    assert sum(low <= place <= high for place in losses.yaxis.get_majorticklocs()) >= 4
+    left, right = losses.get_xlim()
+    assert [place for place in losses.xaxis.get_majorticklocs() if left <= place <= right] == [1]

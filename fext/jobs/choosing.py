@@ -15,7 +15,7 @@ from fext.data.readers import map_in_processes, num_processes
 from fext.data.source import ImageSource
 from fext.data.split import TEST_FOLDER, TRAIN_FOLDER, Split, num_across, sampling_order, split_by_folder, split_images
 from fext.errors import SourceError
-from fext.reporting import Reporter
+from fext.reporting import Reporter, counted
 from fext.settings import Settings
 from fext.store.index import CheckedImage, CheckedImages
 from fext.store.workspace import Workspace
@@ -212,7 +212,8 @@ def _warn_of_copies(search: _Search, images: _Images, copies: Sequence[Sequence[
 def say_split(split: Split, settings: Settings, source: ImageSource, reporter: Reporter) -> None:
     """Tell how many images stand on each side, and where that differs from what was asked."""
     asked = settings.num_train_samples + settings.num_test_samples
-    reporter.message(f"{len(split.train)} images to train on, {len(split.test)} to test on, from {source.location}")
+    num_train, num_test = counted(len(split.train), "image"), f"{len(split.test):,}"
+    reporter.message(f"{num_train} to train on, {num_test} to test on, from {source.location}")
     if len(split.train) + len(split.test) < asked:
         reporter.message(f"(fewer than the {asked} that num_train_samples + num_test_samples ask for: all are used)")
     if source.num_not_images:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 TRAIN_COLOUR, TEST_COLOUR, GREY = "#4c78a8", "#e4572e", "#777777"
@@ -82,8 +82,8 @@ def _label_within_decades(axes: Axes) -> None:
     """Label a logarithmic axis that spans little more than a decade between its powers of ten, too."""
     low, high = axes.get_ylim()
     if high < 30 * low:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high > 3 * low else "all", numticks=12))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)) if high > 3 * low else MaxNLocator(6))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 

@@ -8,6 +8,7 @@ import questionary
 from questionary import Choice
 
 from fext.errors import FextError
+from fext.reporting import counted
 from fext.screen import actions
 from fext.screen.actions import Screen
 from fext.screen.explorations import MENU
@@ -63,10 +64,11 @@ class Menu:
     def _pretrain(self) -> None:
         settings = self._screen.settings()
         images = self._images_of_data()
+        epochs, count = counted(settings.epochs, "epoch"), counted(settings.num_train_samples, "image")
         self._say(
-            f"Pretrain {settings.architecture} for {settings.epochs} epochs on up to {settings.num_train_samples} "
-            f"images of {shown(images, self._screen)} (batches of {settings.batch_size}, {settings.loss_name}, "
-            f"{settings.optimizer}, learning rate {settings.learning_rate}, {settings.lr_schedule})"
+            f"Pretrain {settings.architecture} for {epochs} on up to {count} of {shown(images, self._screen)} "
+            f"(batches of {settings.batch_size}, {settings.loss_name}, {settings.optimizer}, learning rate "
+            f"{settings.learning_rate}, {settings.lr_schedule})"
         )
         name = ask(
             questionary.text("Name of the checkpoint (Enter: from architecture and time):", validate=self._free_name)
