@@ -353,8 +353,8 @@ def test_resuming_keeps_the_settings_of_the_run_but_takes_those_of_the_machine(c
     folder = copy.checkpoints / "model"
     said = Remembering()
     resume(tiny(batch_size=1, learning_rate=0.5, num_threads=1, picture_shape=(64, 64, 1)), folder, 3, said)
-    assert [line for line in said.lines if line.startswith("it keeps")] == [
-        "it keeps the settings that it began with, whatever they are today: generate_model_graph = True, "
+    assert [line for line in said.lines if line.startswith("model keeps")] == [
+        "model keeps the settings that it began with, others than today's: generate_model_graph = True, "
         "batch_size = 4, learning_rate = 0.001"
     ]
     stored = json.loads((folder / "configurations.json").read_text())

@@ -117,7 +117,7 @@ def restore(
         computation = prepare_computation(settings, for_training=True)
         refuse_unfit_to_share(settings, computation, processes.count)
         _warn_of_another_computation(description, computation, processes, reporter)
-        _say_what_holds(settings, today, reporter)
+        _say_what_holds(folder.name, settings, today, reporter)
         run = _restored_run(folder, parts, state, description, settings, computation, reporter, processes)
         _check(state, settings, run.split)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ValidationError) as error:
@@ -250,12 +250,12 @@ def _settings_to_resume(today: Settings, folder: Path, epochs: int | None, done:
     return change_settings(stored, epochs=epochs or stored.epochs, **machine)
 
 
-def _say_what_holds(settings: Settings, today: Settings, reporter: Reporter) -> None:
-    """Name the settings of the run that today's configurations would have otherwise."""
+def _say_what_holds(run: str, settings: Settings, today: Settings, reporter: Reporter) -> None:
+    """Name the settings of a run that today's configurations would have otherwise."""
     own, others = settings.model_dump(), today.model_dump()
     names = [info.name for info in setting_infos() if info.category in _OF_THE_RUN and info.name != "epochs"]
     if differing := [f"{name} = {own[name]!r}" for name in names if own[name] != others[name]]:
-        reporter.message(f"it keeps the settings that it began with, whatever they are today: {', '.join(differing)}")
+        reporter.message(f"{run} keeps the settings that it began with, others than today's: {', '.join(differing)}")
 
 
 def _warn_of_another_computation(
