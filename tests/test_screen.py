@@ -87,15 +87,31 @@ def test_the_whole_way_by_commands(trained: Trained, trained_home: Path) -> None
         (("tensorboard", "nothing"), "there is no extraction nothing: none is made yet"),
         (("explore", "anomalies", "--images", "data/images"), "there is no checkpoint: train one"),
         (("pretrain", "--name", "a/b"), "cannot be a name"),
-        (("resume", "--set", "learning_rate=0.1"), "--set: learning_rate is the checkpoint's own"),
-        (("resume", "--set", "split_seed=1"), "--set: split_seed is the checkpoint's own"),
-        (("extract", "--set", "resize_mode='crop'"), "--set: resize_mode is the checkpoint's own"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line_and_exit_code_1(
     home: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in failed(capsys, home, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("resume", "--epochs", "2", "--set", "learning_rate=0.1"),
+            "first was trained with learning_rate = 0.001, and",
+        ),
+        (("resume", "--epochs", "2", "--set", "split_seed=1"), "first was trained with split_seed = 42, and keeps it"),
+        (("evaluate", "--set", "latent_channels=4"), "first was trained with latent_channels = 512, and keeps it"),
+        (("extract", "--set", "resize_mode=crop"), "first was trained with resize_mode = 'stretch', and keeps it"),
+        (("resume", "--set", "learning_rate=0.001"), "first has 1 finished epochs"),  # the same value does no harm
+    ],
+)
+def test_another_value_for_what_a_checkpoint_was_trained_with_is_refused(
+    trained: Trained, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in failed(capsys, trained.home, *words)
 
 
 def test_wrong_words_are_exit_code_2_and_help_is_0(home: Path) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,9 @@ from fext.screen.explorations import EXPLORATIONS, recipe
 
 if TYPE_CHECKING:
     from fext.screen.explorations.common import Commands
+    from fext.settings import Settings
+
+_OF_A_MODEL = ("model", "custom")  # categories of settings
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -139,28 +141,33 @@ def _pretrain(screen: Screen, words: argparse.Namespace) -> None:
 
 def _resume(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
-    _refuse_own_settings(words.overrides, free=("advanced",))
-    actions.run_resume(screen, settings, screen.workspace.find_checkpoint(words.checkpoint), words.epochs)
+    folder = screen.workspace.find_checkpoint(words.checkpoint)
+    _refuse_other_settings(settings, words, folder, _of_categories(*_OF_A_MODEL, "data", "training", "general"))
+    actions.run_resume(screen, settings, folder, words.epochs)
 
 
-def _refuse_own_settings(
-    overrides: Sequence[str], free: Sequence[str] = ("advanced", "evaluation", "extraction", "exploration", "general")
-) -> None:
-    """Raise SettingsError where --set names what a checkpoint brings with it, and would be of no effect."""
-    from fext.settings import names_of, setting_infos
+def _of_categories(*categories: str) -> set[str]:
+    from fext.settings import setting_infos
 
-    categories = {info.name: info.category for info in setting_infos()}
-    for name in names_of(overrides):
-        if categories[name] not in free:
-            raise SettingsError(
-                f"--set: {name} is the checkpoint's own, as it was trained with: only a new model can have another"
-            )
+    return {info.name for info in setting_infos() if info.category in categories}
+
+
+def _refuse_other_settings(settings: "Settings", words: argparse.Namespace, folder: Path, own: set[str]) -> None:
+    """Raise SettingsError where --set has another value for what a checkpoint brings with it: it would be ignored."""
+    from fext.settings import names_of
+    from fext.store.checkpoints import load_settings_of
+
+    trained = load_settings_of(folder)
+    for name in names_of(words.overrides):
+        if name in own and (value := getattr(trained, name)) != getattr(settings, name):
+            raise SettingsError(f"--set: {folder.name} was trained with {name} = {value!r}, and keeps it")
 
 
 def _evaluate(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
-    _refuse_own_settings(words.overrides)
     folders = [screen.workspace.find_checkpoint(name) for name in words.checkpoints or [None]]
+    for folder in folders:
+        _refuse_other_settings(settings, words, folder, {"picture_shape", "resize_mode", *_of_categories(*_OF_A_MODEL)})
     if len(folders) == 1:
         actions.run_evaluate(screen, settings, folders[0], words.images)
     else:
@@ -169,21 +176,20 @@ def _evaluate(screen: Screen, words: argparse.Namespace) -> None:
 
 def _extract(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
-    _refuse_own_settings(words.overrides)
     folder = screen.workspace.find_checkpoint(words.checkpoint)
+    _refuse_other_settings(settings, words, folder, {"picture_shape", "resize_mode", *_of_categories(*_OF_A_MODEL)})
     actions.run_extract(screen, settings, folder, words.images, words.name)
 
 
 def _verify(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
-    _refuse_own_settings(words.overrides)
     actions.run_verify(screen, settings, screen.workspace.find_extraction(words.extraction), words.everything)
 
 
 def _reconstruct(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
-    _refuse_own_settings(words.overrides)
     folder = screen.workspace.find_checkpoint(words.checkpoint)
+    _refuse_other_settings(settings, words, folder, {"picture_shape", "resize_mode", *_of_categories(*_OF_A_MODEL)})
     actions.run_reconstruct(screen, settings, folder, words.images, words.output)
 
 
