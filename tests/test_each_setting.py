@@ -1,7 +1,7 @@
 """Every setting changes something that a user can see, or is refused: none is silently ignored."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,12 @@ import torch
 from conftest import read_history
 
 from fext.compute.device import check_jit_backend, prepare_computation
-from fext.compute.engines import Rows
-from fext.data.dataset import Batch, ImageCache
+from fext.data.dataset import ImageCache, ImageStream
 from fext.errors import DeviceError, SettingsError
 from fext.jobs import pretrain as pretraining
-from fext.jobs.encoding import encoded_batches
 from fext.jobs.extract import extract
 from fext.jobs.pretrain import pretrain, resume
+from fext.jobs.streams import stream_for
 from fext.model.stages import stage_channels
 from fext.reporting import SilentReporter
 from fext.settings import Settings
@@ -278,21 +277,19 @@ def test_inference_batch_size_is_how_many_images_are_read_at_a_time_and_changes_
     baseline: tuple[Workspace, Path], tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space, folder = baseline
-    made = []
-    for batch_size in (1, 5):
-        sizes: list[int] = []
+    sizes, made = [], []
 
-        def counted(*arguments: Any, sizes: list[int] = sizes) -> Iterator[tuple[Batch, Rows]]:
-            for batch, rows in encoded_batches(*arguments):
-                sizes.append(len(batch.files))
-                yield batch, rows
+    def noted(*arguments: Any) -> ImageStream:
+        sizes.append(arguments[3])
+        return stream_for(*arguments)
 
-        monkeypatch.setattr("fext.jobs.encoding.encoded_batches", counted)
+    monkeypatch.setattr("fext.jobs.encoding.stream_for", noted)
+    for batch_size in (1, 17):
         settings = tiny(feature_grid=2, inference_batch_size=batch_size)
         result = extract(space, settings, folder, None, f"by_{batch_size}", SilentReporter())
         assert result is not None
-        assert max(sizes) == batch_size
         made.append((result.folder / "features.csv").read_bytes())
+    assert sizes == [16, 32]  # whole groups of the 16 images of this size that are computed together
     assert made[0] == made[1]
 
 

@@ -273,7 +273,7 @@ def test_the_manifest_says_how_the_table_was_made(copy: Workspace, tiny: Tiny) -
         "engine": "torch",
         "engine_version": torch.__version__,
         "decoders": f"{DECODERS}, preprocessing 1",
-        "batch_shape": [64, 3, 64, 64],
+        "batch_shape": [16, 3, 64, 64],
     }
     assert manifest["settings"] == json.loads(tiny().to_json())
     images = pd.read_csv(result.folder / "images.csv")

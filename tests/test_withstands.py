@@ -226,6 +226,9 @@ def test_a_file_that_somebody_is_writing_is_rejected(tmp_path: Path, monkeypatch
         load_image(tmp_path / name, Preprocessing(32, 32, 3, "stretch"))
 
 
+MORE_THAN_UNDER_WAY = 80  # images that one thread computes, and reads before it has done the first of them
+
+
 class Acting(SilentReporter):
     """Does something once, when the job has done a number of images."""
 
@@ -244,12 +247,13 @@ class Acting(SilentReporter):
 
 def test_a_file_deleted_while_the_job_runs_is_rejected(trained: Workspace, tiny: Tiny, tmp_path: Path) -> None:
     images = tmp_path / "images"
-    names = write_images(images, 12)
-    reporter = Acting(4, (images / names[9]).unlink)
-    result = extract(Workspace(tmp_path), tiny(), trained.checkpoints / "model", images, "table", reporter)
+    names = write_images(images, MORE_THAN_UNDER_WAY)
+    reporter = Acting(4, (images / names[-1]).unlink)
+    settings = tiny(num_threads=1)
+    result = extract(Workspace(tmp_path), settings, trained.checkpoints / "model", images, "table", reporter)
     assert result is not None
-    assert (result.num_found, result.num_written) == (12, 11)
-    assert reasons(result) == {names[9]: "the file is not there"}
+    assert (result.num_found, result.num_written) == (len(names), len(names) - 1)
+    assert reasons(result) == {names[-1]: "the file is not there"}
 
 
 def test_a_row_is_recorded_with_the_state_of_the_file_that_was_read(
@@ -269,13 +273,13 @@ def test_a_share_that_goes_away_stops_an_extraction_and_an_evaluation(
     trained: Workspace, tiny: Tiny, tmp_path: Path
 ) -> None:
     images = tmp_path / "share" / "images"
-    write_images(images, 12)
+    write_images(images, MORE_THAN_UNDER_WAY)
     model = trained.checkpoints / "model"
 
     def gone() -> None:
         images.rename(tmp_path / "gone")
 
-    space, settings, reporter = Workspace(tmp_path), tiny(), Acting(4, gone)
+    space, settings, reporter = Workspace(tmp_path), tiny(num_threads=1), Acting(4, gone)
     with pytest.raises(SourceError, match="is gone or empty now: bring its images back and start again"):
         extract(space, settings, model, images, "table", reporter)
     (tmp_path / "gone").rename(images)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 # Images that a CPU computes together have as many pixels as four of 256x256, and are at most so many: in larger groups
 # no model was quicker by more than a tenth, and each thread needs the memory of one.
-_PIXELS_TOGETHER, _MOST_TOGETHER = 2**18, 64
+_PIXELS_TOGETHER, _MOST_TOGETHER = 2**18, 16
 
 Rows = NDArray[np.float32]
 EngineName = Literal["torch", "openvino"]

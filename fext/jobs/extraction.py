@@ -48,8 +48,10 @@ class Extraction:
 
     @property
     def batch_size(self) -> int:
-        """Images read at a time."""
-        return self.settings.inference_batch_size if self.computation.device.type == "cpu" else self.num_together
+        """Images read at a time: as many as are asked for, and whole groups of those that are computed together."""
+        if self.computation.device.type != "cpu":
+            return self.num_together
+        return -(-self.settings.inference_batch_size // self.num_together) * self.num_together
 
     def describe(self) -> str:
         """Such as 'CPU (Intel Xeon), bfloat16, openvino'."""
