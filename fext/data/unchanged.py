@@ -40,6 +40,9 @@ def look_again(files: Iterable[Remembered[_Item]]) -> Iterator[tuple[_Item, File
         try:
             for file in files:
                 state, path = _as_told(file)
+                if path is None and not waiting:  # as good as always
+                    yield file.item, state
+                    continue
                 waiting.append((file.item, state, pool.submit(_by_contents, path, file.sha256) if path else None))
                 while waiting and (waiting[0][2] is None or len(waiting) > _AHEAD * _NUM_THREADS):
                     yield _answer(*waiting.popleft())

@@ -44,8 +44,7 @@ from fext.store.tables import FORMATS, Columns, TableWriter, make_writer, open_t
 MANIFEST = "manifest.json"
 IMAGES_FILE, REJECTED_FILE = "images.csv", "rejected.csv"
 IMAGES_COLUMNS = ("image", "status", *FileState._fields, "sha256", "row_sha256")
-_TOLD_AT_FIRST = FileState._fields[:2]  # what the first extractions tell of a file
-_COLUMNS_AT_FIRST = ["image", "status", *_TOLD_AT_FIRST, "row_sha256"]
+_COLUMNS_AT_FIRST = ["image", "status", "size", "modified", "row_sha256"]  # of the first extractions
 _UNFINISHED, _DESCRIPTION, _DRAFT, _READY = "unfinished", "extraction.json", "draft", "ready"
 
 FORMAT_VERSION = 2
@@ -454,25 +453,35 @@ def read_records(folder: Path) -> Iterator[Record]:
             (folder / REJECTED_FILE).open(encoding="utf-8", newline="") as rejected,
         ):
             reasons = csv.DictReader(rejected, strict=True)
-            rows = csv.DictReader(images, strict=True)
-            told = _TOLD_AT_FIRST if rows.fieldnames == _COLUMNS_AT_FIRST else FileState._fields
-            for row in rows:
-                if None in row.values():
-                    raise ValueError(f"the line of {row['image']} is cut off")
-                state = FileState(*(int(row[name]) for name in told))
+            for image, status, state, sha256, row_sha256 in _lines(csv.reader(images, strict=True)):
                 reason = ""
-                if row["status"] == REJECTED:
-                    reason = _reason(next(reasons, {}), row["image"])
-                elif row["status"] != WRITTEN:
-                    raise ValueError(f"an image is written or rejected, not {row['status']!r}")
-                sha256 = "" if told == _TOLD_AT_FIRST else row["sha256"]
-                yield Record(row["image"], row["status"], state, row["row_sha256"], reason, sha256)
+                if status == REJECTED:
+                    reason = _reason(next(reasons, {}), image)
+                elif status != WRITTEN:
+                    raise ValueError(f"an image is written or rejected, not {status!r}")
+                yield Record(image, status, state, row_sha256, reason, sha256)
             if next(reasons, None) is not None:
                 raise ValueError(f"{REJECTED_FILE} has more images")
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise ExtractionError(
             f"{folder / IMAGES_FILE} or {REJECTED_FILE} is damaged ({error}): extract under another name"
         ) from error
+
+
+def _lines(rows: Iterator[list[str]]) -> Iterator[tuple[str, str, FileState, str, str]]:
+    """What images.csv says of each image; earlier versions left out what is 0 or empty here."""
+    header = next(rows, [])
+    if header not in (list(IMAGES_COLUMNS), _COLUMNS_AT_FIRST):
+        raise ValueError("its header is another")
+    for row in filter(None, rows):
+        if len(row) != len(header):
+            raise ValueError(f"the line of {row[0]} has {len(row)} cells")
+        if header == _COLUMNS_AT_FIRST:
+            image, status, size, modified, row_sha256 = row
+            yield image, status, FileState(int(size), int(modified)), "", row_sha256
+        else:
+            image, status, size, modified, changed, inode, sha256, row_sha256 = row
+            yield image, status, FileState(int(size), int(modified), int(changed), int(inode)), sha256, row_sha256
 
 
 def _reason(row: Mapping[str, str], image: str) -> str:
