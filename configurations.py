@@ -37,6 +37,11 @@ num_processors = "auto"
 # Allowed: True or False.
 cache_images = False
 
+# Compare the contents of every image with what is remembered of it, not only of one whose size, times or
+# inode are others. Reads all files; for shares and disks whose times cannot be relied on.
+# Allowed: True or False.
+check_contents = False
+
 # Threads that compute and decode on the CPU. 'auto' takes one for each core.
 # Allowed: 'auto' or a whole number from 1 to 1024.
 num_threads = "auto"

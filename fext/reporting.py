@@ -3,9 +3,12 @@
 A job calls a Reporter and never prints; the screen room has the one that shows things.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+_Item = TypeVar("_Item")
+_QUICK = 256  # things between two looks at the bar
 
 
 class StopRequested(KeyboardInterrupt):
@@ -34,6 +37,14 @@ class Reporter(Protocol):
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Progress]:
         """Show progress through `total` images; rate and time left are the reporter's business."""
+
+
+def counting(items: Iterable[_Item], progress: Progress) -> Iterator[_Item]:
+    """The items, with the progress through them told in large steps: for what is done quicker than a bar is drawn."""
+    for number, item in enumerate(items, start=1):
+        yield item
+        if number % _QUICK == 0:
+            progress.advance(_QUICK)
 
 
 def counted(number: int, noun: str) -> str:

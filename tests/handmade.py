@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fext.data.images import file_state
+from fext.data.images import FileState, checksum, file_state
 from fext.store import files
 from fext.store.extractions import IMAGES_COLUMNS
 from fext.store.parts import row_checksum
@@ -75,8 +75,10 @@ def write_extraction(
 
 def _record(source: Path, name: str, written: Mapping[str, NDArray[np.float32]]) -> tuple[object, ...]:
     """The line of an image in images.csv."""
-    state = file_state(source / name) if (source / name).exists() else (1, 1)
-    return (name, "written", *state, row_checksum(written[name])) if name in written else (name, "rejected", *state, "")
+    path = source / name
+    state, sha256 = (file_state(path), checksum(path.read_bytes())) if path.exists() else (FileState(1, 1), "")
+    row = ("written", row_checksum(written[name])) if name in written else ("rejected", "")
+    return name, row[0], *state, sha256, row[1]
 
 
 def blobs(per_blob: int = 12, folders: Sequence[str] = ("cats", "dogs", "owls")) -> dict[str, list[float]]:

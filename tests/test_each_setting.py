@@ -75,6 +75,7 @@ TESTED_ON_THEIR_OWN = {
     "num_processors",
     "num_threads",
     "cache_images",
+    "check_contents",  # test_unchanged.py
     "generate_model_graph",
     "epochs",
     "early_stopping_patience",

@@ -29,6 +29,7 @@ REFUSED: dict[str, list[object]] = {
     "jit_backend": ["", 0, True, None],
     "use_tensorboard": ["yes", 1, 0, None],
     "cache_images": ["yes", 1, None],
+    "check_contents": ["yes", "True", 1, 0, None],
     "num_processors": [0, -1, 257, 2.0, "2", "all", True, None],
     "num_threads": [0, -1, 1025, 2.0, "2", "all", True, None],
     "picture_shape": [

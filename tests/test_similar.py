@@ -143,7 +143,9 @@ def test_one_image_alone_has_nothing_near(tmp_path: Path, tiny: Tiny) -> None:
 def test_where_all_images_were_rejected_the_way_to_the_reasons_is_told(tmp_path: Path, tiny: Tiny) -> None:
     counts = {"found": 2, "written": 0, "rejected": 2}
     folder = write_table(tmp_path / "inference" / "table", ROWS, counts=counts)
-    files.write_csv(folder / "images.csv", IMAGES_COLUMNS, [(name, "rejected", 1, 1, "") for name in ("a", "b")])
+    files.write_csv(
+        folder / "images.csv", IMAGES_COLUMNS, [(name, "rejected", 1, 1, 0, 0, "", "") for name in ("a", "b")]
+    )
     files.write_csv(folder / "rejected.csv", ("image", "reason"), [("a", "no image"), ("b", "no image")])
     space, settings = Workspace(tmp_path), tiny()
     explorations: list[Callable[[], object]] = [

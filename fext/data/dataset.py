@@ -128,7 +128,7 @@ class ImageDataset(Dataset[_Loaded]):
         return _Loaded(image, FileRead(position, NO_FILE, self.checksums[position]))
 
     def _load(self, position: int) -> _Loaded:
-        state = NO_FILE
+        state, sha256 = NO_FILE, ""
         try:
             data, state = read_file(self.root / self.names[position])
             sha256 = checksum(data)
@@ -138,7 +138,7 @@ class ImageDataset(Dataset[_Loaded]):
         except TooLittleMemory as error:
             return _Loaded(None, FileRead(position, NO_FILE, reason=str(error)))
         except ImageRejected as error:
-            return _Loaded(None, FileRead(position, state, reason=str(error)))
+            return _Loaded(None, FileRead(position, state, sha256, str(error)))
         if self.cache is not None:
             self.cache.keep(position, image)
         return _Loaded(image, FileRead(position, state, sha256))

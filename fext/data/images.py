@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ MAX_PIXELS = 178_956_970
 _JPEG = {"JPEG", "MPO"}
 # A file is read whole; pictures within the pixel limit stay below this even where they are stored plainly.
 MAX_BYTES = 2**31
+# Times of files tick: every 20 ms at most, every 2 s where they are whole seconds.
+_TICK, _TICK_OF_SECONDS, _SECOND = 20_000_000, 2_000_000_000, 1_000_000_000
 
 # What is looked at of a picture is brought to this many pixels on its longer side; what a copy is known by, to these.
 MAX_SIDE, SMALL_SIDE = 1024, 32
@@ -85,10 +88,13 @@ class Preprocessing:
 
 
 class FileState(NamedTuple):
-    """What tells a file from a changed one: its size in bytes and its modification time in nanoseconds since 1970."""
+    """What the system tells of a file: its size in bytes, in nanoseconds since 1970 when its contents were modified and
+    when anything of it was changed (on Windows: when it was made), and its inode. 0 is what nobody told."""
 
     size: int
     modified: int
+    changed: int = 0
+    inode: int = 0
 
 
 NO_FILE = FileState(0, 0)
@@ -109,7 +115,11 @@ def file_state(path: Path | str) -> FileState:
         status = os.stat(path)
     except (OSError, ValueError):
         return NO_FILE
-    return FileState(status.st_size, status.st_mtime_ns)
+    return _state(status)
+
+
+def _state(status: os.stat_result) -> FileState:
+    return FileState(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def load_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -148,12 +158,22 @@ def _read(path: Path) -> tuple[bytes, FileState, FileState]:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe or device might never end
         raise ImageRejected("the file cannot be read: it is a pipe or a device")
     with path.open("rb") as stream:
+        _let_a_tick_pass(os.fstat(stream.fileno()))
         before = os.fstat(stream.fileno())
         if before.st_size > MAX_BYTES:
             raise ImageRejected(f"{before.st_size / 1e9:.1f} GB are more than the limit of {MAX_BYTES / 1e9:.1f} GB")
         data = stream.read()
         after = os.fstat(stream.fileno())
-    return data, FileState(before.st_size, before.st_mtime_ns), FileState(after.st_size, after.st_mtime_ns)
+    return data, _state(before), _state(after)
+
+
+def _let_a_tick_pass(status: os.stat_result) -> None:
+    """Wait, where a file was changed a moment ago, until another change would bear another time."""
+    now = time.time_ns()
+    ticks = ((at, _TICK if at % _SECOND else _TICK_OF_SECONDS) for at in (status.st_mtime_ns, status.st_ctime_ns))
+    waits = [at + tick - now for at, tick in ticks if abs(now - at) < tick]
+    if waits:
+        time.sleep(max(waits) / _SECOND)
 
 
 def checksum(data: bytes) -> str:

@@ -9,7 +9,7 @@ from fext.errors import ImageRejected, TooLittleMemory
 
 
 class Looks(NamedTuple):
-    """A file in a certain state: its checksum, perceptual hash and small grey picture, or the reason to reject it."""
+    """A file in a certain state: its checksum, and its perceptual hash and small grey picture or why it is rejected."""
 
     state: FileState
     sha256: str = ""
@@ -20,12 +20,13 @@ class Looks(NamedTuple):
 
 def look_at_file(path: Path) -> Looks:
     """Read and decode one image file: the same hash and small picture as the analysis finds."""
-    state = NO_FILE
+    state, sha256 = NO_FILE, ""
     try:
         data, state = read_file(path)
+        sha256 = checksum(data)
         small = decode_small(data, MAX_SIDE)
     except TooLittleMemory as error:
         return Looks(NO_FILE, reason=str(error))
     except ImageRejected as error:
-        return Looks(state, reason=str(error))
-    return Looks(state, checksum(data), "", perceptual_hash(small), small.tobytes())
+        return Looks(state, sha256, str(error))
+    return Looks(state, sha256, "", perceptual_hash(small), small.tobytes())

@@ -35,7 +35,7 @@ from fext.pictures.dataset_figures import (
     sheet_figure,
     sizes_figure,
 )
-from fext.reporting import Reporter, SilentReporter
+from fext.reporting import Reporter, SilentReporter, counting
 from fext.settings import Settings
 from fext.store import files
 from fext.store.analyzed import AnalyzedImages
@@ -131,7 +131,7 @@ def analyze(workspace: Workspace, settings: Settings, images: Path, reporter: Re
     source = find_images(images)
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
-    memory = AnalyzedImages(workspace.analyzed_images)
+    memory = AnalyzedImages(workspace.analyzed_images, settings.check_contents)
     try:
         num_new, rate = _look_at_what_is_new(workspace, settings, source, memory, reporter)
         memory.forget_vanished(source.root)
@@ -166,7 +166,7 @@ def _look_at_what_is_new(
     workspace: Workspace, settings: Settings, source: ImageSource, memory: AnalyzedImages, reporter: Reporter
 ) -> tuple[int, float]:
     """Analyze the files that are not known in the state they have; returns how many, and images per second."""
-    places = [place for place, name in enumerate(source.names) if memory.recall(source.path(name)) is None]
+    places = [place for place, is_known in enumerate(_known_now(source, memory, reporter)) if not is_known]
     new = source.names.select(places)
     if not new:
         return 0, 0.0
@@ -184,6 +184,12 @@ def _look_at_what_is_new(
     finally:
         checked.close()
     return len(new), len(new) / (time.perf_counter() - started)
+
+
+def _known_now(source: ImageSource, memory: AnalyzedImages, reporter: Reporter) -> Iterator[bool]:
+    """Of each image whether what is known of it holds."""
+    with reporter.progress("comparing images", len(source)) as progress:
+        yield from counting(memory.knows(map(source.path, source.names)), progress)
 
 
 def _as_checked(analysis: Analysis) -> CheckedImage:

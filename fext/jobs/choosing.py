@@ -15,7 +15,7 @@ from fext.data.readers import map_in_processes, num_processes
 from fext.data.source import ImageSource
 from fext.data.split import TEST_FOLDER, TRAIN_FOLDER, Split, num_across, sampling_order, split_by_folder, split_images
 from fext.errors import SourceError
-from fext.reporting import Reporter, counted
+from fext.reporting import Reporter, counted, counting
 from fext.settings import Settings
 from fext.store.index import CheckedImage, CheckedImages
 from fext.store.workspace import Workspace
@@ -77,7 +77,7 @@ class _Search:
 
         Where these have fewer than num_contents different contents, the last place is for the next image that differs.
         """
-        self._look_at([name for name in names[:wanted] if self._known(name) is None])
+        self._look_at_unknown(names[:wanted])
         places: list[int] = []
         digests, hashes = bytearray(), bytearray()
         contents: set[str] = set()  # as many as are asked for
@@ -95,6 +95,16 @@ class _Search:
             if len(contents) < num_contents:
                 contents.add(checked.sha256)
         return _Images(names.select(places), bytes(digests), bytes(hashes))
+
+    def _look_at_unknown(self, names: Names) -> None:
+        """Look at those of which nothing is known that holds."""
+        unknown = []
+        with self.reporter.progress("comparing images", len(names)) as progress:
+            known = counting(self.memory.knows(map(self.source.path, names)), progress)
+            for name, is_known in zip(names, known, strict=True):
+                if not is_known and name not in self.reasons:
+                    unknown.append(name)
+        self._look_at(unknown)
 
     def _look_at(self, names: list[str]) -> None:
         """Decode images not seen before and remember whether they are good."""
@@ -158,7 +168,7 @@ def choose_split(workspace: Workspace, settings: Settings, source: ImageSource, 
     """
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
-    memory = CheckedImages(workspace.checked_images)
+    memory = CheckedImages(workspace.checked_images, settings.check_contents)
     search = _Search(source, num_processes(settings.num_processors), memory, reporter)
     try:
         divide = _choose_by_folder if settings.split == "folders" else _choose_at_random

@@ -70,14 +70,15 @@ def _results(names: Names, batch: Batch, rows: Rows) -> Results:
     """What came of each file of a batch, in order."""
     found: list[tuple[int, Record, Row | None]] = []
     for file in batch.rejected:
-        found.append((file.position, Record(names[file.position], REJECTED, file.state, reason=file.reason), None))
+        record = Record(names[file.position], REJECTED, file.state, "", file.reason, file.sha256)
+        found.append((file.position, record, None))
     for file, row in zip(batch.files, rows, strict=True):
         name = names[file.position]
         if np.isfinite(row).all():
-            record = Record(name, WRITTEN, file.state, row_sha256=row_checksum(row))
+            record = Record(name, WRITTEN, file.state, row_checksum(row), sha256=file.sha256)
             found.append((file.position, record, row))
         else:
-            found.append((file.position, Record(name, REJECTED, file.state, reason=NOT_FINITE), None))
+            found.append((file.position, Record(name, REJECTED, file.state, "", NOT_FINITE, file.sha256), None))
     return [(record, row) for _, record, row in sorted(found, key=lambda item: item[0])]
 
 

@@ -22,7 +22,7 @@ from fext.jobs.choosing import WHERE_TO_GET_IMAGES
 from fext.jobs.encoding import Results, encode, refuse_mostly_not_finite
 from fext.jobs.extraction import Extraction, choose_extraction, join_extraction
 from fext.jobs.forecast import Forecast, Work
-from fext.reporting import Progress, Reporter
+from fext.reporting import Progress, Reporter, counted
 from fext.settings import Settings, settings_from_json
 from fext.store import extractions
 from fext.store.checkpoints import Checkpoint, load_checkpoint
@@ -39,8 +39,9 @@ _GRIDS = (8, 4, 2, 1)
 class ExtractionResult:
     """What an extraction came to; num_found = num_written + num_rejected.
 
-    Of the images found, num_kept stood as they were, and num_tried_again had been rejected for what may have passed;
-    num_removed is how many have left the source since. The rate is of the images that were looked at.
+    Of the images found, num_kept stood as they were, num_unproven were done by an earlier version, which kept no
+    checksum of files, and num_tried_again had been rejected for what may have passed; num_removed is how many have left
+    the source since. The rate is of the images that were looked at.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ExtractionResult:
     num_kept: int
     num_new: int
     num_changed: int
+    num_unproven: int
     num_tried_again: int
     num_removed: int
     num_features: int
@@ -113,14 +115,20 @@ class _Run:
         extraction = self.extraction
         goes_on = extractions.describe(extraction.folder) is not None
         start = extractions.begin(extraction.folder, extraction.description())
-        plan = extractions.plan_work(extraction.folder, extraction.source, extraction.columns)
+        by_contents = extraction.settings.check_contents
+        plan = extractions.plan_work(
+            extraction.folder, start, extraction.source, extraction.columns, by_contents, self.reporter
+        )
         self._say(plan, goes_on)
         formats = extractions.all_formats(extraction.folder, extraction.columns, extraction.settings.feature_formats)
         if plan.changes_nothing and extractions.is_whole(
             extraction.folder, extraction.columns, formats, len(extraction.source)
         ):
             self._tell_others(start, 0)
-            extractions.leave(extraction.folder)
+            if plan.num_seen:
+                extractions.write_seen(extraction.folder, extraction.source.names, extraction.columns)
+            else:
+                extractions.leave(extraction.folder)
             self.reporter.message("nothing is new: the table is as it was")
         else:
             self._encode(start, plan, formats)
@@ -138,11 +146,21 @@ class _Run:
                 "done": plan.num_kept,
                 "new": plan.num_new,
                 "changed": plan.num_changed,
+                "without a checksum": plan.num_unproven,
                 "to try again": plan.num_tried_again,
                 "removed": plan.num_removed,
             }
             parts = [f"{count} {what}" for what, count in counts.items() if count or what == "done"]
             self.reporter.message(f"going on with inference/{extraction.folder.name}: {', '.join(parts)}")
+        if plan.num_seen:
+            self.reporter.message(
+                f"({counted(plan.num_seen, 'file')} touched, copied or moved: the contents are the same)"
+            )
+        if plan.num_unproven:
+            self.reporter.message(
+                f"(an earlier version kept no checksum of {counted(plan.num_unproven, 'file')}, so that nothing proves "
+                f"that they are the same: encoded anew, this once)"
+            )
 
     def _encode(self, start: int, plan: Plan, formats: tuple[str, ...]) -> None:
         if not plan.todo:
@@ -224,6 +242,7 @@ class _Run:
                 "rejected": merged.num_rejected,
                 "not_images": self.extraction.source.num_not_images,
             },
+            "images_sha256": merged.images_sha256,
             "last_run": {
                 "encoded": len(plan.todo),
                 "processes": self.processes.count,
@@ -250,6 +269,7 @@ class _Run:
             num_kept=plan.num_kept,
             num_new=plan.num_new,
             num_changed=plan.num_changed,
+            num_unproven=plan.num_unproven,
             num_tried_again=plan.num_tried_again,
             num_removed=plan.num_removed,
             num_features=extraction.columns.num_features,

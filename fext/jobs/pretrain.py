@@ -50,7 +50,7 @@ from fext.model.pretext import build_rotation_head
 from fext.pictures.figures import history_figure, pairs_figure
 from fext.pictures.summary import model_summary
 from fext.reporting import Progress, Reporter, SilentReporter, StopRequested, counted
-from fext.settings import Settings
+from fext.settings import Settings, change_settings
 from fext.store import checkpoints, files
 from fext.store.locks import locked, remove_abandoned
 from fext.store.workspace import Workspace
@@ -133,7 +133,8 @@ def _new_run(
     preprocessing = Preprocessing(*settings.picture_shape, resize_mode=settings.resize_mode)
     folder = workspace.new_checkpoint(name or _made_up_name(workspace, settings.architecture))
     source = _source(workspace, images, only)
-    chosen = choose_split(workspace, settings, source, reporter)
+    # What a run takes its images for has to be true from the start: each is compared whenever it is read.
+    chosen = choose_split(workspace, change_settings(settings, check_contents=True), source, reporter)
     say_split(chosen.split, settings, source, reporter)
     refuse_single_values(plan, settings, len(chosen.split.train))
     model = start_model(plan, settings, source, chosen.split.train, preprocessing, computation, reporter)
@@ -420,7 +421,8 @@ def _naming_images(run: Run, names: tuple[str, ...]) -> Iterator[None]:
     except UnreadableImageError as error:
         name = names[error.position]
         what = name if run.source.is_there(name) else f"the folder {run.source.path(name).parent}"
-        error.args = (f"{what} can no longer be used ({error.reason}): put it back and resume {run.folder.name}",)
+        advice = f"put it back and resume {run.folder.name}, or train a new model"
+        error.args = (f"{what} can no longer be used ({error.reason}): {advice}",)
         raise
 
 

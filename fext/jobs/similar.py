@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.compute.vector_index import NO_ID, QUERIES_AT_A_TIME, Found, Rows
-from fext.data.images import file_state, read_file
+from fext.data.images import read_file
 from fext.data.labels import are_labels, folder_labels, label_chance
 from fext.data.names import name_to_bytes
+from fext.data.unchanged import state_if_same
 from fext.errors import ExtractionError, ImageRejected, SourceError
 from fext.jobs.indexing import IndexedExtraction, open_index
 from fext.jobs.outside import OutsideEncoder
@@ -175,7 +176,9 @@ def _name_within(indexed: IndexedExtraction, path: Path) -> str | None:
         return None
     records = (record for record in extractions.read_records(indexed.folder) if record.image == name)
     record = next(records, None)
-    return name if record is not None and record.state == file_state(path) else None
+    if record is None or state_if_same(path, record.state, record.sha256, by_contents=True) is None:
+        return None
+    return name
 
 
 def _cannot_be_searched(indexed: IndexedExtraction, picture: str, reason: str) -> SourceError:

@@ -65,10 +65,13 @@ def small_pictures_of(
 def _checked(
     workspace: Workspace, settings: Settings, source: ImageSource, places: NDArray[np.int64]
 ) -> Iterator[CheckedImage]:
-    with closing(CheckedImages(workspace.checked_images)) as memory:
+    with closing(CheckedImages(workspace.checked_images, settings.check_contents)) as memory:
         for start in range(0, len(places), _BATCH_SIZE):
             paths = [source.path(source.names[place]) for place in places[start : start + _BATCH_SIZE].tolist()]
-            known = {path: memory.recall(path) for path in paths}
+            known = {
+                path: memory.recall(path) if holds else None
+                for path, holds in zip(paths, memory.knows(paths), strict=True)
+            }
             unknown = [path for path in paths if known[path] is None]
             num_processors = num_processes(settings.num_processors) if len(unknown) == _BATCH_SIZE else 1
             looks = dict(zip(unknown, map_in_processes(look_at_file, unknown, num_processors), strict=True))

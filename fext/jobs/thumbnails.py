@@ -15,9 +15,9 @@ from fext.store.workspace import Workspace
 
 def thumbnails(workspace: Workspace, settings: Settings, paths: Sequence[Path]) -> Iterator[Thumbnail]:
     """One for each of the files, in order; of one that cannot be read now, the reason."""
-    memory = AnalyzedImages(workspace.analyzed_images)
+    memory = AnalyzedImages(workspace.analyzed_images, settings.check_contents)
     with closing(memory):
-        unknown = [path for path in paths if memory.recall(path) is None]
+        unknown = [path for path, is_known in zip(paths, memory.knows(paths), strict=True) if not is_known]
         decode = partial(make_thumbnail, side=THUMBNAIL_SIDE)
         num_processors = num_processes(settings.num_processors)
         decoded = map_in_processes(decode, unknown, max(1, min(num_processors, len(unknown))))

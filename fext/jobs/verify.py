@@ -13,11 +13,12 @@ import numpy as np
 from fext.compute.device import keeping_freed_memory
 from fext.data.images import NO_FILE, file_state
 from fext.data.names import Names, name_to_bytes
-from fext.data.source import find_images
+from fext.data.source import ImageSource, find_images
+from fext.data.unchanged import Remembered, look_again
 from fext.errors import CheckpointError, ExtractionError, FextError, SourceError
 from fext.jobs.encoding import encoded_batches
 from fext.jobs.extraction import Extraction, remade_extraction
-from fext.reporting import Reporter
+from fext.reporting import Reporter, counted
 from fext.settings import Settings
 from fext.store import extractions
 from fext.store.extractions import Description
@@ -61,7 +62,7 @@ class _Findings:
 def verify(
     workspace: Workspace, settings: Settings, folder: Path, everything: bool, reporter: Reporter
 ) -> Verification:
-    """Check every row against its checksum, the files against their states, and rows against the model.
+    """Check every row and every image against its checksum, and rows against the model.
 
     `everything` recomputes all rows, else a sample. Raises ExtractionError where there is no finished extraction of
     this version.
@@ -77,7 +78,7 @@ def verify(
         _check_list(folder, manifest, findings)
         for name in manifest["formats"]:
             _check_table(folder, name, columns, manifest["counts"]["written"], findings, reporter)
-        _check_files(folder, manifest, chosen, findings)
+        _check_files(folder, manifest, chosen, findings, reporter)
         _recompute(workspace, settings, folder, manifest, chosen, findings, reporter)
     except ExtractionError as error:
         findings.problem(str(error))
@@ -104,6 +105,8 @@ def _check_list(folder: Path, manifest: Description, findings: _Findings) -> Non
         if name <= before and record.lasts:
             findings.problem(f"images.csv: {record.image} stands twice or in the wrong place")
         before = max(before, name)
+    if manifest.get("images_sha256", "") not in ("", extractions.list_checksum(folder)):
+        findings.problem("images.csv is not what was written")
     counts = manifest["counts"]
     if (num_written, num_rejected) != (counts["written"], counts["rejected"]):
         findings.problem(
@@ -153,8 +156,10 @@ def _check_row(name: str, record: Record, row: Row | None, findings: _Findings) 
         findings.problem(f"{name}: the row of {record.image} is not what was written")
 
 
-def _check_files(folder: Path, manifest: Description, chosen: "_Chosen", findings: _Findings) -> None:
-    """Choose among the written images whose files are as they were.
+def _check_files(
+    folder: Path, manifest: Description, chosen: "_Chosen", findings: _Findings, reporter: Reporter
+) -> None:
+    """Choose among the written images whose files hold what they held.
 
     One that is gone or has changed is a problem, one that is new is not.
     """
@@ -163,22 +168,41 @@ def _check_files(folder: Path, manifest: Description, chosen: "_Chosen", finding
     except SourceError as error:
         findings.problem(f"the images cannot be compared: {error}")
         return
-    num_known = number = 0
-    for record in extractions.read_records(folder):
-        state = file_state(source.path(record.image))
-        num_known += state != NO_FILE or not record.lasts
-        if record.lasts and state != record.state:
-            what = "gone" if state == NO_FILE else "not the file any more that was encoded"
-            findings.problem(f"image {record.image} is {what}")
-        elif record.status == WRITTEN and _CHECKSUM.fullmatch(record.row_sha256):
-            chosen.add(number, record)
-        elif record.status == WRITTEN:
-            findings.problem(f"images.csv: the checksum of {record.image} is none")
-        number += record.status == WRITTEN
+    num_known = number = num_unproven = 0
+    with reporter.progress("checking images", manifest["counts"]["found"]) as progress:
+        for record, is_there, is_same in _files(folder, source):
+            progress.advance()
+            num_known += is_there or not record.lasts
+            num_unproven += not record.sha256 and record.lasts
+            if not is_same:
+                what = "not the file any more that was encoded" if is_there else "gone"
+                findings.problem(f"image {record.image} is {what}")
+            elif record.status == WRITTEN and _CHECKSUM.fullmatch(record.row_sha256):
+                chosen.add(number, record)
+            elif record.status == WRITTEN:
+                findings.problem(f"images.csv: the checksum of {record.image} is none")
+            number += record.status == WRITTEN
+    if num_unproven:
+        findings.notes.append(
+            f"an earlier version kept no checksum of {counted(num_unproven, 'image')}: compared by size and time alone"
+        )
     if len(source) > num_known:
         count = len(source) - num_known
         new = "1 image is new since: extract again to add it"
         findings.notes.append(new if count == 1 else f"{count} images are new since: extract again to add them")
+
+
+def _files(folder: Path, source: ImageSource) -> Iterator[tuple[Record, bool, bool]]:
+    """Each image of the list, whether there is a file, and whether it is the one that was encoded, if one was."""
+    records = extractions.read_records(folder)
+    known = (
+        Remembered(record, source.path(record.image) if record.sha256 else None, record.state, record.sha256, True)
+        for record in records
+    )
+    for record, state in look_again(known):
+        path = source.path(record.image)
+        is_same = state is not None or not record.lasts or (not record.sha256 and record.is_of(path))
+        yield record, state is not None or file_state(path) != NO_FILE, is_same
 
 
 def _sample(num_rows: int, seed: int) -> set[int]:

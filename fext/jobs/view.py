@@ -131,22 +131,22 @@ class _Shown:
         root = known_images(source, Names([])).root
         self._paths = [root / image.record.image for image in images]
         self._thumbnails = thumbnails(workspace, settings, self._paths)
-        self._images = images
+        self._images, self._by_contents = images, settings.check_contents
         self.num_without_picture = 0
 
     def each(self, progress: Progress) -> Iterator[Viewed]:
         """One after another, in order."""
         for image, path, thumbnail in zip(self._images, self._paths, self._thumbnails, strict=True):
             self.num_without_picture += not thumbnail.data
-            yield _viewed(image, path, thumbnail)
+            yield _viewed(image, path, thumbnail, self._by_contents)
             progress.advance()
 
 
-def _viewed(image: _Image, path: Path, thumbnail: Thumbnail) -> Viewed:
+def _viewed(image: _Image, path: Path, thumbnail: Thumbnail, by_contents: bool) -> Viewed:
     """A rejected image has the reason of that time; where it can be read by now, both are shown."""
     if not thumbnail.data or thumbnail.header is None:
         return Viewed(image.lines, b"", image.record.reason or thumbnail.reason)
     state = file_state(path)
     rejected = (f"rejected: {image.record.reason}",) if image.record.reason else ()
-    changed = ("changed since the extraction",) if state != image.record.state else ()
+    changed = () if image.record.is_of(path, by_contents) else ("changed since the extraction",)
     return Viewed((*facts_of_file(thumbnail.header, state.size), *changed, *rejected, *image.lines), thumbnail.data)

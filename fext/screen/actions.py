@@ -156,7 +156,8 @@ def run_extract(
     ]
     if result.num_kept or result.num_removed:
         again = f", {result.num_tried_again} tried again" if result.num_tried_again else ""
-        changes = f"{result.num_new} new, {result.num_changed} changed{again}, {result.num_removed} removed"
+        unproven = f", {result.num_unproven} without a checksum" if result.num_unproven else ""
+        changes = f"{result.num_new} new, {result.num_changed} changed{unproven}{again}, {result.num_removed} removed"
         facts.append(("since before", f"{result.num_kept} kept, {changes}"))
     rate = f", {looked_at} images at {result.images_per_second:.1f} images/s" if looked_at else ""
     facts.append(("time", f"{duration(result.seconds)}{rate}"))

@@ -102,6 +102,13 @@ class Settings(BaseModel):
         "where they take no more than half of what is free. It changes the speed, never the result.",
         "True or False",
     )
+    check_contents: bool = _setting(
+        "advanced",
+        False,
+        "Compare the contents of every image with what is remembered of it, not only of one whose size, times or inode "
+        "are others. Reads all files; for shares and disks whose times cannot be relied on.",
+        "True or False",
+    )
     num_threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = _setting(
         "advanced",
         "auto",

@@ -7,6 +7,7 @@ which takes the place of the old one when all of it is on the disk.
 """
 
 import csv
+import hashlib
 import shutil
 from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -17,16 +18,20 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fext.data.images import FileState, file_state
+from fext.data.images import NO_FILE, FileState
 from fext.data.names import Names, readable
 from fext.data.source import ImageSource
+from fext.data.unchanged import Remembered, look_again
 from fext.errors import ExtractionError, FextError
+from fext.reporting import Reporter, counting
 from fext.store import files
 from fext.store.parts import (
     NOT_FINITE,
     REJECTED,
+    SEEN,
     WRITTEN,
     Done,
+    PartWriter,
     Record,
     RowSource,
     find_parts,
@@ -38,10 +43,13 @@ from fext.store.tables import FORMATS, Columns, TableWriter, make_writer, open_t
 
 MANIFEST = "manifest.json"
 IMAGES_FILE, REJECTED_FILE = "images.csv", "rejected.csv"
-IMAGES_COLUMNS = ("image", "status", "size", "modified", "row_sha256")
+IMAGES_COLUMNS = ("image", "status", *FileState._fields, "sha256", "row_sha256")
+_COLUMNS_AT_FIRST = ["image", "status", "size", "modified", "row_sha256"]  # of the first extractions
 _UNFINISHED, _DESCRIPTION, _DRAFT, _READY = "unfinished", "extraction.json", "draft", "ready"
 
 FORMAT_VERSION = 2
+
+_SEEN_RANK = 999_999  # the part that holds in which state files were seen is that of no process
 
 Description = dict[str, Any]
 Count = Annotated[int, Field(ge=0)]
@@ -90,18 +98,25 @@ class _Counts(_Part):
 class _Manifest(_Described):
     formats: Annotated[list[Literal["csv", "npy", "parquet"]], Field(min_length=1)]
     counts: _Counts
+    images_sha256: str = ""  # the first extractions say nothing of it
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """What is to be done: positions in the names found, and how the images stand to what was done before."""
+    """What is to be done: positions in the names found, and how the images stand to what was done before.
 
-    todo: "array[int]"
-    num_kept: int
-    num_new: int
-    num_changed: int
-    num_tried_again: int
-    num_removed: int
+    Of those kept, num_seen have another state and the same contents; num_unproven were done by an earlier version,
+    which kept no checksum of their files.
+    """
+
+    todo: "array[int]" = field(default_factory=lambda: array("Q"))
+    num_kept: int = 0
+    num_seen: int = 0
+    num_new: int = 0
+    num_changed: int = 0
+    num_unproven: int = 0
+    num_tried_again: int = 0
+    num_removed: int = 0
 
     @property
     def changes_nothing(self) -> bool:
@@ -113,13 +128,14 @@ class Plan:
 class Merged:
     """What came of merging the runs: counts, or the images whose rows turned out to be damaged.
 
-    Of the rejected, num_not_finite are so for their features.
+    Of the rejected, num_not_finite are so for their features; images_sha256 is the checksum of images.csv.
     """
 
     num_written: int = 0
     num_rejected: int = 0
     num_not_finite: int = 0
     damaged: list[str] = field(default_factory=list)
+    images_sha256: str = ""
 
 
 def describe(folder: Path) -> Description | None:
@@ -185,25 +201,74 @@ def parts_folder(folder: Path) -> Path:
     return folder / _UNFINISHED
 
 
-def plan_work(folder: Path, source: ImageSource, columns: Columns) -> Plan:
-    """Compare the images found with what is done; the state of a file is looked at where something is known of it."""
-    todo = array("Q")
-    kept = new = changed = tried_again = removed = 0
-    for position, done in _matched(source.names, folder, columns):
-        if position is None:
-            removed += done is not None and done.record.lasts
-        elif done is None:
-            new += 1
-            todo.append(position)
-        elif not done.record.lasts:
-            tried_again += 1
-            todo.append(position)
-        elif file_state(source.path(done.record.image)) != done.record.state:
-            changed += 1
-            todo.append(position)
-        else:
-            kept += 1
-    return Plan(todo, kept, new, changed, tried_again, removed)
+def plan_work(
+    folder: Path,
+    start: int,
+    source: ImageSource,
+    columns: Columns,
+    by_contents: bool,
+    reporter: Reporter,
+) -> Plan:
+    """Compare the images found with what is done.
+
+    What is done of a file holds where its state is the same or, failing that or with `by_contents`, its checksum is.
+    """
+    plan = Plan()
+    matched = _matched(source.names, folder, columns)
+    images = (_remembered(position, done, source, by_contents) for position, done in matched)
+    with (
+        closing(_SeenFiles(folder / _UNFINISHED, start)) as seen,
+        reporter.progress("comparing images", len(source)) as progress,
+    ):
+        for (position, record), state in counting(look_again(images), progress):
+            if position is None:
+                plan.num_removed += record is not None and record.lasts
+                continue
+            if record is not None and state is not None:
+                plan.num_kept += 1
+                plan.num_seen += seen.add(record, state)
+                continue
+            plan.todo.append(position)
+            if record is None:
+                plan.num_new += 1
+            elif not record.lasts:
+                plan.num_tried_again += 1
+            elif not record.sha256:
+                plan.num_unproven += 1
+            else:
+                plan.num_changed += 1
+    return plan
+
+
+def _remembered(
+    position: int | None, done: Done | None, source: ImageSource, by_contents: bool
+) -> Remembered[tuple[int | None, Record | None]]:
+    """An image found, by position, or one that is gone, and what is to be compared with its file."""
+    record = done.record if done is not None else None
+    if position is None or record is None or not record.lasts:
+        return Remembered((position, record), None, NO_FILE, "")
+    return Remembered((position, record), source.path(record.image), record.state, record.sha256, by_contents)
+
+
+class _SeenFiles:
+    """Keeps in a part which files are the same in another state, so that their contents are not compared again."""
+
+    def __init__(self, parts: Path, start: int) -> None:
+        self._parts, self._start = parts, start
+        self._writer: PartWriter | None = None
+
+    def add(self, record: Record, state: FileState) -> bool:
+        """Take a file that was looked at; gives whether its state is another."""
+        if state == record.state:
+            return False
+        self._writer = self._writer or PartWriter(self._parts, self._start, _SEEN_RANK)
+        self._writer.add([(Record(record.image, SEEN, state, sha256=record.sha256), None)])
+        return True
+
+    def close(self) -> None:
+        """Bring what was taken onto the disk."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 def is_whole(folder: Path, columns: Columns, formats: Iterable[str], num_found: int) -> bool:
@@ -211,8 +276,14 @@ def is_whole(folder: Path, columns: Columns, formats: Iterable[str], num_found: 
     if not is_finished(folder) or read_manifest(folder)["counts"]["found"] != num_found:
         return False
     wanted = {file for name in formats for file in table_files(name, columns)}
-    nothing_begun = not find_parts(folder / _UNFINISHED)
+    nothing_begun = all(rank == _SEEN_RANK for _, rank in find_parts(folder / _UNFINISHED))
     return nothing_begun and all((folder / file).is_file() for file in wanted)
+
+
+def write_seen(folder: Path, names: Names, columns: Columns) -> None:
+    """Put the states in which files were seen into images.csv; the rows stay as they are."""
+    manifest = read_manifest(folder)
+    merge(folder, names, columns, (), lambda _: None, lambda merged: manifest | {"images_sha256": merged.images_sha256})
 
 
 def all_formats(folder: Path, columns: Columns, asked: Iterable[str]) -> tuple[str, ...]:
@@ -237,7 +308,7 @@ def merge(
     advance: Callable[[int], None],
     manifest: Callable[[Merged], Mapping[str, Any]],
 ) -> Merged:
-    """Put the table together from everything that is done, and put it in place.
+    """Put the table together from everything that is done, and put it in place; without formats, all but the rows.
 
     Where rows are damaged nothing is written, and they are named: they are to be encoded again. Raises ExtractionError
     where the disk is full; what was there is kept.
@@ -281,11 +352,13 @@ def _write_draft(
             if done is None:
                 raise ExtractionError(f"{names[position]} was not encoded: start again to go on")
             record = done.record
-            images((record.image, record.status, *record.state, record.row_sha256))
+            images((record.image, record.status, *record.state, record.sha256, record.row_sha256))
             if record.status == REJECTED:
                 merged.num_rejected += 1
                 merged.num_not_finite += record.reason == NOT_FINITE
                 rejected((record.image, record.reason))
+            elif not tables:
+                merged.num_written += 1
             elif (row := done.row()) is None:
                 merged.damaged.append(record.image)
             else:
@@ -293,7 +366,14 @@ def _write_draft(
                 for table in tables:
                     table.add(record.image, row)
             advance(1)
+    merged.images_sha256 = list_checksum(draft)
     return merged
+
+
+def list_checksum(folder: Path) -> str:
+    """SHA-256 of images.csv."""
+    with (folder / IMAGES_FILE).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager
@@ -373,20 +453,35 @@ def read_records(folder: Path) -> Iterator[Record]:
             (folder / REJECTED_FILE).open(encoding="utf-8", newline="") as rejected,
         ):
             reasons = csv.DictReader(rejected, strict=True)
-            for row in csv.DictReader(images, strict=True):
-                state = FileState(int(row["size"]), int(row["modified"]))
+            for image, status, state, sha256, row_sha256 in _lines(csv.reader(images, strict=True)):
                 reason = ""
-                if row["status"] == REJECTED:
-                    reason = _reason(next(reasons, {}), row["image"])
-                elif row["status"] != WRITTEN:
-                    raise ValueError(f"an image is written or rejected, not {row['status']!r}")
-                yield Record(row["image"], row["status"], state, row["row_sha256"], reason)
+                if status == REJECTED:
+                    reason = _reason(next(reasons, {}), image)
+                elif status != WRITTEN:
+                    raise ValueError(f"an image is written or rejected, not {status!r}")
+                yield Record(image, status, state, row_sha256, reason, sha256)
             if next(reasons, None) is not None:
                 raise ValueError(f"{REJECTED_FILE} has more images")
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise ExtractionError(
             f"{folder / IMAGES_FILE} or {REJECTED_FILE} is damaged ({error}): extract under another name"
         ) from error
+
+
+def _lines(rows: Iterator[list[str]]) -> Iterator[tuple[str, str, FileState, str, str]]:
+    """What images.csv says of each image; earlier versions left out what is 0 or empty here."""
+    header = next(rows, [])
+    if header not in (list(IMAGES_COLUMNS), _COLUMNS_AT_FIRST):
+        raise ValueError("its header is another")
+    for row in filter(None, rows):
+        if len(row) != len(header):
+            raise ValueError(f"the line of {row[0]} has {len(row)} cells")
+        if header == _COLUMNS_AT_FIRST:
+            image, status, size, modified, row_sha256 = row
+            yield image, status, FileState(int(size), int(modified)), "", row_sha256
+        else:
+            image, status, size, modified, changed, inode, sha256, row_sha256 = row
+            yield image, status, FileState(int(size), int(modified), int(changed), int(inode)), sha256, row_sha256
 
 
 def _reason(row: Mapping[str, str], image: str) -> str:

@@ -22,33 +22,46 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fext.data.images import NO_FILE, FileState
+from fext.data.images import NO_FILE, FileState, file_state
 from fext.data.names import name_from_bytes, name_to_bytes
+from fext.data.unchanged import state_if_same
 from fext.errors import ExtractionError
 from fext.store import files
 
 Row = NDArray[np.float32]
 
 WRITTEN, REJECTED = "written", "rejected"
+SEEN = "seen"  # what an earlier part or the table says of the file holds: it is the same in another state
 NOT_FINITE = "its features are not finite"
 _SECONDS_BETWEEN_COMMITS = 1.0
 _BATCHES_WAITING = 4
+_WORDS_OF_EARLIER_VERSIONS = 2  # of a file: its size and its time
 _PART = re.compile(r"part-(\d{6})-(\d{6})\.(?:csv|rows)")
 
 
 class Record(NamedTuple):
-    """What is known of one image: its status, its file when it was read, the checksum of its row or why it has none."""
+    """What is known of one image: its status, its file when it was read, the checksum of its row or why it has none.
+
+    `sha256` is that of the file; records of earlier versions have none.
+    """
 
     image: str
     status: str
     state: FileState
     row_sha256: str = ""
     reason: str = ""
+    sha256: str = ""
 
     @property
     def lasts(self) -> bool:
         """Whether it holds as long as the file stays as it is; one of no file, or of too little memory, does not."""
         return self.state != NO_FILE
+
+    def is_of(self, path: Path, by_contents: bool = False) -> bool:
+        """Whether a file is the one that was read; as far as size and time tell where its checksum was not kept."""
+        if not self.sha256:
+            return file_state(path)[:2] == self.state[:2]
+        return state_if_same(path, self.state, self.sha256, by_contents) is not None
 
 
 class RowSource(Protocol):
@@ -140,7 +153,7 @@ def _to_disk(stream: io.BufferedWriter) -> None:
 
 
 def _journal_line(record: Record) -> str:
-    return files.csv_line((record.image, record.status, *record.state, record.row_sha256, record.reason))
+    return files.csv_line((record.image, record.status, *record.state, record.sha256, record.row_sha256, record.reason))
 
 
 @contextmanager
@@ -222,8 +235,12 @@ def read_part(folder: Path, start: int, rank: int, num_values: int) -> Generator
 def _journal_records(journal: Path) -> Iterator[Record]:
     """The records of the whole lines of a journal."""
     with journal.open("rb") as stream, suppress(csv.Error, ValueError):
-        for image, status, size, modified, checksum, reason in csv.reader(_whole_lines(stream), strict=True):
-            yield Record(image, status, FileState(int(size), int(modified)), checksum, reason)
+        for image, status, *words, row_sha256, reason in csv.reader(_whole_lines(stream), strict=True):
+            if len(words) == _WORDS_OF_EARLIER_VERSIONS:
+                yield Record(image, status, FileState(*map(int, words)), row_sha256, reason)
+            else:
+                *times, sha256 = words
+                yield Record(image, status, FileState(*map(int, times)), row_sha256, reason, sha256)
 
 
 def _whole_lines(stream: io.BufferedReader) -> Iterator[str]:
@@ -253,14 +270,22 @@ class PlainRows:
 
 
 def newest(runs: Sequence[Iterable[Done]]) -> Iterator[tuple[bytes, Done]]:
-    """(name as bytes, what is done) of each image in sorted order: what the last of the runs says that has it.
+    """(name as bytes, what is done) of each image in sorted order: what the last of the runs says that has it, with the
+    state in which its file was seen since.
 
     The runs are sorted; nothing but their heads is in memory. Raises ExtractionError where one is not sorted.
     """
-    before = None
+    before: bytes | None = None
+    seen: Record | None = None
     for name, _, done in heapq.merge(*(_with_keys(run, -age) for age, run in enumerate(runs))):
-        if name != before:
-            yield name, done
+        if name == before:
+            continue
+        if done.record.status == SEEN:
+            seen = seen if seen is not None and seen.image == done.record.image else done.record
+            continue
+        if seen is not None and (seen.image, seen.sha256) == (done.record.image, done.record.sha256):
+            done = done._replace(record=done.record._replace(state=seen.state))
+        yield name, done
         before = name
 
 
