@@ -23,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fext.compute.device import Computation
 from fext.compute.inference import filled_up
+from fext.compute.openvino_package import import_openvino
 from fext.data.dataset import Batch
 from fext.errors import DeviceError
 from fext.model.autoencoder import Autoencoder
@@ -194,8 +195,7 @@ class OpenVinoEngine:
     """
 
     def __init__(self, model: Autoencoder, computation: Computation, batch_size: int, shape: RowShape) -> None:
-        import openvino
-
+        openvino = import_openvino()
         graph = _traced(model, batch_size, shape)
         kind = {"float32": "f32", "bfloat16": "bf16"}[computation.precision]
         properties = {
@@ -252,8 +252,7 @@ class _Traceable(nn.Module):
 
 
 def _traced(model: Autoencoder, batch_size: int, shape: RowShape) -> "openvino.Model":
-    import openvino
-
+    openvino = import_openvino()
     height, width, channels = model.plan.picture_shape
     # The smallest picture that the plan takes is quickest to trace; the graph then gets its real shape.
     rows, columns = (height, width) if model.plan.embedding else (model.plan.factor, model.plan.factor)
