@@ -6,7 +6,7 @@ encode what is not, merge. Under torchrun each process encodes a block of it, an
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from fext.jobs.choosing import WHERE_TO_GET_IMAGES
 from fext.jobs.encoding import Results, encode, refuse_mostly_not_finite
 from fext.jobs.extraction import Extraction, choose_extraction, join_extraction
 from fext.jobs.forecast import Forecast, Work
-from fext.reporting import Progress, Reporter
+from fext.reporting import Progress, Reporter, counted
 from fext.settings import Settings, settings_from_json
 from fext.store import extractions
 from fext.store.checkpoints import Checkpoint, load_checkpoint
@@ -78,7 +78,7 @@ def extract(
         _help(checkpoint, processes, reporter)
         return None
     started = time.perf_counter()
-    source = find_images(images) if images is not None else default_source(workspace)
+    source = find_images(images, reporter) if images is not None else default_source(workspace, reporter)
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
     extraction = choose_extraction(workspace, settings, checkpoint, source, name)
@@ -87,11 +87,11 @@ def extract(
         return _Run(extraction, processes, reporter, started).go()
 
 
-def default_source(workspace: Workspace) -> ImageSource:
+def default_source(workspace: Workspace, reporter: Reporter) -> ImageSource:
     """inference/images where it holds images, else data/images."""
     for folder in (workspace.inference_images, workspace.images):
         if folder.is_dir():
-            source = find_images(folder)
+            source = find_images(folder, reporter)
             if source.names:
                 return source
     raise SourceError(
@@ -113,6 +113,7 @@ class _Run:
         extraction = self.extraction
         goes_on = extractions.describe(extraction.folder) is not None
         start = extractions.begin(extraction.folder, extraction.description())
+        extraction = self._with_unreachable()
         plan = extractions.plan_work(extraction.folder, extraction.source, extraction.columns)
         self._say(plan, goes_on)
         formats = extractions.all_formats(extraction.folder, extraction.columns, extraction.settings.feature_formats)
@@ -126,6 +127,17 @@ class _Run:
             self._encode(start, plan, formats)
             self._merge(start + 1, plan, formats)
         return self._result(plan, formats)
+
+    def _with_unreachable(self) -> Extraction:
+        """The extraction with the images, done before, whose folders cannot be read now: their rows stay."""
+        extraction = self.extraction
+        unreachable = extractions.unreachable(extraction.folder, extraction.source, extraction.columns)
+        if unreachable:
+            self.reporter.warning(
+                f"{counted(len(unreachable), 'image')} done before, in folders that cannot be read now: kept as they are"
+            )
+            self.extraction = replace(extraction, source=extraction.source.with_names(unreachable))
+        return self.extraction
 
     def _say(self, plan: Plan, goes_on: bool) -> None:
         extraction = self.extraction
@@ -223,6 +235,8 @@ class _Run:
                 "written": merged.num_written,
                 "rejected": merged.num_rejected,
                 "not_images": self.extraction.source.num_not_images,
+                "of_the_system": self.extraction.source.num_system,
+                "unreadable_folders": len(self.extraction.source.unreadable),
             },
             "last_run": {
                 "encoded": len(plan.todo),

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fext.data.images import FileState, file_state
-from fext.data.names import Names, readable
+from fext.data.names import Names, name_to_bytes, readable
 from fext.data.source import ImageSource
 from fext.errors import ExtractionError, FextError
 from fext.store import files
@@ -198,12 +198,26 @@ def plan_work(folder: Path, source: ImageSource, columns: Columns) -> Plan:
         elif not done.record.lasts:
             tried_again += 1
             todo.append(position)
+        elif source.is_unreadable(done.record.image):
+            kept += 1
         elif file_state(source.path(done.record.image)) != done.record.state:
             changed += 1
             todo.append(position)
         else:
             kept += 1
     return Plan(todo, kept, new, changed, tried_again, removed)
+
+
+def unreachable(folder: Path, source: ImageSource, columns: Columns) -> list[bytes]:
+    """The images done before that may well be there, but lie in folders that cannot be read now."""
+    if not source.unreadable:
+        return []
+    others = (done for position, done in _matched(source.names, folder, columns) if position is None and done)
+    return [
+        name_to_bytes(done.record.image)
+        for done in others
+        if done.record.lasts and source.is_unreadable(done.record.image)
+    ]
 
 
 def is_whole(folder: Path, columns: Columns, formats: Iterable[str], num_found: int) -> bool:
