@@ -24,26 +24,33 @@ def lines_of(text: str) -> list[str]:
     return [line.rstrip("\r\n") for line in io.StringIO(text, newline="")]
 
 
-def rows_of(text: str, columns: Collection[str], leads_somewhere: Callable[[str], bool] | None = None) -> list[list[str]]:
+def rows_of(
+    text: str,
+    columns: Collection[str],
+    leads_somewhere: Callable[[str], bool] = lambda _: False,
+    *,
+    strict: bool = False,
+) -> list[list[str]]:
     """The rows of a table, by the separator with which its first line has the most of the columns wanted.
 
-    Without such a line it is the one whose first cell leads somewhere, else ','. Raises csv.Error.
+    Without such a line it is the one whose first cell leads somewhere, else ','. Raises csv.Error where a row cannot be
+    read; `strict` wants quotes to be as they should.
     """
     told = re.match(r"sep=(.)\r?\n", text)  # Excel's own way to say it
     if told:
-        return _rows(text[told.end() :], told.group(1))
+        return _rows(text[told.end() :], told.group(1), strict=strict)
     first = text[: text.find("\n")] if "\n" in text else text
     headers = {separator: next(iter(_rows(first, separator)), []) for separator in SEPARATORS}
     hits = {separator: len({*map(column_name, header)} & {*columns}) for separator, header in headers.items()}
     best = max(SEPARATORS, key=lambda separator: hits[separator])
-    if not hits[best] and leads_somewhere is not None:
+    if not hits[best]:
         leading = (separator for separator, header in headers.items() if header and leads_somewhere(header[0]))
         best = next(leading, best)
-    return _rows(text, best)
+    return _rows(text, best, strict=strict)
 
 
-def _rows(text: str, separator: str) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+def _rows(text: str, separator: str, *, strict: bool = False) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=strict))
 
 
 def column_name(cell: str) -> str:

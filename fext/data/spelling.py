@@ -6,7 +6,7 @@ A text is always taken as it stands first; another reading counts only where tha
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -94,14 +94,13 @@ class Disk:
 def match(names: Iterable[str], wanted: Collection[str]) -> dict[str, str]:
     """Which of the names each text means that names one of them; `names` is gone through several times.
 
-    A text that is a name means that one. Another reading of it, or then the same letters composed in another way,
-    counts where that is one name that no other text means so.
+    A text that is a name means that one. Else another reading of it counts, and then the same letters composed in
+    another way, where that is a single name which no text has as it stands.
     """
     found = {name: name for name in names if name in wanted}
     for spelled, meant in ((str, readings), (letters, _letters_of)):
-        rest = [text for text in wanted if text not in found]
-        if rest:
-            found |= _only_ones(names, rest, found, spelled, meant)
+        if rest := [text for text in wanted if text not in found]:
+            found |= _single(names, rest, frozenset(found.values()), spelled, meant)
     return found
 
 
@@ -109,21 +108,21 @@ def _letters_of(text: str) -> list[str]:
     return [letters(reading) for reading in readings(text)]
 
 
-def _only_ones(
+def _single(
     names: Iterable[str],
     texts: Collection[str],
-    found: Collection[str],
+    taken: Collection[str],
     spelled: Callable[[str], str],
     meant: Callable[[str], list[str]],
-) -> Iterator[tuple[str, str]]:
-    texts_of: dict[str, set[str]] = {}
+) -> dict[str, str]:
+    """The texts that mean one of the names that are not taken, and no second one."""
+    texts_of: dict[str, list[str]] = {}
     for text in texts:
-        for reading in meant(text):
-            texts_of.setdefault(reading, set()).add(text)
-    names_of: dict[str, set[str]] = {}
-    taken = set(found)
+        for reading in dict.fromkeys(meant(text)):
+            texts_of.setdefault(reading, []).append(text)
+    names_of: dict[str, list[str]] = {text: [] for text in texts}
     for name in names:
         if name not in taken:
             for text in texts_of.get(spelled(name), ()):
-                names_of.setdefault(text, set()).add(name)
-    return ((text, only) for text, (only, *others) in names_of.items() if not others)
+                names_of[text].append(name)
+    return {text: means[0] for text, means in names_of.items() if len(means) == 1}
