@@ -170,7 +170,9 @@ def test_images_that_cannot_be_told_apart_are_refused(names: list[str], message:
 def test_what_is_said_of_a_table_of_labels_is_what_is_wrong_with_it(tmp_path: Path) -> None:
     with pytest.raises(TooFewImagesError, match="all 2 are x: give others another label"):
         label_images(["1.png", "2.png"], {"1.png": "x", "2.png": "x"})
-    both_sides = r"none has a label: name images in the table as the extraction does \(the table has 'other/1\.png', the"
+    both_sides = (
+        r"none has a label: name images in the table as the extraction does \(the table has 'other/1\.png', the"
+    )
     with pytest.raises(TooFewImagesError, match=both_sides + r" extraction '1\.png' and '2\.png'\)"):
         label_images(["1.png", "2.png", "3.png"], {"other/1.png": "x"})
     missing, binary = tmp_path / "missing.csv", tmp_path / "binary.csv"
@@ -224,7 +226,9 @@ def test_a_label_is_for_the_name_as_it_stands_before_any_other_and_for_none_wher
 
 
 def test_a_table_without_the_columns_or_with_two_labels_of_an_image_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"has no columns image and label: its first line has to name them, and is 'file, class'"):
+    with pytest.raises(
+        SourceError, match=r"has no columns image and label: its first line has to name them, and is 'file, class'"
+    ):
         read_labels(write_labels(tmp_path / "l.csv", [("a", "b")], ("file", "class")))
     with pytest.raises(SourceError, match=r"gives a\.png two labels, x and y"):
         read_labels(write_labels(tmp_path / "l.csv", [("a.png", "x"), ("a.png", "y")]))

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from conftest import REPOSITORY, environment, make_home
 
 # Every job in turn, in one process: torch takes seconds to load.
@@ -58,7 +57,7 @@ def is_of_this_machine(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
-        return address == "localhost" or os.path.isabs(address)
+        return address == "localhost" or Path(address).is_absolute()
 
 
 def test_no_job_connects_to_anything_or_writes_outside_its_folder_and_the_temporary_one(tmp_path: Path) -> None:

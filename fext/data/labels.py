@@ -105,9 +105,7 @@ def read_labels(file: Path) -> dict[str, str]:
     header = [column_name(cell) for cell in rows[0]] if rows else []
     if not {*_COLUMNS} <= {*header}:
         first = readable(", ".join(rows[0])[:_MAX_SHOWN]) if rows else ""
-        raise SourceError(
-            f"{file} has no columns image and label: its first line has to name them, and is {first!r}"
-        )
+        raise SourceError(f"{file} has no columns image and label: its first line has to name them, and is {first!r}")
     image, label = (header.index(column) for column in _COLUMNS)
     labels: dict[str, str] = {}
     for row in rows[1:]:

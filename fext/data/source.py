@@ -32,7 +32,7 @@ _LIST_EXTENSIONS = {".txt", ".csv"}
 _MAX_LISTED = 32_768  # characters; no system has longer paths
 _LIST_COLUMNS = ("image", "path", "file", "filename")
 _NUM_EXAMPLES = 3
-# What systems put beside the files of their users, in small letters: bins, thumbnails, indexes, what a repair has found.
+# What systems put beside the files of their users, in small letters: bins, thumbnails, indexes, what repairs found.
 _SYSTEM_NAMES = {
     "$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini",
     "__macosx", ".trashes", ".spotlight-v100", ".fseventsd", ".temporaryitems", ".appledouble", "network trash folder",
@@ -166,9 +166,8 @@ def _from_folder(folder: Path, reporter: Reporter) -> ImageSource:
             num_not_images += 1
     names.sort()
     left_out.tell(reporter)
-    return ImageSource(
-        folder, folder, Names(names), num_not_images, left_out.num_system, tuple(f"{name}/" for name in left_out.unreadable)
-    )
+    unreadable = tuple(f"{name}/" for name in left_out.unreadable)
+    return ImageSource(folder, folder, Names(names), num_not_images, left_out.num_system, unreadable)
 
 
 def _walk(folder: Path, left_out: _LeftOut) -> Iterator[tuple[str, str | None]]:

@@ -7,6 +7,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -89,6 +90,19 @@ class Disk:
                 pass
             self._by_letters = {folder: by_letters}  # a list names folder after folder
         return self._by_letters[folder]
+
+
+def given_path(text: str) -> Path:
+    """The path that a person gives, such as one pasted with quotes, or with '~' for the home.
+
+    It is the text as it stands where that leads to something, else its first reading that does; where none does, it is
+    the text without what is around it.
+    """
+    disk = Disk()
+    for reading in (text, *map(os.path.expanduser, readings(text))):
+        if (found := disk.find(reading)) is not None:
+            return Path(found)
+    return Path(os.path.expanduser(bare(text) or text))  # noqa: PTH111  # Path's own raises where there is no home
 
 
 def match(names: Iterable[str], wanted: Collection[str]) -> dict[str, str]:

@@ -134,7 +134,7 @@ class _Run:
         unreachable = extractions.unreachable(extraction.folder, extraction.source, extraction.columns)
         if unreachable:
             self.reporter.warning(
-                f"{counted(len(unreachable), 'image')} done before, in folders that cannot be read now: kept as they are"
+                f"{counted(len(unreachable), 'image')} done before, in folders that cannot be read now: kept as before"
             )
             self.extraction = replace(extraction, source=extraction.source.with_names(unreachable))
         return self.extraction

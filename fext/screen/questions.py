@@ -7,6 +7,7 @@ from typing import Any
 import questionary
 from questionary import Choice
 
+from fext.data.spelling import given_path
 from fext.errors import CheckpointError, ClassifierError, ExtractionError, FextError
 from fext.screen.actions import Screen
 from fext.screen.console import shown_path
@@ -19,6 +20,18 @@ def ask(question: questionary.Question) -> Any:
     if answer is None:
         raise LeftQuestion
     return answer
+
+
+def ask_path(question: str) -> Path:
+    """A path that the user types or pastes; there has to be one."""
+    validate = lambda text: bool(text.strip()) or "a path (Ctrl-C leads back to the menu)"  # noqa: E731
+    return given_path(ask(questionary.path(question, validate=validate)))
+
+
+def ask_path_or_nothing(question: str) -> str:
+    """The text of a path that the user types or pastes; '' where only Enter was pressed."""
+    answer = str(ask(questionary.path(question)))
+    return answer if answer.strip() else ""
 
 
 def shown(path: Path, screen: Screen) -> str:
@@ -100,4 +113,4 @@ def choose_source(screen: Screen) -> Path:
             choices.append(Choice(f"{shown(folder, screen)} ({count} images)", value=str(folder)))
     choices.append(Choice("another folder or list", value=""))
     answer = ask(questionary.select("Extract from which images?", choices=choices))
-    return Path(answer or ask(questionary.path("Folder, or .txt or .csv file that lists images:"))).expanduser()
+    return Path(answer) if answer else ask_path("Folder, or .txt or .csv file that lists images:")

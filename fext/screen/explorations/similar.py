@@ -4,8 +4,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import questionary
-
 from fext.errors import UsageError
 from fext.screen.actions import Screen, duration
 from fext.screen.console import show_path, show_table
@@ -16,7 +14,7 @@ from fext.screen.explorations.common import (
     named_extraction,
     wants_references,
 )
-from fext.screen.questions import ask
+from fext.screen.questions import ask_path_or_nothing
 
 if TYPE_CHECKING:
     from fext.screen.explorations.common import Commands
@@ -44,10 +42,10 @@ def add_command(explorations: "Commands") -> argparse.ArgumentParser:
 def from_menu(screen: Screen) -> None:
     """The entry of the menu."""
     settings, folder = chosen_extraction(screen)
-    picture = ask(questionary.path("Picture to search for (Enter: find the nearest of each image):")).strip()
+    picture = ask_path_or_nothing("Picture to search for (Enter: find the nearest of each image):")
     if picture:
-        screen.reporter.message(f"Find the {_COUNT} images of {folder.name} that are nearest to {picture}")
-        _find_similar(screen, settings, folder, str(Path(picture).expanduser()), _COUNT)
+        screen.reporter.message(f"Find the {_COUNT} images of {folder.name} that are nearest to {picture.strip()}")
+        _find_similar(screen, settings, folder, picture, _COUNT)
         return
     references = wants_references()
     screen.reporter.message(f"Find the {_COUNT} nearest of each image of {folder.name}")
