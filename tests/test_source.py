@@ -92,7 +92,7 @@ def refuse_folders(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     scandir = os.scandir
 
     def refusing(path: str) -> Any:
-        if Path(path).name in names:
+        if isinstance(path, str) and Path(path).name in names:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return scandir(path)
 

@@ -235,8 +235,10 @@ class _Run:
                 "written": merged.num_written,
                 "rejected": merged.num_rejected,
                 "not_images": self.extraction.source.num_not_images,
+            },
+            "left_out": {
                 "of_the_system": self.extraction.source.num_system,
-                "unreadable_folders": len(self.extraction.source.unreadable),
+                "unreadable_folders": self.extraction.source.unreadable,
             },
             "last_run": {
                 "encoded": len(plan.todo),

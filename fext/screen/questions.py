@@ -15,23 +15,23 @@ from fext.screen.guard import LeftQuestion
 
 
 def ask(question: questionary.Question) -> Any:
-    """The answer; raises LeftQuestion where the user leaves the question."""
-    answer = question.ask()
+    """The answer; raises LeftQuestion where the user leaves the question, or the terminal is gone."""
+    try:
+        answer = question.ask()
+    except EOFError:
+        answer = None
     if answer is None:
         raise LeftQuestion
     return answer
 
 
-def ask_path(question: str) -> Path:
-    """A path that the user types or pastes; there has to be one."""
-    validate = lambda text: bool(text.strip()) or "a path (Ctrl-C leads back to the menu)"  # noqa: E731
-    return given_path(ask(questionary.path(question, validate=validate)))
+def path_question(question: str, *, optional: bool = False) -> questionary.Question:
+    """A question for a path, which `given_path` makes of the answer; Enter alone is one where it is optional."""
 
+    def is_answer(text: str) -> bool | str:
+        return optional or bool(text.strip()) or "type or paste a path (Ctrl-C leads back to the menu)"
 
-def ask_path_or_nothing(question: str) -> str:
-    """The text of a path that the user types or pastes; '' where only Enter was pressed."""
-    answer = str(ask(questionary.path(question)))
-    return answer if answer.strip() else ""
+    return questionary.path(question, validate=is_answer)
 
 
 def shown(path: Path, screen: Screen) -> str:
@@ -113,4 +113,6 @@ def choose_source(screen: Screen) -> Path:
             choices.append(Choice(f"{shown(folder, screen)} ({count} images)", value=str(folder)))
     choices.append(Choice("another folder or list", value=""))
     answer = ask(questionary.select("Extract from which images?", choices=choices))
-    return Path(answer) if answer else ask_path("Folder, or .txt or .csv file that lists images:")
+    if answer:
+        return Path(answer)
+    return given_path(ask(path_question("Folder, or .txt or .csv file that lists images:")))

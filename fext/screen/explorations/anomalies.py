@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import questionary
 
+from fext.data.spelling import given_path
 from fext.screen.actions import Screen, duration, say_unfinished
 from fext.screen.console import show_path, show_table
 from fext.screen.explorations.common import path_word
-from fext.screen.questions import ask, ask_path, choose_checkpoint, shown
+from fext.screen.questions import ask, choose_checkpoint, path_question, shown
 
 if TYPE_CHECKING:
     from fext.screen.explorations.common import Commands
@@ -45,7 +46,7 @@ def from_menu(screen: Screen) -> None:
     """The entry of the menu."""
     settings = screen.settings()
     checkpoint = choose_checkpoint(screen)
-    images = ask_path("Folder to search:")
+    images = given_path(ask(path_question("Folder to search:")))
     normal = str(ask(questionary.text("The folder in it with normal images, if there is one:", default=_NORMAL)))
     references = bool(
         ask(questionary.confirm("The same with the untrained encoder and a linear map beside it?", default=False))

@@ -18,7 +18,7 @@ from fext.screen.explorations.common import (
     path_word,
     wants_references,
 )
-from fext.screen.questions import ask, ask_path_or_nothing
+from fext.screen.questions import ask, path_question
 
 if TYPE_CHECKING:
     from fext.jobs.classification import ClassifyResult
@@ -60,8 +60,9 @@ def from_menu(screen: Screen) -> None:
     settings, folder = chosen_extraction(screen)
     choices = [Choice(f"{name}: {what}", value=name) for name, what in _METHODS.items()]
     method = ask(questionary.select("Which method?", choices=choices))
-    file = ask_path_or_nothing("Table with the columns image and label (Enter: the folders are the labels):")
-    labels = given_path(file) if file else None
+    table = "Table with the columns image and label (Enter: the folders are the labels):"
+    file = str(ask(path_question(table, optional=True)))
+    labels = given_path(file) if file.strip() else None
     references = method != "head" and wants_references()
     screen.reporter.message(f"Train a classifier ({method}) on the images of {folder.name} and test it on others")
     _run(screen, settings, folder, labels, method, None, references)

@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fext.data.spelling import given_path
 from fext.screen.actions import Screen
 from fext.screen.explorations.classify import show_classifier
 from fext.screen.explorations.common import path_word
-from fext.screen.questions import ask_path
+from fext.screen.questions import ask, path_question
 
 if TYPE_CHECKING:
     from fext.screen.explorations.common import Commands
@@ -31,7 +32,7 @@ def add_command(commands: "Commands") -> argparse.ArgumentParser:
 
 def from_menu(screen: Screen) -> None:
     """The entry of the menu."""
-    images = ask_path("Folder that holds a folder for each class:")
+    images = given_path(ask(path_question("Folder that holds a folder for each class:")))
     _run(screen, screen.settings(), images, "cifar10", None)
 
 

@@ -14,7 +14,7 @@ from fext.screen.explorations.common import (
     named_extraction,
     wants_references,
 )
-from fext.screen.questions import ask_path_or_nothing
+from fext.screen.questions import ask, path_question
 
 if TYPE_CHECKING:
     from fext.screen.explorations.common import Commands
@@ -42,8 +42,9 @@ def add_command(explorations: "Commands") -> argparse.ArgumentParser:
 def from_menu(screen: Screen) -> None:
     """The entry of the menu."""
     settings, folder = chosen_extraction(screen)
-    picture = ask_path_or_nothing("Picture to search for (Enter: find the nearest of each image):")
-    if picture:
+    question = path_question("Picture to search for (Enter: find the nearest of each image):", optional=True)
+    picture = str(ask(question))
+    if picture.strip():
         screen.reporter.message(f"Find the {_COUNT} images of {folder.name} that are nearest to {picture.strip()}")
         _find_similar(screen, settings, folder, picture, _COUNT)
         return
