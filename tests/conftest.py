@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from fext.settings import Settings, configurations_text
 from fext.store import files
 from fext.store.checkpoints import load_resume
 from fext.store.workspace import Workspace
+
+# matplotlib looks through the system's fonts once, and not once for each home that a test makes.
+os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / "fext_tests_matplotlib"))
 
 TIMES = ("seconds", "waiting_seconds", "images_per_second")
 REPOSITORY = Path(__file__).resolve().parents[1]
