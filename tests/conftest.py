@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from fext.store.workspace import Workspace
 # A busy machine is no fault: how long it takes to make an example says nothing of FeXT.
 hypothesis_settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("any machine")
+# matplotlib looks through the system's fonts once, and not once for each home that a test makes.
+os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / "fext_tests_matplotlib"))
 
 TIMES = ("seconds", "waiting_seconds", "images_per_second")
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,7 +151,7 @@ def test_labels_of_a_file_that_are_of_other_images_are_counted(tmp_path: Path) -
     rows = [("a.png", "x"), ("b.png", "y"), ("c.png", "y"), ("gone.png", "y"), ("d.png", "")]
     labelled = label_images(["a.png", "b.png", "c.png", "d.png"], read_labels(write_labels(tmp_path / "l.csv", rows)))
     assert labelled.codes.tolist() == [0, 1, 1, -1]
-    assert (labelled.num_without, labelled.num_elsewhere) == (1, 1)
+    assert (labelled.num_without, labelled.num_elsewhere, labelled.elsewhere) == (1, 1, ("gone.png",))
 
 
 @pytest.mark.parametrize(
@@ -169,8 +170,11 @@ def test_images_that_cannot_be_told_apart_are_refused(names: list[str], message:
 def test_what_is_said_of_a_table_of_labels_is_what_is_wrong_with_it(tmp_path: Path) -> None:
     with pytest.raises(TooFewImagesError, match="all 2 are x: give others another label"):
         label_images(["1.png", "2.png"], {"1.png": "x", "2.png": "x"})
-    with pytest.raises(TooFewImagesError, match="none has a label: name images in the table as the extraction does"):
-        label_images(["1.png"], {"other/1.png": "x"})
+    both_sides = (
+        r"none has a label: name images in the table as the extraction does \(the table has 'other/1\.png', the"
+    )
+    with pytest.raises(TooFewImagesError, match=both_sides + r" extraction '1\.png' and '2\.png'\)"):
+        label_images(["1.png", "2.png", "3.png"], {"other/1.png": "x"})
     missing, binary = tmp_path / "missing.csv", tmp_path / "binary.csv"
     binary.write_bytes(bytes(range(256)))
     with pytest.raises(SourceError, match=r"table of labels \(No such file or directory\): name a CSV"):
@@ -179,8 +183,52 @@ def test_what_is_said_of_a_table_of_labels_is_what_is_wrong_with_it(tmp_path: Pa
         read_labels(binary)
 
 
+@pytest.mark.parametrize("header", ["image|label", "Image|Label", " IMAGE | label ", '"image"|"Label"|note'])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_of_labels_is_read_as_spreadsheets_of_all_languages_write_it(
+    header: str, separator: str, encoding: str, tmp_path: Path
+) -> None:
+    text = f'{header}\n"a, b; c.png"|katze \nmüller.png|hund\n\nd.png|\n'.replace("|", separator)
+    (tmp_path / "l.csv").write_text(text, encoding)
+    assert read_labels(tmp_path / "l.csv") == {"a, b; c.png": "katze", "müller.png": "hund"}
+
+
+@pytest.mark.parametrize("spelling", ["{}", '"{}"', " {} ", ".\\{}", "C-{}"])
+def test_labels_find_images_by_other_spellings_of_their_names(spelling: str) -> None:
+    names = [f"sub/{number}.png" for number in range(4)]
+    labels = {spelling.format(name).replace("/", "\\"): "xy"[place % 2] for place, name in enumerate(names)}
+    if spelling == "C-{}":  # another name, and no other spelling of it
+        with pytest.raises(TooFewImagesError, match="none has a label"):
+            label_images(names, labels)
+    else:
+        names = [spelling.format(name) for name in names] if spelling.startswith(".") else names
+        assert label_images([name.replace("\\", "/") for name in names], labels).codes.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("in_table", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_labels_find_images_whose_letters_are_composed_in_another_way(in_table: str, on_disk: str) -> None:
+    names = ["héron_00.jpg", "Müller_01.jpg", "forêt_02.jpg", "plain_03.jpg"]
+    labels = {unicodedata.normalize(in_table, name): "ab"[place % 2] for place, name in enumerate(names)}
+    labelled = label_images([unicodedata.normalize(on_disk, name) for name in names], labels)
+    assert (labelled.codes.tolist(), labelled.num_elsewhere) == ([0, 1, 0, 1], 0)
+
+
+def test_a_label_is_for_the_name_as_it_stands_before_any_other_and_for_none_where_several_could_be_meant() -> None:
+    composed, apart, other = "\u1e69.png", "s\u0323\u0307.png", "s\u0307\u0323.png"  # one letter in three ways
+    rest = {"1.png": "x", "2.png": "y", "3.png": "x"}
+    labelled = label_images([composed, apart, *rest], {composed: "y", **rest})
+    assert (labelled.codes.tolist(), labelled.num_elsewhere) == ([1, -1, 0, 1, 0], 0)
+    labelled = label_images([apart, other, *rest], {composed: "y", **rest})
+    assert (labelled.codes.tolist(), labelled.elsewhere) == ([-1, -1, 0, 1, 0], (composed,))
+    with pytest.raises(SourceError, match=r"gives 1\.png two labels, x and y"):
+        label_images(["1.png", "2.png"], {"'1.png'": "x", '"1.png"': "y"})
+
+
 def test_a_table_without_the_columns_or_with_two_labels_of_an_image_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="has no columns image and label"):
+    with pytest.raises(
+        SourceError, match=r"has no columns image and label: its first line has to name them, and is 'file, class'"
+    ):
         read_labels(write_labels(tmp_path / "l.csv", [("a", "b")], ("file", "class")))
     with pytest.raises(SourceError, match=r"gives a\.png two labels, x and y"):
         read_labels(write_labels(tmp_path / "l.csv", [("a.png", "x"), ("a.png", "y")]))

@@ -1,6 +1,7 @@
 """What the main job withstands: odd and damaged images, stops at any moment, full disks, processes that die."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -164,15 +165,43 @@ def as_somebody_else(*folders: Path) -> Iterator[None]:
             parent.chmod(mode)
 
 
+def test_rows_of_a_folder_that_cannot_be_read_for_a_while_stay_and_new_images_come_to_them(
+    trained: Workspace, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, share = tmp_path / "images", tmp_path / "images" / "share"
+    names = write_images(images, 3)
+    share.mkdir()
+    for name in names[1:]:
+        (images / name).rename(share / name)
+    extracted(trained, tiny, images, tmp_path / "space")
+    (images / "new.png").write_bytes((images / names[0]).read_bytes())
+
+    def stale(path: str | int, scandir: Callable[[str | int], Any] = os.scandir) -> Any:
+        if path == str(share):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return scandir(path)
+
+    share.rename(tmp_path / "elsewhere")
+    share.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", stale)
+        stood = extracted(trained, tiny, images, tmp_path / "space")
+    assert (stood.num_found, stood.num_kept, stood.num_new, stood.num_removed) == (4, 3, 1, 0)
+    manifest = json.loads((stood.folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["left_out"]["unreadable_folders"] == ["share/"]
+    share.rmdir()
+    assert extracted(trained, tiny, images, tmp_path / "space").num_removed == 2  # the folder itself is gone
+
+
 @POSIX
-def test_a_folder_that_may_not_be_read_is_named_and_nothing_is_left_out_unseen(tmp_path: Path) -> None:
-    write_images(tmp_path / "images" / "private", 1)
-    (tmp_path / "images" / "private").chmod(0)
+def test_the_folder_that_is_named_has_to_be_readable(tmp_path: Path) -> None:
+    write_images(tmp_path / "private", 1)
+    (tmp_path / "private").chmod(0)
     try:
         with as_somebody_else(tmp_path), pytest.raises(SourceError, match="private cannot be read: Permission denied"):
-            find_images(tmp_path / "images")
+            find_images(tmp_path / "private")
     finally:
-        (tmp_path / "images" / "private").chmod(0o755)
+        (tmp_path / "private").chmod(0o755)
 
 
 def test_names_of_every_kind_have_a_right_row_each(trained: Workspace, tiny: Tiny, tmp_path: Path) -> None:

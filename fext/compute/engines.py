@@ -25,6 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fext.compute.device import Computation, device_name
 from fext.compute.inference import filled_up
+from fext.compute.openvino_package import import_openvino
 from fext.data.dataset import Batch
 from fext.errors import DeviceError
 from fext.model.autoencoder import Autoencoder
@@ -239,8 +240,7 @@ class OpenVinoEngine:
 
 def _compiled(graph: "openvino.Model", computation: Computation, num_threads: int) -> "openvino.CompiledModel":
     """Raises DeviceError where the processor would compute in another precision, or not at all."""
-    import openvino
-
+    openvino = import_openvino()
     kind = {"float32": "f32", "bfloat16": "bf16"}[computation.precision]
     properties = {
         "INFERENCE_PRECISION_HINT": kind,
@@ -290,8 +290,7 @@ class _Traceable(nn.Module):
 
 
 def _traced(model: Autoencoder, batch_size: int, shape: RowShape) -> "openvino.Model":
-    import openvino
-
+    openvino = import_openvino()
     height, width, channels = model.plan.picture_shape
     # The smallest picture that the plan takes is quickest to trace; the graph then gets its real shape.
     rows, columns = (height, width) if model.plan.embedding else (model.plan.factor, model.plan.factor)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fext.compute.openvino_package import silence_openvino
 from fext.compute.processes import Processes, keeping_contact
 from fext.data.dataset import Batch
 from fext.errors import ProcessGroupError, ReaderDiedError, UnreadableImageError
@@ -72,6 +73,7 @@ def in_sum(forward: Callable[..., Any], *, is_last: bool) -> AbstractContextMana
 
 def compiled(module: nn.Module, backend: str | Callable[..., Any]) -> Any:
     """The module compiled by torch, whole, or in the pieces that lie between normalizations shared by processes."""
+    silence_openvino()  # it may be the backend
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, len(list(module.modules())))
     return torch.compile(module, backend=backend)
 

@@ -3,18 +3,22 @@
 import csv
 from array import array
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fext.data.listing import column_name, read_text, rows_of
+from fext.data.names import readable
+from fext.data.spelling import bare, match
 from fext.data.split import TEST_FOLDER, TRAIN_FOLDER
 from fext.errors import SourceError, TooFewImagesError
 
 _MIN_PER_LABEL = 2
-_SHOWN = 5
+_SHOWN, _FEW, _MAX_SHOWN = 5, 2, 60
+_COLUMNS = ("image", "label")
 
 Places = NDArray[np.int64]
 
@@ -23,12 +27,13 @@ Places = NDArray[np.int64]
 class Labelled:
     """Images with labels: `codes` (N,) tells of each image the place of its label in `classes`, -1 where it has none.
 
-    num_elsewhere labels of a file are of images that are not among these.
+    num_elsewhere labels of a file are of images that are not among these; `elsewhere` are the first of their names.
     """
 
     classes: tuple[str, ...]
     codes: NDArray[np.int32]
     num_elsewhere: int = 0
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def places(self) -> Places:
@@ -85,18 +90,11 @@ def label_chance(codes: NDArray[np.int32]) -> float:
 def read_labels(file: Path) -> dict[str, str]:
     """The label of each image that a CSV with the columns image and label names.
 
-    An empty label is none. Raises SourceError where the file cannot be read, or gives an image two labels.
+    Columns may be set apart by ';' or a tab, too. An empty label is none. Raises SourceError where the file cannot be
+    read, or gives an image two labels.
     """
-    labels: dict[str, str] = {}
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream, strict=True)
-            if not {"image", "label"} <= set(rows.fieldnames or ()):
-                raise SourceError(f"{file} has no columns image and label: its first line has to name them")
-            for row in rows:
-                name, label = row["image"], (row["label"] or "").strip()
-                if name and label and labels.setdefault(name, label) != label:
-                    raise SourceError(f"{file} gives {name} two labels, {labels[name]} and {label}: leave one")
+        rows = rows_of(read_text(file), _COLUMNS, strict=True)
     except UnicodeDecodeError as error:
         raise SourceError(f"{file} cannot be read as a table of labels: save it as text in UTF-8") from error
     except (OSError, csv.Error) as error:
@@ -104,34 +102,67 @@ def read_labels(file: Path) -> dict[str, str]:
         raise SourceError(
             f"{file} cannot be read as a table of labels ({reason}): name a CSV with the columns image and label"
         ) from error
+    header = [column_name(cell) for cell in rows[0]] if rows else []
+    if not {*_COLUMNS} <= {*header}:
+        first = readable(", ".join(rows[0])[:_MAX_SHOWN]) if rows else ""
+        raise SourceError(f"{file} has no columns image and label: its first line has to name them, and is {first!r}")
+    image, label = (header.index(column) for column in _COLUMNS)
+    labels: dict[str, str] = {}
+    for row in rows[1:]:
+        if len(row) > max(image, label) and row[image] and (told := bare(row[label])):
+            _add(labels, row[image], told, file)
     return labels
+
+
+def _add(labels: dict[str, str], name: str, label: str, where: object) -> None:
+    if labels.setdefault(name, label) != label:
+        raise SourceError(f"{where} gives {name} two labels, {labels[name]} and {label}: leave one")
 
 
 def label_images(names: Sequence[str], labels: Mapping[str, str] | None = None) -> Labelled:
     """The images with the labels given, else with those of their folders.
 
-    Raises TooFewImagesError where they are not at least two classes, one of them with two images to learn and test by.
+    What labels are given for names images as `match` finds them. Raises TooFewImagesError where they are not at least
+    two classes, one of them with two images to learn and test by, and SourceError where an image has two labels.
     """
+    given, elsewhere = _given(names, labels) if labels is not None else ({}, [])
     by_label: dict[str, int] = {}
     codes = np.full(len(names), -1, np.int32)
     for place, name in enumerate(names):
-        label = label_of(name) if labels is None else labels.get(name, "")
+        label = label_of(name) if labels is None else given.get(name, "")
         if label:
             codes[place] = by_label.setdefault(label, len(by_label))
-    num_elsewhere = 0 if labels is None else len(labels) - int((codes >= 0).sum())
-    labelled = _with_classes(by_label, codes, num_elsewhere)
+    labelled = replace(_with_classes(by_label, codes), num_elsewhere=len(elsewhere), elsewhere=tuple(elsewhere[:_FEW]))
+    if labels and not given:
+        raise TooFewImagesError(
+            f"images are told apart by two classes or more, and here none has a label: name images in the table as "
+            f"the extraction does (the table has {_such_as(elsewhere)}, the extraction {_such_as(names)})"
+        )
     _refuse_too_few(labelled, given=labels is not None)
     return labelled
 
 
-def _with_classes(numbers: Mapping[str, int], codes: NDArray[np.int32], num_elsewhere: int = 0) -> Labelled:
+def _given(names: Sequence[str], labels: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The label of each image that the labels are given for, and what else they are given for."""
+    given: dict[str, str] = {}
+    meant = match(names, labels)
+    for text, name in meant.items():
+        _add(given, name, labels[text], "the table of labels")
+    return given, [text for text in labels if text not in meant]
+
+
+def _such_as(names: Sequence[str]) -> str:
+    return " and ".join(repr(readable(name)) for name in names[:_FEW])
+
+
+def _with_classes(numbers: Mapping[str, int], codes: NDArray[np.int32]) -> Labelled:
     """Images whose codes are numbers given in the order in which labels came; the classes are sorted."""
     classes = tuple(sorted(numbers))
     order = np.empty(len(classes) + 1, np.int32)
     order[-1] = -1  # of no label
     for place, label in enumerate(classes):
         order[numbers[label]] = place
-    return Labelled(classes, order[codes], num_elsewhere)
+    return Labelled(classes, order[codes])
 
 
 def _refuse_too_few(labelled: Labelled, *, given: bool) -> None:

@@ -128,7 +128,7 @@ def analyze(workspace: Workspace, settings: Settings, images: Path, reporter: Re
     Only new and changed files are decoded; stopped anywhere, it goes on there. Raises SourceError.
     """
     started = time.perf_counter()
-    source = find_images(images)
+    source = find_images(images, reporter)
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
     memory = AnalyzedImages(workspace.analyzed_images, settings.check_contents)
@@ -341,6 +341,8 @@ def _summary(found: Found) -> dict[str, Any]:
         "num_good": len(found.names),
         "num_rejected": len(found.dataset.rejected),
         "num_not_images": found.source.num_not_images,
+        "num_of_the_system": found.source.num_system,
+        "num_unreadable_folders": len(found.source.unreadable),
         "num_train": int((found.sides == "train").sum()),
         "num_test": int((found.sides == "test").sum()),
         "num_copies_across_split": found.num_across,
@@ -353,6 +355,7 @@ def _summary(found: Found) -> dict[str, Any]:
 def _fingerprint(source: ImageSource, dataset: _Dataset, sides: NDArray[np.str_]) -> str:
     """A checksum of all that the written analysis depends on."""
     digest = hashlib.sha256(f"{MADE_BY}\n{source.location.absolute()}\n{source.num_not_images}\n".encode())
+    digest.update(f"{source.num_system} {source.unreadable}\n".encode())
     digest.update(dataset.digests)
     for name in source.names.iter_bytes():
         digest.update(name + b"\n")

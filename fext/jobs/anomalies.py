@@ -61,7 +61,7 @@ def find_anomalies(
     started = time.perf_counter()
     computation = prepare_computation(settings)
     checkpoint = load_checkpoint(checkpoint_folder)
-    source = find_images(images)
+    source = find_images(images, reporter)
     has_labels = _has_labels(source, normal)
     task = _Task(checkpoint, settings, computation, reporter, _normal_source(checkpoint))
     chosen = _choose(task, source)

@@ -99,7 +99,10 @@ def notes_on(task: Task) -> list[str]:
     if labelled.num_without:
         notes.append(f"{labelled.num_without:,} images have no label: they are left out.")
     if labelled.num_elsewhere:
-        notes.append(f"{labelled.num_elsewhere:,} labels of {task.labels_from} are of images that are not there.")
+        such = " and ".join(map(readable, labelled.elsewhere))
+        notes.append(
+            f"{labelled.num_elsewhere:,} labels of {task.labels_from} are of images that are not there, such as {such}."
+        )
     if alone := small_classes(labelled):
         notes.append(f"Classes of one image, which is for training and leaves none to test: {alone}.")
     return notes

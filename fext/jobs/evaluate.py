@@ -90,7 +90,7 @@ def _images_to_score(
     split = checkpoint.split()
     known = dict.fromkeys(split.train, "train") | dict.fromkeys(split.test, "test")
     if images is not None:
-        source = find_images(images)
+        source = find_images(images, reporter)
         if not source.names:
             raise SourceError(f"{source.describe_empty()}: name a folder of images")
         return source, source.names, _subsets(checkpoint, known, source, reporter)

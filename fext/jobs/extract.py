@@ -6,7 +6,7 @@ encode what is not, merge. Under torchrun each process encodes a block of it, an
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def extract(
         _help(checkpoint, processes, reporter)
         return None
     started = time.perf_counter()
-    source = find_images(images) if images is not None else default_source(workspace)
+    source = find_images(images, reporter) if images is not None else default_source(workspace, reporter)
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
     extraction = choose_extraction(workspace, settings, checkpoint, source, name)
@@ -89,11 +89,11 @@ def extract(
         return _Run(extraction, processes, reporter, started).go()
 
 
-def default_source(workspace: Workspace) -> ImageSource:
+def default_source(workspace: Workspace, reporter: Reporter) -> ImageSource:
     """inference/images where it holds images, else data/images."""
     for folder in (workspace.inference_images, workspace.images):
         if folder.is_dir():
-            source = find_images(folder)
+            source = find_images(folder, reporter)
             if source.names:
                 return source
     raise SourceError(
@@ -115,6 +115,7 @@ class _Run:
         extraction = self.extraction
         goes_on = extractions.describe(extraction.folder) is not None
         start = extractions.begin(extraction.folder, extraction.description())
+        extraction = self._with_unreachable()
         by_contents = extraction.settings.check_contents
         plan = extractions.plan_work(
             extraction.folder, start, extraction.source, extraction.columns, by_contents, self.reporter
@@ -134,6 +135,17 @@ class _Run:
             self._encode(start, plan, formats)
             self._merge(start + 1, plan, formats)
         return self._result(plan, formats)
+
+    def _with_unreachable(self) -> Extraction:
+        """The extraction with the images, done before, whose folders cannot be read now: their rows stay."""
+        extraction = self.extraction
+        unreachable = extractions.unreachable(extraction.folder, extraction.source, extraction.columns)
+        if unreachable:
+            self.reporter.warning(
+                f"{counted(len(unreachable), 'image')} done before, in folders that cannot be read now: kept as before"
+            )
+            self.extraction = replace(extraction, source=extraction.source.with_names(unreachable))
+        return self.extraction
 
     def _say(self, plan: Plan, goes_on: bool) -> None:
         extraction = self.extraction
@@ -243,6 +255,10 @@ class _Run:
                 "not_images": self.extraction.source.num_not_images,
             },
             "images_sha256": merged.images_sha256,
+            "left_out": {
+                "of_the_system": self.extraction.source.num_system,
+                "unreadable_folders": self.extraction.source.unreadable,
+            },
             "last_run": {
                 "encoded": len(plan.todo),
                 "processes": self.processes.count,

@@ -61,7 +61,7 @@ def predict(
     started = time.perf_counter()
     classifier = load_classifier(classifier_folder)
     file = _new_file(classifier, images, output)
-    source = find_images(images)
+    source = find_images(images, reporter)
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: name a folder of images, or a list, with --images")
     checkpoint = checkpoint_of(workspace, classifier.description, f"the classifier {classifier.name}")

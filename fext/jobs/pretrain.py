@@ -132,7 +132,7 @@ def _new_run(
     say_unused(settings, reporter)
     preprocessing = Preprocessing(*settings.picture_shape, resize_mode=settings.resize_mode)
     folder = workspace.new_checkpoint(name or _made_up_name(workspace, settings.architecture))
-    source = _source(workspace, images, only)
+    source = _source(workspace, images, only, reporter)
     # What a run takes its images for has to be true from the start: each is compared whenever it is read.
     chosen = choose_split(workspace, change_settings(settings, check_contents=True), source, reporter)
     say_split(chosen.split, settings, source, reporter)
@@ -149,10 +149,10 @@ def _new_run(
     return run, chosen.rejected
 
 
-def _source(workspace: Workspace, images: Path, only: Names | None) -> ImageSource:
+def _source(workspace: Workspace, images: Path, only: Names | None, reporter: Reporter) -> ImageSource:
     """The images to choose from; none where the user's own folder is not made yet."""
     is_missing = images == workspace.images and not images.exists()
-    source = ImageSource(images, images, Names([]), 0) if is_missing else find_images(images)
+    source = ImageSource(images, images, Names([]), 0) if is_missing else find_images(images, reporter)
     return source if only is None else known_images(images, only)
 
 

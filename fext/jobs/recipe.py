@@ -77,7 +77,7 @@ def cifar10(
 
 
 def _images_of(settings: Settings, images: Path, reporter: Reporter) -> _Images:
-    source = find_images(images)
+    source = find_images(images, reporter)
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
     try:

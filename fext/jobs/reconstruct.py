@@ -44,7 +44,7 @@ def reconstruct(
     started = time.perf_counter()
     _refuse_filled(output)
     checkpoint = load_checkpoint(checkpoint_folder)
-    source = find_images(images)
+    source = find_images(images, reporter)
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
     computation = prepare_computation(settings)

@@ -13,6 +13,7 @@ from fext.compute.vector_index import NO_ID, QUERIES_AT_A_TIME, Found, Rows
 from fext.data.images import read_file
 from fext.data.labels import are_labels, folder_labels, label_chance
 from fext.data.names import name_to_bytes
+from fext.data.spelling import given_path, match
 from fext.data.unchanged import state_if_same
 from fext.errors import ExtractionError, ImageRejected, SourceError
 from fext.jobs.indexing import IndexedExtraction, open_index
@@ -134,18 +135,19 @@ def _one_image(folder: Path) -> ExtractionError:
 def _query(
     workspace: Workspace, settings: Settings, indexed: IndexedExtraction, picture: str, reporter: Reporter
 ) -> _Query:
-    name = picture
+    name = match(indexed.images, [picture]).get(picture, picture)
     place = _place(indexed, name)
-    if place is not None and _is_another_file(Path(picture), indexed.source.path(name)):
+    path = given_path(picture)
+    if place is not None and _is_another_file(path, indexed.source.path(name)):
         reporter.warning(
             f"{picture} is searched for as the image of that name in {indexed.folder.name}, not as the file here: for "
             f"that give its whole path"
         )
-    if place is None and (inside := _name_within(indexed, Path(picture))) is not None:
+    if place is None and (inside := _name_within(indexed, path)) is not None:
         name, place = inside, _place(indexed, inside)
     if place is not None:
         return _Query(name, indexed.source.path(name), indexed.rows(place, place + 1), place)
-    path, table = Path(picture), indexed.stored.table
+    table = indexed.stored.table
     try:
         data = read_file(path)[0]
         encoder = OutsideEncoder(workspace, settings, indexed.folder, table.manifest, reporter)

@@ -46,11 +46,12 @@ class TensorBoardServer:
 
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + _SECONDS_TO_START
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy is not for this machine itself
         while time.monotonic() < deadline:
             if not self.is_running():
                 raise FextError("TensorBoard ended at once: see whether 'python -m tensorboard.main --help' works")
             try:
-                urllib.request.urlopen(self.address, timeout=2).close()
+                opener.open(self.address, timeout=2).close()
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
             else:

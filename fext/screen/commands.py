@@ -9,6 +9,7 @@ from fext.errors import SettingsError
 from fext.screen import actions
 from fext.screen.actions import Screen
 from fext.screen.explorations import EXPLORATIONS, recipe
+from fext.screen.explorations.common import path_word
 
 if TYPE_CHECKING:
     from fext.screen.explorations.common import Commands
@@ -123,7 +124,7 @@ def _add_files(commands: "Commands") -> None:
 
 
 def _add_images(command: argparse.ArgumentParser, metavar: str, text: str, *, required: bool = False) -> None:
-    command.add_argument("--images", type=Path, metavar=metavar, help=text, required=required)
+    command.add_argument("--images", type=path_word, metavar=metavar, help=text, required=required)
 
 
 def _add_checkpoint(command: argparse.ArgumentParser) -> None:

@@ -1,11 +1,11 @@
 """Everything that is printed: messages, progress and tables, on a rich console that is passed in."""
 
-import io
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO, cast
 
 from rich.console import Console, ConsoleDimensions
 from rich.markup import escape
@@ -24,13 +24,12 @@ from rich.text import Text
 
 from fext.data.names import readable
 from fext.screen.interrupts import Interrupt, asked_to_stop
+from fext.screen.streams import Output
 
 
-def make_console() -> Console:
-    """The terminal, or plain text where output goes to a file or a pipe; what it cannot show it spells out."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    console = Console(highlight=False, soft_wrap=False)
+def make_console(output: Output | None = None) -> Console:
+    """The terminal, or plain text where output goes to a file or a pipe; without `output` it is standard output."""
+    console = Console(file=cast("TextIO", output or Output(sys.stdout)), highlight=False, soft_wrap=False)
     if console.is_dumb_terminal:  # rich does not ask such a terminal for its size
         console.size = ConsoleDimensions(*shutil.get_terminal_size())
     return console

@@ -45,12 +45,14 @@ class Menu:
         choices = [Choice(title, value=number) for number, (title, _) in enumerate(entries)]
         try:
             while True:
-                number = questionary.select(TITLE, choices=choices, instruction="(arrow keys, Enter)").ask()
-                action = None if number is None else entries[number][1]
+                number = ask(questionary.select(TITLE, choices=choices, instruction="(arrow keys, Enter)"))
+                action = entries[number][1]
                 if action is None:
                     return
                 guarded(self._screen, entries[number][0], action)
                 self._screen.console.print()
+        except LeftQuestion:
+            return
         finally:
             if self._tensorboard is not None:
                 self._tensorboard.close()

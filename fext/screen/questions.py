@@ -7,6 +7,7 @@ from typing import Any
 import questionary
 from questionary import Choice
 
+from fext.data.spelling import given_path
 from fext.errors import CheckpointError, ClassifierError, ExtractionError, FextError
 from fext.screen.actions import Screen
 from fext.screen.console import shown_path
@@ -14,11 +15,23 @@ from fext.screen.guard import LeftQuestion
 
 
 def ask(question: questionary.Question) -> Any:
-    """The answer; raises LeftQuestion where the user leaves the question."""
-    answer = question.ask()
+    """The answer; raises LeftQuestion where the user leaves the question, or the terminal is gone."""
+    try:
+        answer = question.ask()
+    except EOFError:
+        answer = None
     if answer is None:
         raise LeftQuestion
     return answer
+
+
+def path_question(question: str, *, optional: bool = False) -> questionary.Question:
+    """A question for a path, which `given_path` makes of the answer; Enter alone is one where it is optional."""
+
+    def is_answer(text: str) -> bool | str:
+        return optional or bool(text.strip()) or "type or paste a path (Ctrl-C leads back to the menu)"
+
+    return questionary.path(question, validate=is_answer)
 
 
 def shown(path: Path, screen: Screen) -> str:
@@ -100,4 +113,6 @@ def choose_source(screen: Screen) -> Path:
             choices.append(Choice(f"{shown(folder, screen)} ({count} images)", value=str(folder)))
     choices.append(Choice("another folder or list", value=""))
     answer = ask(questionary.select("Extract from which images?", choices=choices))
-    return Path(answer or ask(questionary.path("Folder, or .txt or .csv file that lists images:"))).expanduser()
+    if answer:
+        return Path(answer)
+    return given_path(ask(path_question("Folder, or .txt or .csv file that lists images:")))

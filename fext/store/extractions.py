@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fext.data.images import NO_FILE, FileState
-from fext.data.names import Names, readable
+from fext.data.names import Names, name_to_bytes, readable
 from fext.data.source import ImageSource
 from fext.data.unchanged import Remembered, look_again
 from fext.errors import ExtractionError, FextError
@@ -224,6 +224,9 @@ def plan_work(
             if position is None:
                 plan.num_removed += record is not None and record.lasts
                 continue
+            if record is not None and record.lasts and source.is_unreadable(record.image):
+                plan.num_kept += 1
+                continue
             if record is not None and state is not None:
                 plan.num_kept += 1
                 plan.num_seen += seen.add(record, state)
@@ -245,7 +248,7 @@ def _remembered(
 ) -> Remembered[tuple[int | None, Record | None]]:
     """An image found, by position, or one that is gone, and what is to be compared with its file."""
     record = done.record if done is not None else None
-    if position is None or record is None or not record.lasts:
+    if position is None or record is None or not record.lasts or source.is_unreadable(record.image):
         return Remembered((position, record), None, NO_FILE, "")
     return Remembered((position, record), source.path(record.image), record.state, record.sha256, by_contents)
 
@@ -269,6 +272,18 @@ class _SeenFiles:
         """Bring what was taken onto the disk."""
         if self._writer is not None:
             self._writer.close()
+
+
+def unreachable(folder: Path, source: ImageSource, columns: Columns) -> list[bytes]:
+    """The images done before that may well be there, but lie in folders that cannot be read now."""
+    if not source.unreadable:
+        return []
+    others = (done for position, done in _matched(source.names, folder, columns) if position is None and done)
+    return [
+        name_to_bytes(done.record.image)
+        for done in others
+        if done.record.lasts and source.is_unreadable(done.record.image)
+    ]
 
 
 def is_whole(folder: Path, columns: Columns, formats: Iterable[str], num_found: int) -> bool:

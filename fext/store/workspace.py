@@ -72,6 +72,11 @@ class Workspace:
         return self.root / "training" / "logs"
 
     @property
+    def caches(self) -> Path:
+        """What libraries keep to find it again; it may be deleted."""
+        return self.root / ".cache"
+
+    @property
     def inference(self) -> Path:
         """A folder for each extraction."""
         return self.root / "inference"

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import questionary
 
+from fext.data.spelling import given_path
 from fext.screen.actions import Screen, duration, say_unfinished
 from fext.screen.console import show_path, show_table
-from fext.screen.questions import ask, choose_checkpoint, shown
+from fext.screen.explorations.common import path_word
+from fext.screen.questions import ask, choose_checkpoint, path_question, shown
 
 if TYPE_CHECKING:
     from fext.screen.explorations.common import Commands
@@ -24,7 +26,7 @@ def add_command(explorations: "Commands") -> argparse.ArgumentParser:
         "anomalies", help="find images that are unlike those that a checkpoint was trained on, and where in them"
     )
     command.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="name or path (default: the only one)")
-    command.add_argument("--images", type=Path, metavar="FOLDER", required=True, help="folder or list to search")
+    command.add_argument("--images", type=path_word, metavar="FOLDER", required=True, help="folder or list to search")
     command.add_argument(
         "--normal",
         default=_NORMAL,
@@ -44,7 +46,7 @@ def from_menu(screen: Screen) -> None:
     """The entry of the menu."""
     settings = screen.settings()
     checkpoint = choose_checkpoint(screen)
-    images = Path(str(ask(questionary.path("Folder to search:")))).expanduser()
+    images = given_path(ask(path_question("Folder to search:")))
     normal = str(ask(questionary.text("The folder in it with normal images, if there is one:", default=_NORMAL)))
     references = bool(
         ask(questionary.confirm("The same with the untrained encoder and a linear map beside it?", default=False))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import questionary
 from questionary import Choice
 
+from fext.data.spelling import given_path
 from fext.screen.actions import Screen, duration
 from fext.screen.console import show_facts, show_path, show_table
 from fext.screen.explorations.common import (
@@ -14,9 +15,10 @@ from fext.screen.explorations.common import (
     add_references,
     chosen_extraction,
     named_extraction,
+    path_word,
     wants_references,
 )
-from fext.screen.questions import ask
+from fext.screen.questions import ask, path_question
 
 if TYPE_CHECKING:
     from fext.jobs.classification import ClassifyResult
@@ -40,7 +42,7 @@ def add_command(explorations: "Commands") -> argparse.ArgumentParser:
     add_features(command)
     command.add_argument(
         "--labels",
-        type=Path,
+        type=path_word,
         metavar="CSV",
         help="table of image and label (default: their folders)",
     )
@@ -58,8 +60,9 @@ def from_menu(screen: Screen) -> None:
     settings, folder = chosen_extraction(screen)
     choices = [Choice(f"{name}: {what}", value=name) for name, what in _METHODS.items()]
     method = ask(questionary.select("Which method?", choices=choices))
-    file = ask(questionary.path("Table with the columns image and label (Enter: the folders are the labels):"))
-    labels = Path(file.strip()).expanduser() if file.strip() else None
+    table = "Table with the columns image and label (Enter: the folders are the labels):"
+    file = str(ask(path_question(table, optional=True)))
+    labels = given_path(file) if file.strip() else None
     references = method != "head" and wants_references()
     screen.reporter.message(f"Train a classifier ({method}) on the images of {folder.name} and test it on others")
     _run(screen, settings, folder, labels, method, None, references)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import questionary
 
+from fext.data.spelling import given_path
 from fext.errors import UsageError
 from fext.screen import actions
 from fext.screen.actions import Screen
@@ -34,8 +35,15 @@ def add_exploration(explorations: "Commands", name: str, what: str, run: "Run") 
 def add_features(command: argparse.ArgumentParser) -> None:
     """Words that name an extraction, or the images and the checkpoint to make one of."""
     command.add_argument("extraction", nargs="?", metavar="EXTRACTION", help="name or path (default: the only one)")
-    command.add_argument("--images", type=Path, metavar="SOURCE", help="extract from this folder or list first")
+    command.add_argument("--images", type=path_word, metavar="SOURCE", help="extract from this folder or list first")
     command.add_argument("--checkpoint", metavar="NAME", help="what to extract with (default: the only one)")
+
+
+def path_word(text: str) -> Path:
+    """A path on the command line, with what the shell left in it; raises ArgumentTypeError where it is empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    return given_path(text)
 
 
 def add_references(command: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fext.screen.actions import Screen, duration
 from fext.screen.console import show_path, show_table
+from fext.screen.explorations.common import path_word
 from fext.screen.questions import choose_classifier, choose_source
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def add_command(explorations: "Commands") -> argparse.ArgumentParser:
     """`explore predict`."""
     command = explorations.add_parser("predict", help="label the images of a folder or list with a trained classifier")
     command.add_argument("classifier", nargs="?", metavar="CLASSIFIER", help="name or path (default: the only one)")
-    command.add_argument("--images", type=Path, metavar="SOURCE", required=True, help="folder or list of images")
+    command.add_argument("--images", type=path_word, metavar="SOURCE", required=True, help="folder or list of images")
     command.add_argument("--output", type=Path, metavar="FILE", help="a new CSV file (default: beside the classifier)")
     command.set_defaults(run=_from_words)
     return command

@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import questionary
-
+from fext.data.spelling import given_path
 from fext.screen.actions import Screen
 from fext.screen.explorations.classify import show_classifier
-from fext.screen.questions import ask
+from fext.screen.explorations.common import path_word
+from fext.screen.questions import ask, path_question
 
 if TYPE_CHECKING:
     from fext.screen.explorations.common import Commands
@@ -21,7 +21,9 @@ def add_command(commands: "Commands") -> argparse.ArgumentParser:
     """`recipe`, a command of its own."""
     command = commands.add_parser("recipe", help="a ready-made experiment: CIFAR-10, from images to a classifier")
     command.add_argument("recipe", choices=("cifar10",), help="which experiment")
-    command.add_argument("--images", type=Path, metavar="FOLDER", required=True, help="folder with one for each class")
+    command.add_argument(
+        "--images", type=path_word, metavar="FOLDER", required=True, help="folder with one for each class"
+    )
     command.add_argument("--name", default="cifar10", help="name of checkpoint and classifier (default: cifar10)")
     command.add_argument("--epochs", type=int, metavar="N", help="epochs of the autoencoder (default: a few)")
     command.set_defaults(run=_from_words)
@@ -30,7 +32,7 @@ def add_command(commands: "Commands") -> argparse.ArgumentParser:
 
 def from_menu(screen: Screen) -> None:
     """The entry of the menu."""
-    images = Path(ask(questionary.path("Folder that holds a folder for each class:"))).expanduser()
+    images = given_path(ask(path_question("Folder that holds a folder for each class:")))
     _run(screen, screen.settings(), images, "cifar10", None)
 
 

@@ -4,8 +4,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import questionary
-
 from fext.errors import UsageError
 from fext.screen.actions import Screen, duration
 from fext.screen.console import show_path, show_table
@@ -16,7 +14,7 @@ from fext.screen.explorations.common import (
     named_extraction,
     wants_references,
 )
-from fext.screen.questions import ask
+from fext.screen.questions import ask, path_question
 
 if TYPE_CHECKING:
     from fext.screen.explorations.common import Commands
@@ -44,10 +42,11 @@ def add_command(explorations: "Commands") -> argparse.ArgumentParser:
 def from_menu(screen: Screen) -> None:
     """The entry of the menu."""
     settings, folder = chosen_extraction(screen)
-    picture = ask(questionary.path("Picture to search for (Enter: find the nearest of each image):")).strip()
-    if picture:
-        screen.reporter.message(f"Find the {_COUNT} images of {folder.name} that are nearest to {picture}")
-        _find_similar(screen, settings, folder, str(Path(picture).expanduser()), _COUNT)
+    question = path_question("Picture to search for (Enter: find the nearest of each image):", optional=True)
+    picture = str(ask(question))
+    if picture.strip():
+        screen.reporter.message(f"Find the {_COUNT} images of {folder.name} that are nearest to {picture.strip()}")
+        _find_similar(screen, settings, folder, picture, _COUNT)
         return
     references = wants_references()
     screen.reporter.message(f"Find the {_COUNT} nearest of each image of {folder.name}")
