@@ -242,7 +242,15 @@ def _facts(task: Task, trained: Trained) -> list[tuple[str, object]]:
         ("to choose by", len(division.validation)),
         ("to test on", len(trained.told.places)),
         *((key.replace("_", " "), value) for key, value in trained.description.get("found", {}).items()),
+        ("computed by", _way(trained.description)),
     ]
+
+
+def _way(description: Mapping[str, Any]) -> str:
+    """How what it was trained on was computed; `predict` does the same."""
+    way, num_ways = description["computed_by"], len(description.get("ways", []))
+    several = f"; the newest of {num_ways} ways" if num_ways > 1 else ""
+    return f"{way['engine']} {way['engine_version']}, {way['precision']}, {way['device']}{several}"
 
 
 def _description(settings: Settings, task: Task, trained: Trained, scores: ClassificationScores) -> dict[str, Any]:

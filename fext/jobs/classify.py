@@ -112,6 +112,8 @@ def _train(
     description = {
         "grids": [features.manifest["feature_grid"], features.grid],
         "stages": stages_of(features.manifest),
+        "computed_by": features.manifest["computed_by"],
+        "ways": features.manifest.get("ways", []),
         "found": found,
     }
     return Trained(method, classifier.tensors(), description, told, [], notes, others)

@@ -15,6 +15,7 @@ from fext.store.workspace import Workspace
 
 if TYPE_CHECKING:
     from fext.jobs.export import Format
+    from fext.jobs.extraction import Ways
     from fext.jobs.pretrain import PretrainResult
     from fext.settings import Settings
 
@@ -138,13 +139,18 @@ def run_compare(screen: Screen, settings: "Settings", folders: Sequence[Path], i
 
 
 def run_extract(
-    screen: Screen, settings: "Settings", folder: Path, images: Path | None, name: str | None
+    screen: Screen,
+    settings: "Settings",
+    folder: Path,
+    images: Path | None,
+    name: str | None,
+    ways: "Ways" = "stop",
 ) -> Path | None:
     """Extract; gives the folder of the extraction, none in a process that is not the first."""
     from fext.jobs.extract import extract
 
     say_unfinished(screen, folder)
-    result = extract(screen.workspace, settings, folder, images, name, screen.reporter)
+    result = extract(screen.workspace, settings, folder, images, name, screen.reporter, ways)
     if result is None:  # one of several processes, and not the first
         return None
     looked_at = result.num_found - result.num_kept
