@@ -708,6 +708,18 @@ def test_what_predict_cannot_do_is_said_in_a_line(space: Workspace, settings: Ti
     assert tell(space, settings(), "one", single).file.name == "predictions_single_2.csv"
 
 
+def test_the_interval_of_the_accuracy_counts_what_belongs_together_once(space: Workspace, settings: Tiny) -> None:
+    alone = do(space, settings(), "knn", "one")
+    by_folder = do(space, settings(interval_groups="folders"), "knn", "two")
+    assert "independent of each other" in alone.groups
+    assert f"count 3 groups, not {by_folder.num_test} images" in by_folder.groups
+    assert by_folder.scores.accuracy.mean == alone.scores.accuracy.mean
+    assert by_folder.scores.accuracy.low < alone.scores.accuracy.low  # type: ignore[operator]
+    said = files.read_json(by_folder.folder / "classifier.json")
+    assert said["interval_groups"] == {"by": "folders", "num_groups": 3}
+    assert by_folder.groups in (by_folder.folder / "report.html").read_text(encoding="utf-8")
+
+
 class Remembering(SilentReporter):
     """Keeps the warnings of a job."""
 

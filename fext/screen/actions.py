@@ -104,6 +104,7 @@ def run_evaluate(screen: Screen, settings: "Settings", folder: Path, images: Pat
         show_table(screen.console, "Reconstructed from the first channels alone", ["channels kept", "PSNR dB"], rows)
     for verdict in verdicts(result.summary):
         screen.reporter.message(verdict)
+    screen.reporter.message(result.summary["interval_groups"]["sentence"])
     rejected = f", {result.num_rejected} rejected" if result.num_rejected else ""
     screen.console.print(
         f"{result.num_images} images in {duration(result.seconds)}, "
@@ -134,6 +135,7 @@ def run_compare(screen: Screen, settings: "Settings", folders: Sequence[Path], i
     show_table(screen.console, f"Side by side on {len(result.comparison.names)} images", header, rows)
     for verdict in result.verdicts:
         screen.reporter.message(verdict)
+    screen.reporter.message(result.comparison.groups)
     show_path(screen.console, "table", result.table, screen.workspace.root)
     show_path(screen.console, "report", result.report, screen.workspace.root)
 
