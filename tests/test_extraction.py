@@ -28,6 +28,10 @@ from fext.jobs.extraction import Ways
 from fext.jobs.pretrain import pretrain
 from fext.jobs.verify import verify
 from fext.reporting import SilentReporter, StopRequested
+from fext.screen import menu
+from fext.screen.actions import Screen
+from fext.screen.console import make_console
+from fext.screen.guard import LeftQuestion
 from fext.settings import Settings
 from fext.store import extractions, parts
 from fext.store.checkpoints import load_checkpoint
@@ -666,8 +670,12 @@ def test_where_all_is_encoded_anew_the_table_stays_until_the_new_one_is_whole(co
     folder = run(copy, tiny()).folder
     say_made_by(folder, "1.0")
     before = table_of(folder), (folder / "manifest.json").read_bytes()
+    reporter = Stopping(8)
+    told: list[str] = []
+    reporter.message = told.append  # type: ignore[method-assign]
     with pytest.raises(StopRequested):
-        run(copy, tiny(), reporter=Stopping(8), ways="anew")
+        run(copy, tiny(), reporter=reporter, ways="anew")
+    assert any("its table stays until the new one is whole" in line for line in told)
     assert (table_of(folder), (folder / "manifest.json").read_bytes()) == before
     result = run(copy, tiny())  # goes on with what was begun
     assert (result.num_kept, result.num_new) == (8, 4)
@@ -696,6 +704,26 @@ def test_what_was_begun_in_another_way_does_not_count_where_all_is_encoded_anew(
     assert (sum(counts), [rows for _, rows in made_by(other)]) == (4, [8, 4])
     run(copy, tiny(), ways="anew")
     assert sum(counts) == 4 + 12
+
+
+@pytest.mark.parametrize("answer", ["stop", "anew", "mixed"])
+def test_the_menu_asks_how_to_go_on(copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    folder = run(copy, tiny()).folder
+    say_made_by(folder, "1.0")
+    shutil.copy(copy.images / "image_003.png", copy.images / "new.png")
+    monkeypatch.setattr(Screen, "settings", lambda self, overrides=(): tiny())
+    monkeypatch.setattr(menu, "choose_checkpoint", lambda screen: copy.checkpoints / "model")
+    monkeypatch.setattr(menu, "choose_source", lambda screen: copy.images)
+    monkeypatch.setattr(menu, "ask", lambda question: answer)
+    entry = menu.Menu(Screen(make_console(), copy))._extract
+    if answer == "stop":
+        with pytest.raises(LeftQuestion):
+            entry()
+    else:
+        entry()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    rows = {"stop": 12, "anew": 13, "mixed": 13}[answer]
+    assert (manifest["counts"]["written"], len(manifest.get("ways", []))) == (rows, 2 if answer == "mixed" else 0)
 
 
 def test_other_processes_join_the_first_ones_decision_and_compute_as_it_does(copy: Workspace, tiny: Tiny) -> None:

@@ -124,7 +124,7 @@ class _Run:
         goes_on = before is not None and not anew
         start = extractions.begin(extraction.folder, extraction.description(), anew=anew)
         plan = extractions.plan_work(extraction.folder, extraction.source, extraction.columns)
-        self._say(plan, goes_on)
+        self._say(plan, goes_on=goes_on, anew=anew)
         formats = extractions.all_formats(extraction.folder, extraction.columns, extraction.settings.feature_formats)
         if plan.changes_nothing and extractions.is_whole(
             extraction.folder, extraction.columns, formats, len(extraction.source)
@@ -142,12 +142,16 @@ class _Run:
         differs = differing_ways(before["computed_by"], self.extraction.computed_by())
         return bool(differs) or len(before.get("ways", [])) > 1
 
-    def _say(self, plan: Plan, goes_on: bool) -> None:
+    def _say(self, plan: Plan, *, goes_on: bool, anew: bool) -> None:
         extraction = self.extraction
         self.reporter.message(
             f"extracting {len(extraction.source)} images x {extraction.columns.num_features:,} features with "
             f"{extraction.checkpoint.name}, {extraction.describe()}"
         )
+        if anew:
+            self.reporter.message(
+                f"encoding all of inference/{extraction.folder.name} anew; its table stays until the new one is whole"
+            )
         if goes_on:
             counts = {
                 "done": plan.num_kept,

@@ -242,10 +242,8 @@ def _recompute(
                 least = min(least, similarity)
             progress.advance(1)
     if not exactly:
-        findings.notes.append(
-            f"{num_same} of {len(names)} rows computed again have the same bits, the others are near "
-            f"(least cosine similarity {least:.6f})"
-        )
+        others = f", the others are near (least cosine similarity {least:.6f})" if least < 1 else ""
+        findings.notes.append(f"{num_same} of {len(names)} rows computed again have the same bits{others}")
 
 
 def _extraction(
