@@ -326,6 +326,13 @@ num_clusters = "auto"
 # Allowed: a whole number from 2.
 min_cluster_size = 5
 
+# Which images belong together, so that the 95 % intervals of evaluation, comparison, search and
+# classification count them as one: 'auto' those that names show to be tiles or shots of one thing, and
+# copies; 'folders' those of one folder, such as the frames of a film or the scans of a patient; 'none' takes
+# all for independent.
+# Allowed: 'auto', 'folders' or 'none'.
+interval_groups = "auto"
+
 # Which scores the combined score of anomalies is the mean of; the others are told, too. 'pixels' sees small
 # defects of a surface, the model's 'early' stages, 'latent' and 'reconstruction' larger ones and images that
 # are odd as a whole.

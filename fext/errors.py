@@ -13,6 +13,7 @@ FextError
 ├── ProcessGroupError        another process of the same run cannot be reached
 ├── CheckpointError          a checkpoint is missing, damaged, of a later version, or its name is taken
 ├── ExtractionError          an extraction is missing, unfinished, damaged, too small, or cannot be made as asked
+│   └── OtherWayError        its rows were computed in another way than new ones would be
 ├── ClassifierError          a classifier is missing, damaged, of a later version, or its name is taken
 ├── TrackingError            what TensorBoard shows cannot be written
 └── TrainingError            training cannot go on, such as a loss that is not finite
@@ -72,6 +73,17 @@ class CheckpointError(FextError):
 
 class ExtractionError(FextError):
     """An extraction is missing, unfinished, damaged, too small for what is asked, or cannot be made as asked."""
+
+
+class OtherWayError(ExtractionError):
+    """The rows of an extraction were computed in another way than this machine would compute new ones.
+
+    `what` says how, and the text which options of the command line there are.
+    """
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"{what}: {advice}")
+        self.what = what
 
 
 class ClassifierError(FextError):

@@ -1,6 +1,7 @@
 """Classifiers: labels and sides, what is learned, what is written, and the images that are told apart with it."""
 
 import csv
+import importlib.util
 import json
 import shutil
 import unicodedata
@@ -17,7 +18,14 @@ from PIL import Image
 from fext.compute import row_classifiers
 from fext.compute.device import Computation
 from fext.compute.head_training import EncoderAndHead, set_whitenings
-from fext.compute.row_classifiers import LinearProbe, accuracy, choose_probe, class_weights, nearest_labels
+from fext.compute.row_classifiers import (
+    LinearProbe,
+    accuracy,
+    choose_probe,
+    class_weights,
+    nearest_labels,
+    row_classifier_from,
+)
 from fext.compute.variation import vary
 from fext.data.labels import divide, divide_by_folder, label_images, read_labels
 from fext.errors import (
@@ -746,6 +754,91 @@ def test_what_predict_cannot_do_is_said_in_a_line(space: Workspace, settings: Ti
     told = tell(space, settings(), "one", single)
     assert [row["image"] for row in files.read_csv(told.file)] == ["odd, name.png"]
     assert tell(space, settings(), "one", single).file.name == "predictions_single_2.csv"
+
+
+def test_the_interval_of_the_accuracy_counts_what_belongs_together_once(space: Workspace, settings: Tiny) -> None:
+    alone = do(space, settings(), "knn", "one")
+    by_folder = do(space, settings(interval_groups="folders"), "knn", "two")
+    assert "independent of each other" in alone.groups
+    assert f"count 3 groups, not {by_folder.num_test} images" in by_folder.groups
+    assert by_folder.scores.accuracy.mean == alone.scores.accuracy.mean
+    assert by_folder.scores.accuracy.low < alone.scores.accuracy.low  # type: ignore[operator]
+    said = files.read_json(by_folder.folder / "classifier.json")
+    assert said["interval_groups"] == {"by": "folders", "num_groups": 3}
+    assert by_folder.groups in (by_folder.folder / "report.html").read_text(encoding="utf-8")
+
+
+class Remembering(SilentReporter):
+    """Keeps the warnings of a job."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def summary_of(told: PredictResult) -> dict[str, Any]:
+    found = json.loads(told.summary_file.read_text(encoding="utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+ENGINES = ["torch", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("method", ["probe", "knn"])
+def test_pictures_are_encoded_as_the_rows_were_that_the_classifier_was_trained_on(
+    space: Workspace, settings: Tiny, engine: str, method: Method
+) -> None:
+    made = settings(inference_engine=engine, inference_batch_size=5, feature_formats=("npy",))
+    extract(space, made, space.checkpoints / "model", space.images, "other", SilentReporter())
+    folder = space.inference / "other"
+    classify(space, settings(), folder, None, method, "one", SilentReporter())
+    otherwise = settings(use_mixed_precision=True, inference_batch_size=3, inference_engine="torch")
+    reporter = Remembering()
+    told = predict(space, otherwise, space.classifiers / "one", space.images, None, reporter)
+    assert reporter.warnings == []
+    summary = summary_of(told)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert summary["computed_by"] == summary["trained_on_computed_by"] == manifest["computed_by"]
+    assert (summary["computed_as_trained"], summary["difference"]) == (True, "")
+    classifier = row_classifier_from(classifiers.load_classifier(space.classifiers / "one").tensors)
+    expected = classifier.probabilities(np.load(folder / "features.npy"))
+    found = [float(row["probability"]) for row in files.read_csv(told.file)]
+    assert found == pytest.approx(expected.max(axis=1), abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["probe", "head"])
+@pytest.mark.parametrize("change", [{"engine_version": "1.0"}, {"decoders": "Pillow 1"}, None])
+def test_where_this_machine_computes_in_another_way_it_is_said_on_the_screen_and_in_the_summary(
+    space: Workspace, settings: Tiny, method: Method, change: dict[str, str] | None
+) -> None:
+    do(space, settings(head_epochs=1), method, "one")
+    path = space.classifiers / "one" / "classifier.json"
+    said = json.loads(path.read_text(encoding="utf-8"))
+    if change is None:  # as the first versions wrote it
+        del said["computed_by"]
+    else:
+        said["computed_by"] |= change
+    path.write_text(json.dumps(said), encoding="utf-8")
+    reporter = Remembering()
+    told = predict(space, settings(), space.classifiers / "one", space.images, None, reporter)
+    (line,) = reporter.warnings
+    assert len(line.splitlines()) == 1
+    words = "does not say how" if change is None else f"its {next(iter(change)).replace('_', ' ')} is"
+    assert words in line
+    summary = summary_of(told)
+    assert not summary["computed_as_trained"]
+    assert words in summary["difference"]
+
+
+def test_a_head_is_computed_in_the_precision_that_it_was_trained_in(space: Workspace, settings: Tiny) -> None:
+    do(space, settings(head_epochs=1), "head", "one")
+    told = tell(space, settings(use_mixed_precision=True), "one", space.images)
+    assert summary_of(told)["computed_by"]["precision"] == "float32"
+    assert summary_of(told)["computed_as_trained"]
 
 
 @pytest.mark.parametrize("what", ["classifier.json", "classifier.safetensors"])

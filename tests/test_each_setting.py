@@ -98,6 +98,7 @@ TESTED_ON_THEIR_OWN = {
     "cluster_method",
     "num_clusters",
     "min_cluster_size",
+    "interval_groups",
     "anomaly_views",
     "anomaly_threshold",
     "anomaly_false_alarms",

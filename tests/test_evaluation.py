@@ -83,6 +83,34 @@ def test_train_is_held_against_test_and_the_model_against_the_linear_map(folder:
     assert gain["mean_low"] < gain["mean"] < gain["mean_high"]
 
 
+def test_it_is_said_what_intervals_take_for_independent(folder: Path, summary: dict) -> None:
+    assert summary["interval_groups"] == {
+        "by": "none", "num_groups": 20, "sentence": "Intervals take the images for independent of each other.",
+    }  # fmt: skip
+    assert summary["interval_groups"]["sentence"] in (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_an_evaluation_of_tiles_and_copies_counts_photographs(evaluated: Workspace, tiny: Tiny, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    for number, name in enumerate(write_images(tmp_path / "pictures", 8)):
+        (new / "a").mkdir(parents=True, exist_ok=True)
+        with Image.open(tmp_path / "pictures" / name) as image:
+            for column in range(2):
+                image.crop((40 * column, 0, 40 * column + 40, 64)).save(
+                    new / "a" / f"{chr(97 + number)}x_0_{column}.png"
+                )
+    (new / "copy.png").write_bytes((new / "a" / "ax_0_0.png").read_bytes())
+    model = shutil.copytree(evaluated.checkpoints / "model", tmp_path / "model")
+    means = {}
+    for way in ("auto", "none"):
+        found = evaluate(Workspace(tmp_path), tiny(interval_groups=way, **SMALL), model, new, QUIET).summary
+        means[way] = found["subsets"]["new"]["model"]["psnr"]
+        assert found["subsets"]["new"]["num_groups"] == {"auto": 8, "none": 17}[way]
+    assert means["auto"]["mean"] == means["none"]["mean"]
+    assert means["auto"]["mean_low"] != means["none"]["mean_low"]
+
+
 def test_intervals_as_worked_out_by_hand() -> None:
     found = mean_interval(np.array([1.0, 2.0, 3.0]))
     assert found.mean == 2

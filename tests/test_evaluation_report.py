@@ -42,6 +42,7 @@ def make_summary(gain: float = 1.0, gap: float = 0.05, **latent: Any) -> dict[st
         "architecture": "redux",
         "source": "/data/images",
         "num_images": 4,
+        "interval_groups": {"by": "none", "num_groups": 4, "sentence": "Intervals take the images for independent."},
         "subsets": {"train": subset, "test": subset},
         "train_minus_test": {"psnr": value(gap)},
         "latent": found,

@@ -21,11 +21,17 @@ from PIL import Image
 
 from fext.compute import engines
 from fext.data.images import DECODERS, load_image
-from fext.errors import ExtractionError, FextError
+from fext.errors import ExtractionError, FextError, OtherWayError
 from fext.jobs import forecast
-from fext.jobs.extract import ExtractionResult, extract
+from fext.jobs.extract import ExtractionResult, _same_here, extract
+from fext.jobs.extraction import Ways
 from fext.jobs.pretrain import pretrain
+from fext.jobs.verify import verify
 from fext.reporting import SilentReporter, StopRequested
+from fext.screen import menu
+from fext.screen.actions import Screen
+from fext.screen.console import make_console
+from fext.screen.guard import LeftQuestion
 from fext.settings import Settings
 from fext.store import extractions, parts
 from fext.store.checkpoints import load_checkpoint
@@ -88,10 +94,14 @@ def copy(trained: Workspace, tmp_path: Path) -> Workspace:
 
 
 def run(
-    space: Workspace, settings: Settings, name: str | None = "table", reporter: SilentReporter = QUIET
+    space: Workspace,
+    settings: Settings,
+    name: str | None = "table",
+    reporter: SilentReporter = QUIET,
+    ways: Ways = "stop",
 ) -> ExtractionResult:
     """Extract data/images with the model."""
-    result = extract(space, settings, space.checkpoints / "model", space.images, name, reporter)
+    result = extract(space, settings, space.checkpoints / "model", space.images, name, reporter, ways)
     assert result is not None
     assert result.num_found == result.num_written + result.num_rejected
     return result
@@ -274,6 +284,7 @@ def test_the_manifest_says_how_the_table_was_made(copy: Workspace, tiny: Tiny) -
         "engine_version": torch.__version__,
         "decoders": f"{DECODERS}, preprocessing 1",
         "batch_shape": [16, 3, 64, 64],
+        "threads_per_batch": 1,
     }
     assert manifest["settings"] == json.loads(tiny().to_json())
     images = pd.read_csv(result.folder / "images.csv")
@@ -601,7 +612,132 @@ def test_where_it_cannot_go_on_in_that_way_it_says_so_and_stops(
     with pytest.raises(ExtractionError, match="cannot go on in the way in which it was begun") as caught:
         run(copy, tiny(training_device="auto"))
     assert words.split("(")[0] in str(caught.value)
-    assert "--name" in str(caught.value)
+    for option in ("--ways anew", "--ways mixed", "--name"):
+        assert option in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def say_made_by(folder: Path, version: str) -> dict[str, Any]:
+    """Let a finished table say that another version of torch made it; gives its manifest."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["computed_by"]["engine_version"] = version
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return manifest
+
+
+def made_by(folder: Path) -> list[tuple[str, int | None]]:
+    """The ways that a manifest tells of: version of the engine, and rows."""
+    ways = json.loads((folder / "manifest.json").read_text())["ways"]
+    return [(way["computed_by"]["engine_version"], way["rows"]) for way in ways]
+
+
+def test_where_it_goes_on_knowingly_the_manifest_tells_how_many_rows_were_made_in_which_way(
+    copy: Workspace, tiny: Tiny
+) -> None:
+    folder = run(copy, tiny()).folder
+    say_made_by(folder, "1.0")
+    shutil.copy(copy.images / "image_003.png", copy.images / "new.png")
+    reporter = Remembering()
+    result = run(copy, tiny(), reporter=reporter, ways="mixed")
+    assert (result.num_kept, result.num_new) == (12, 1)
+    assert made_by(folder) == [("1.0", 12), (torch.__version__, 1)]
+    assert any("its rows were made in 2 ways (12 by torch 1.0" in line for line in reporter.lines)
+    assert table_of(folder) == table_of(run(copy, tiny(), "fresh").folder)
+    found = verify(copy, tiny(), folder, True, QUIET)
+    assert found.problems == ()
+    assert "its rows were made in 2 ways" in found.notes[0]
+
+    (copy.images / "image_002.png").unlink()  # whose row that was is known to nobody
+    assert run(copy, tiny()).num_kept == 12
+    assert made_by(folder) == [("1.0", None), (torch.__version__, None)]
+    run(copy, tiny(), ways="anew")
+    assert "ways" not in json.loads((folder / "manifest.json").read_text())
+
+
+def test_a_row_that_is_not_near_is_found_among_rows_of_several_ways(copy: Workspace, tiny: Tiny) -> None:
+    folder = run(copy, tiny(feature_formats=("npy",))).folder
+    manifest = say_made_by(folder, "1.0")
+    ways = [{"computed_by": manifest["computed_by"], "rows": 11}, {"computed_by": manifest["computed_by"], "rows": 1}]
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"ways": ways}))
+    rows = np.load(folder / "features.npy")
+    rows[4] += 100
+    np.save(folder / "features.npy", rows)
+    text = (folder / "images.csv").read_text().splitlines()
+    text[5] = text[5].rpartition(",")[0] + "," + parts.row_checksum(rows[4])
+    (folder / "images.csv").write_text("\n".join(text) + "\n")
+    problems = verify(copy, tiny(), folder, True, QUIET).problems
+    assert len(problems) == 1
+    assert "image_004.png is not near" in problems[0]
+
+
+def test_where_all_is_encoded_anew_the_table_stays_until_the_new_one_is_whole(copy: Workspace, tiny: Tiny) -> None:
+    folder = run(copy, tiny()).folder
+    say_made_by(folder, "1.0")
+    before = table_of(folder), (folder / "manifest.json").read_bytes()
+    reporter = Stopping(8)
+    told: list[str] = []
+    reporter.message = told.append  # type: ignore[method-assign]
+    with pytest.raises(StopRequested):
+        run(copy, tiny(), reporter=reporter, ways="anew")
+    assert any("its table stays until the new one is whole" in line for line in told)
+    assert (table_of(folder), (folder / "manifest.json").read_bytes()) == before
+    result = run(copy, tiny())  # goes on with what was begun
+    assert (result.num_kept, result.num_new) == (8, 4)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["computed_by"]["engine_version"] == torch.__version__
+    assert "ways" not in manifest
+    assert table_of(folder) == before[0]
+    assert run(copy, tiny(), ways="anew").num_kept == 12  # nothing differs any more
+
+
+def test_what_was_begun_in_another_way_does_not_count_where_all_is_encoded_anew(
+    copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StopRequested):
+        run(copy, tiny(), reporter=Stopping(8))
+    description = copy.inference / "table" / "unfinished" / "extraction.json"
+    told = json.loads(description.read_text())
+    told["computed_by"]["device"] = "CPU (of another machine)"
+    description.write_text(json.dumps(told))
+    with pytest.raises(OtherWayError):
+        run(copy, tiny())
+    other = copy.inference / "other"
+    shutil.copytree(copy.inference / "table", other)
+    counts = count_encoded(monkeypatch)
+    run(copy, tiny(), "other", ways="mixed")
+    assert (sum(counts), [rows for _, rows in made_by(other)]) == (4, [8, 4])
+    run(copy, tiny(), ways="anew")
+    assert sum(counts) == 4 + 12
+
+
+@pytest.mark.parametrize("answer", ["stop", "anew", "mixed"])
+def test_the_menu_asks_how_to_go_on(copy: Workspace, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    folder = run(copy, tiny()).folder
+    say_made_by(folder, "1.0")
+    shutil.copy(copy.images / "image_003.png", copy.images / "new.png")
+    monkeypatch.setattr(Screen, "settings", lambda self, overrides=(): tiny())
+    monkeypatch.setattr(menu, "choose_checkpoint", lambda screen: copy.checkpoints / "model")
+    monkeypatch.setattr(menu, "choose_source", lambda screen: copy.images)
+    monkeypatch.setattr(menu, "ask", lambda question: answer)
+    entry = menu.Menu(Screen(make_console(), copy))._extract
+    if answer == "stop":
+        with pytest.raises(LeftQuestion):
+            entry()
+    else:
+        entry()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    rows = {"stop": 12, "anew": 13, "mixed": 13}[answer]
+    assert (manifest["counts"]["written"], len(manifest.get("ways", []))) == (rows, 2 if answer == "mixed" else 0)
+
+
+def test_other_processes_join_the_first_ones_decision_and_compute_as_it_does(copy: Workspace, tiny: Tiny) -> None:
+    folder = run(copy, tiny()).folder
+    description = json.loads((folder / "manifest.json").read_text())
+    words = {"folder": str(folder), "location": str(copy.images), "root": str(copy.images), "description": description}
+    checkpoint = load_checkpoint(copy.checkpoints / "model")
+    assert _same_here(words, checkpoint).folder == folder
+    with pytest.raises(ExtractionError, match="another way than the first one"):
+        _same_here(words | {"description": say_made_by(folder, "1.0")}, checkpoint)
 
 
 def test_a_description_that_was_tampered_with_is_refused_in_one_line(copy: Workspace, tiny: Tiny) -> None:

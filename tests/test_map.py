@@ -142,6 +142,31 @@ def test_colours_stand_for_folders_and_for_clusters_where_they_are_known(
     assert [len(set(found[1][start : start + 4])) for start in (0, 4, 8)] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("change", ["a row", "an image less", "an old summary", "no summary"])
+def test_clusters_of_an_earlier_table_are_left_out_and_that_is_said(space: Workspace, tiny: Tiny, change: str) -> None:
+    rows = blobs(per_blob=4)
+    folder = write_table(space, rows)
+    cluster(space, tiny(num_processors=1), folder, QUIET, 3)
+    summary = folder / "clusters" / "summary.json"
+    if change == "a row":
+        write_table(space, rows | {"cats/00.png": rows["dogs/00.png"]})
+    elif change == "an image less":
+        write_table(space, {name: row for name, row in rows.items() if name != "cats/00.png"})
+    elif change == "an old summary":
+        files.write_json(summary, {key: value for key, value in files.read_json(summary).items() if "sha" not in key})
+    else:
+        summary.unlink()
+    warnings: list[str] = []
+
+    class Noting(SilentReporter):
+        def warning(self, text: str) -> None:
+            warnings.append(text)
+
+    lay_out(space, tiny(num_processors=1), folder, Noting())
+    assert "cluster" not in page_data(folder / "map" / "map.html", "groups")
+    assert ["are of an earlier table and are left out" in text for text in warnings] == [True]
+
+
 def test_the_most_frequent_group_has_the_first_colour_and_none_is_no_group() -> None:
     found = by_frequency(["b", None, "a", "b", "c", "c", "b"])
     assert found.names == ["b", "c", "a"]

@@ -85,6 +85,7 @@ REFUSED: dict[str, list[object]] = {
     "cluster_method": ["k-means", "", 1, None],
     "num_clusters": [1, 0, -1, 2.5, "3", True, None],
     "min_cluster_size": [1, 0, 2.5, "5", True, None],
+    "interval_groups": ["names", "", True, None],
     "anomaly_views": [(), [], "depth", ("pixels", "depth"), ("pixels", 1), 1, None],
     "anomaly_threshold": ["f1", "", 1, None],
     "anomaly_false_alarms": [-0.1, 0.6, "0", True, float("nan"), None],

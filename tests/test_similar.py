@@ -119,6 +119,25 @@ def test_more_than_there_are_gives_all_there_are(table: Path, tiny: Tiny) -> Non
     assert (result.count, len(files.read_csv(result.table))) == (3, 12)
 
 
+def test_tiles_of_one_photograph_count_as_one_in_the_interval_of_the_precision(tmp_path: Path, tiny: Tiny) -> None:
+    random = np.random.default_rng(8)
+    rows = {
+        f"{label}/{name}{label}_{row}_{column}.png": (np.eye(4)[place] * 4 + random.normal(0, 2, 4)).tolist()
+        for place, label in enumerate(("cats", "dogs"))
+        for name in "abcdefgh"
+        for row in range(2)
+        for column in range(3)
+    }
+    folder = write_table(tmp_path, rows)
+    grouped, alone = (find_all_neighbours(folder, tiny(interval_groups=way), 3, QUIET) for way in ("auto", "none"))
+    assert "count 16 groups, not 96 images" in grouped.groups
+    assert "independent of each other" in alone.groups
+    assert grouped.precision is not None
+    assert alone.precision is not None
+    assert grouped.precision.mean == alone.precision.mean
+    assert grouped.precision != alone.precision
+
+
 def test_where_folders_are_no_labels_nothing_is_counted_and_encoders_are_not_compared(
     tmp_path: Path, tiny: Tiny
 ) -> None:

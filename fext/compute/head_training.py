@@ -16,6 +16,7 @@ from fext.compute.optimization import learning_rate_at, make_optimizer
 from fext.compute.variation import vary
 from fext.errors import TrainingError
 from fext.model.classifier import ClassifierHead, Stages, Whitening, encoder_maps
+from fext.model.moments import Moments
 from fext.settings import Settings, change_settings
 
 Phase = Literal["frozen", "finetuned"]
@@ -110,34 +111,14 @@ def set_whitenings(model: EncoderAndHead, batches: Iterable[torch.Tensor], compu
     """Set the first layer of a head by what the encoder makes of some images, given as batches (N, C, H, W)."""
     model.eval()
     whitenings = [layer for layer in model.head.whitenings if isinstance(layer, Whitening)]
-    sums = [_Sums(layer.in_channels) for layer in whitenings]
+    moments = [Moments(layer.in_channels) for layer in whitenings]
     for images in batches:
         with computation.autocast():
             maps = encoder_maps(model.encoder, computation.to_device(images), model.stages)
-        for one, seen in zip(sums, maps, strict=True):
-            one.add(seen)
-    for layer, one in zip(whitenings, sums, strict=True):
-        layer.set_to(*one.mean_and_covariance())
-
-
-class _Sums:
-    """What mean and covariance of channels are made of."""
-
-    def __init__(self, channels: int) -> None:
-        self.count = 0
-        self.total = torch.zeros(channels, dtype=torch.float64)
-        self.products = torch.zeros(channels, channels, dtype=torch.float64)
-
-    def add(self, maps: torch.Tensor) -> None:
-        """Take note of (N, channels, rows, columns)."""
-        vectors = maps.float().permute(0, 2, 3, 1).flatten(0, 2)
-        self.count += len(vectors)
-        self.total += vectors.sum(dim=0).double().cpu()
-        self.products += (vectors.T @ vectors).double().cpu()
-
-    def mean_and_covariance(self) -> tuple[torch.Tensor, torch.Tensor]:
-        mean = self.total / max(1, self.count)
-        return mean, self.products / max(1, self.count) - mean[:, None] * mean
+        for one, seen in zip(moments, maps, strict=True):
+            one.add(seen.float().permute(0, 2, 3, 1).flatten(0, 2))
+    for layer, one in zip(whitenings, moments, strict=True):
+        layer.set_to(one.mean, one.covariance())
 
 
 @torch.inference_mode()

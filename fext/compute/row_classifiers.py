@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fext.errors import ClassifierError
+from fext.model.moments import Moments
 
 Rows = NDArray[np.float32]
 Places = NDArray[np.int64]
@@ -231,15 +232,12 @@ class _Fitting:
 
 def _mean_and_deviation(rows: Rows, places: Places) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each column; one that does not vary is not made larger."""
-    total, squares = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    moments = Moments(rows.shape[1], each_alone=True)
     for _, block in _blocks(rows, places):
-        total += block.sum(axis=0, dtype=np.float64)
-    mean = total / len(places)
-    for _, block in _blocks(rows, places):
-        squares += ((block - mean) ** 2).sum(axis=0)
-    deviation = np.sqrt(squares / len(places))
+        moments.add(torch.from_numpy(block))
+    deviation = moments.covariance().sqrt()
     deviation[deviation < _LEAST_DEVIATION] = 1.0
-    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
+    return moments.mean.float(), deviation.float()
 
 
 def _blocks(rows: Rows, places: Places | Sequence[int]) -> Iterator[tuple[int, Rows]]:

@@ -8,6 +8,7 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from fext.compute.processes import Processes
+from fext.model.moments import merged_variance
 
 
 def share_normalization(module: nn.Module, processes: Processes) -> None:
@@ -45,17 +46,16 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         return normalized
 
     def _statistics(self, images: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor]:
-        """How many values each channel has in all processes, their mean and their variance, float32.
-
-        Added up in float64, in which the squares of means that are large leave the variance its digits.
-        """
-        here = images[:, 0].numel()
+        """How many values each channel has in all processes, their mean and their variance, float32."""
         variance, mean = (part.double() for part in torch.var_mean(images.float(), dim=(0, 2, 3), correction=0))
-        sums = torch.stack([mean * here, (variance + mean**2) * here])
-        sums = self.processes.sum(torch.cat([sums, sums.new_full((2, 1), here)], dim=1))
-        count = round(sums[0, -1].item())
-        mean, square = sums[:, :-1] / count
-        return count, mean.float(), (square - mean**2).clamp_min(0).float()
+        own = torch.cat([mean, variance, mean.new_tensor([images[:, 0].numel()])])
+        # Each process fills a row of its own: the sum is what all of them have, to the bit.
+        parts = own.new_zeros(self.processes.count, len(own))
+        parts[self.processes.rank] = own
+        parts = self.processes.sum(parts)
+        counts, size = parts[:, -1], len(mean)
+        mean, variance = merged_variance(counts, parts[:, :size], parts[:, size:-1])
+        return round(counts.sum().item()), mean.float(), variance.float()
 
     @torch.no_grad()
     def _take_note(self, count: int, mean: torch.Tensor, variance: torch.Tensor) -> None:

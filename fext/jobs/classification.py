@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fext.data.groups import ImageGroups
 from fext.data.images import checksum, read_file
 from fext.data.labels import Division, Labelled, small_classes
 from fext.data.names import readable
@@ -35,13 +36,14 @@ History = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Task:
-    """The images of a source with their labels and sides, and the checkpoint whose encoder is used."""
+    """The images of a source with their labels, sides and groups, and the checkpoint whose encoder is used."""
 
     checkpoint: Checkpoint
     source: ImageSource
     labelled: Labelled
     division: Division
     labels_from: str
+    groups: ImageGroups
 
     def codes(self, places: NDArray[np.int64]) -> NDArray[np.int32]:
         """The code of the label of the images at these places, in their order; -1 where there is none."""
@@ -78,7 +80,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class ClassifyResult:
-    """What came of it: the scores on the test images, and those of other encoders where they were asked for."""
+    """What came of it: the scores on the test images, and those of other encoders where they were asked for.
+
+    `groups` is a sentence on what their intervals take for independent.
+    """
 
     name: str
     folder: Path
@@ -88,6 +93,7 @@ class ClassifyResult:
     num_train: int
     num_validation: int
     num_test: int
+    groups: str
     notes: tuple[str, ...]
     seconds: float
 
@@ -174,7 +180,8 @@ def keep(
     told = trained.told
     true, codes = task.codes(np.array(told.places, np.int64)), np.array(told.codes, np.int32)
     classes = task.labelled.classes
-    scores = classification_scores(true, codes, classes)
+    groups = task.groups.of(np.array(told.places, np.int64))
+    scores = classification_scores(true, codes, classes, groups.codes)
     _write_tables(folder, task, told)
     if trained.history:
         files.write_json(folder / "history.json", trained.history)
@@ -186,16 +193,18 @@ def keep(
         facts=_facts(task, trained),
         scores=scores,
         references=trained.references,
+        groups=groups.sentence(),
         notes=trained.notes,
         history=trained.history,
         mistakes=_mistakes(workspace, settings, task, told, reporter),
     )
     files.write_text_chunks(folder / "report.html", classification_page(report))
-    classifiers.save_classifier(folder, trained.tensors, _description(settings, task, trained, scores))
+    description = _description(settings, task, trained, scores) | {"interval_groups": groups.to_dict()}
+    classifiers.save_classifier(folder, trained.tensors, description)
     division = task.division
     return ClassifyResult(
-        folder.name, folder, trained.method, scores, trained.references, len(division.train),
-        len(division.validation), len(told.places), tuple(trained.notes), time.perf_counter() - started,
+        folder.name, folder, trained.method, scores, trained.references, len(division.train), len(division.validation),
+        len(told.places), groups.sentence(), tuple(trained.notes), time.perf_counter() - started,
     )  # fmt: skip
 
 
@@ -245,7 +254,15 @@ def _facts(task: Task, trained: Trained) -> list[tuple[str, object]]:
         ("to choose by", len(division.validation)),
         ("to test on", len(trained.told.places)),
         *((key.replace("_", " "), value) for key, value in trained.description.get("found", {}).items()),
+        ("computed by", _way(trained.description)),
     ]
+
+
+def _way(description: Mapping[str, Any]) -> str:
+    """How what it was trained on was computed; `predict` does the same."""
+    way, num_ways = description["computed_by"], len(description.get("ways", []))
+    several = f"; the newest of {num_ways} ways" if num_ways > 1 else ""
+    return f"{way['engine']} {way['engine_version']}, {way['precision']}, {way['device']}{several}"
 
 
 def _description(settings: Settings, task: Task, trained: Trained, scores: ClassificationScores) -> dict[str, Any]:

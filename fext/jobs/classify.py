@@ -13,20 +13,19 @@ from fext.compute.device import prepare_computation
 from fext.compute.row_classifiers import (
     RowClassifier,
     Rows,
-    accuracy,
     choose_probe,
     class_weights,
     each_probabilities,
     nearest_labels,
 )
+from fext.data.groups import group_images
 from fext.data.labels import Division, Labelled, divide, divide_by_folder, label_images, read_labels
 from fext.errors import UsageError
 from fext.jobs.classification import ClassifyResult, Task, Told, Trained, keep, notes_on, place_for
 from fext.jobs.extraction import checkpoint_of, stages_of
 from fext.jobs.features import Features, References, open_features, open_references
 from fext.jobs.train_head import train_head
-from fext.model.classification_scores import accuracy_interval
-from fext.model.intervals import Interval
+from fext.model.intervals import Interval, share_interval
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store.locks import locked
@@ -69,12 +68,14 @@ def _task(workspace: Workspace, settings: Settings, features: Features, labels_f
     checkpoint = checkpoint_of(workspace, features.manifest)
     labels = None if labels_file is None else read_labels(labels_file)
     labelled = label_images(features.images, labels)
-    division = _divide(settings, features, labelled)
-    return Task(checkpoint, features.source, labelled, division, "folders" if labels_file is None else str(labels_file))
-
-
-def _divide(settings: Settings, features: Features, labelled: Labelled) -> Division:
     contents = _contents(features.rows)
+    division = _divide(settings, features, labelled, contents)
+    groups = group_images(features.images, settings.interval_groups, contents)
+    labels_from = "folders" if labels_file is None else str(labels_file)
+    return Task(checkpoint, features.source, labelled, division, labels_from, groups)
+
+
+def _divide(settings: Settings, features: Features, labelled: Labelled, contents: NDArray[np.int64]) -> Division:
     if settings.split == "folders":
         return divide_by_folder(labelled, features.images, contents, settings.validation_share, settings.split_seed)
     return divide(labelled, contents, settings.test_share, settings.validation_share, settings.split_seed)
@@ -112,6 +113,8 @@ def _train(
     description = {
         "grids": [features.manifest["feature_grid"], features.grid],
         "stages": stages_of(features.manifest),
+        "computed_by": features.manifest["computed_by"],
+        "ways": features.manifest.get("ways", []),
         "found": found,
     }
     return Trained(method, classifier.tensors(), description, told, [], notes, others)
@@ -146,7 +149,8 @@ def _reference_scores(fit: _Fit, references: References, division: Division) -> 
     scores = {}
     for name, rows in references.rows.items():
         classifier, _ = fit.on(rows, sides, references.places)
-        codes = fit.task.labelled.codes[references.places][sides.test]
-        share = accuracy(classifier, rows, sides.test, codes)
-        scores[name] = accuracy_interval(round(share * len(codes)), len(codes))
+        places = references.places[sides.test]
+        told = [shares.argmax(axis=1) for _, shares in each_probabilities(classifier, rows, sides.test)]
+        is_right = np.concatenate(told) == fit.task.labelled.codes[places]
+        scores[name] = share_interval(is_right, fit.task.groups.codes[places])
     return scores

@@ -23,7 +23,7 @@ from fext.settings import Settings
 from fext.store import files
 from fext.store.workspace import Workspace
 
-FOLDER, TABLE = "clusters", "clusters.csv"
+FOLDER, TABLE, SUMMARY = "clusters", "clusters.csv", "summary.json"
 _COLUMNS = ("image", "cluster", "distance", "silhouette", "label")
 _NUM_SEEDS = 5  # that other encoders are judged by
 _NUM_SHOWN, _NUM_TYPICAL, _NUM_OUTLYING, _NUM_ALONE = 60, 6, 4, 24
@@ -239,6 +239,7 @@ def _summary(task: _Task, found: _Found, compared: dict[str, Any] | None) -> dic
     return {
         "extraction": features.folder.name,
         "checkpoint": features.manifest["checkpoint"]["name"],
+        "rows_sha256": features.checksum,
         "method": way.method,
         "settings": asdict(way),
         "grid": features.grid,
@@ -262,7 +263,7 @@ def _write(task: _Task, found: _Found, summary: dict[str, Any]) -> None:
     table = _labels_by_cluster(folder / "labels.csv", found, labelled)
     report = ClustersReport(summary, _shown(task, found), table)
     files.write_text_chunks(folder / "report.html", clusters_report(report))
-    files.write_json(folder / "summary.json", summary)
+    files.write_json(folder / SUMMARY, summary)
 
 
 def _labels_by_cluster(file: Path, found: _Found, labelled: Labelled | None) -> LabelTable | None:

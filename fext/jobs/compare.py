@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.compute.device import prepare_computation
+from fext.data.groups import ImageGroups, group_images
 from fext.data.names import Names
 from fext.data.source import known_images
 from fext.errors import CheckpointError, FextError, UsageError
 from fext.jobs.evaluate import evaluate
 from fext.jobs.pictures import reconstruction_pairs
-from fext.model.intervals import CONFIDENCE, mean_interval
+from fext.model.intervals import CONFIDENCE, Interval, mean_interval
 from fext.model.scores import Scores
 from fext.pictures.comparison_report import ComparedCheckpoint, Comparison, SideBySide, comparison_page
 from fext.reporting import Reporter
@@ -68,10 +69,12 @@ def compare_checkpoints(
     evaluated = [_evaluated(workspace, settings, folder, images, reporter) for folder in folders]
     names = _images_in_common(evaluated)
     scores = {found.folder.name: found.scores[[found.places[name] for name in names]] for found in evaluated}
-    checkpoints = _ranked(evaluated, scores)
+    _, contents = np.unique(next(iter(scores.values())), axis=0, return_inverse=True)
+    groups = group_images(names, settings.interval_groups, contents.ravel())
+    checkpoints = _ranked(evaluated, scores, groups)
     location = Path(str(evaluated[0].summary["source"]))
     shown = _side_by_side(settings, [found.folder for found in evaluated], location, checkpoints, names, scores)
-    comparison = Comparison(str(location), names, checkpoints, scores, shown)
+    comparison = Comparison(str(location), names, checkpoints, scores, shown, groups.sentence())
     table, report = workspace.checkpoints / "comparison.csv", workspace.checkpoints / "comparison.html"
     files.write_csv(table, _COLUMNS, _rows(comparison))
     verdicts = _verdicts(comparison)
@@ -128,7 +131,9 @@ def _images_in_common(evaluated: Sequence[_Evaluated]) -> list[str]:
     return names
 
 
-def _ranked(evaluated: Sequence[_Evaluated], scores: Mapping[str, NDArray[np.float64]]) -> list[ComparedCheckpoint]:
+def _ranked(
+    evaluated: Sequence[_Evaluated], scores: Mapping[str, NDArray[np.float64]], groups: ImageGroups
+) -> list[ComparedCheckpoint]:
     """The best by mean PSNR first; each held against it, image by image."""
     psnr, ssim = Scores._fields.index("psnr"), Scores._fields.index("ssim")
     order = sorted(evaluated, key=lambda found: -scores[found.folder.name][:, psnr].mean())
@@ -139,6 +144,10 @@ def _ranked(evaluated: Sequence[_Evaluated], scores: Mapping[str, NDArray[np.flo
     ranked = []
     for found in order:
         own = scores[found.folder.name]
+
+        def less_best(score: int, own: NDArray[np.float64] = own) -> Interval:
+            return mean_interval(own[:, score] - best[:, score], groups.codes, confidence)
+
         description = load_description(found.folder)
         is_best = found is order[0]
         ranked.append(
@@ -149,10 +158,10 @@ def _ranked(evaluated: Sequence[_Evaluated], scores: Mapping[str, NDArray[np.flo
                 picture_shape=description.plan.picture_shape,
                 resize_mode=description.preprocessing.resize_mode,
                 epochs=description.summary.get("epochs", ""),
-                psnr=mean_interval(own[:, psnr]),
-                ssim=mean_interval(own[:, ssim]),
-                psnr_minus_best=None if is_best else mean_interval(own[:, psnr] - best[:, psnr], confidence),
-                ssim_minus_best=None if is_best else mean_interval(own[:, ssim] - best[:, ssim], confidence),
+                psnr=mean_interval(own[:, psnr], groups.codes),
+                ssim=mean_interval(own[:, ssim], groups.codes),
+                psnr_minus_best=None if is_best else less_best(psnr),
+                ssim_minus_best=None if is_best else less_best(ssim),
             )
         )
     return ranked

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fext.data.images import MAX_SIDE, decode_small, read_file
@@ -13,6 +14,7 @@ from fext.errors import CheckpointError, ImageRejected, SourceError
 from fext.jobs.features import without_rows
 from fext.jobs.indexing import StoredRows
 from fext.jobs.outside import OutsideEncoder
+from fext.model.moments import Moments
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store.workspace import Workspace
@@ -142,16 +144,13 @@ def _spread(stored: StoredRows, num_channels: int) -> tuple[Rows, NDArray[np.flo
     """The mean row (D,), and the variance of each channel over images and positions, of some images."""
     count, num_values = len(stored.images), stored.table.num_values
     places = np.unique(np.linspace(0, count - 1, min(count, _NUM_FOR_SPREAD)).round().astype(np.int64))
-    sums, squares, number = np.zeros(num_values), np.zeros(num_values), 0
+    moments = Moments(num_values, each_alone=True)
     for _, row in stored.rows(places):
-        sums += row
-        squares += np.square(row, dtype=np.float64)
-        number += 1
-    if not number:
+        moments.add(torch.tensor(row[None]))
+    if not moments.count:
         raise without_rows(stored.table.folder, stored.table.manifest)
-    mean = sums / number
-    variances = np.maximum(squares / number - mean**2, 0)
-    return mean.astype(np.float32), variances.reshape(-1, num_channels).mean(axis=0)
+    variances: NDArray[np.float64] = moments.covariance().numpy().reshape(-1, num_channels).mean(axis=0)
+    return moments.mean.float().numpy(), variances
 
 
 def _cosines(copies: Rows, originals: Rows) -> NDArray[np.float64]:

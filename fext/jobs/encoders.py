@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fext.compute.inference import encode
+from fext.data.groups import group_images
 from fext.data.labels import are_labels, label_of
 from fext.data.names import Names
 from fext.errors import ModelError
@@ -20,7 +21,7 @@ from fext.jobs.choosing import refuse_vanished
 from fext.jobs.scoring import Evaluation, pooled
 from fext.jobs.starting import model_before_training
 from fext.model.autoencoder import Autoencoder, build_autoencoder
-from fext.model.intervals import Interval, mean_interval
+from fext.model.intervals import Groups, Interval, mean_interval
 from fext.model.latent_statistics import LatentStatistics
 from fext.model.linear_map import LinearMap
 from fext.model.linear_readout import LinearReadout
@@ -82,11 +83,14 @@ def compare_encoders(evaluation: Evaluation, linear_map: LinearMap) -> EncoderCo
         return None
     judged = {name: _judged(evaluation, encoder) for name, encoder in _encoders(evaluation, linear_map).items()}
     labels: dict[str, list[str]] = {"train": [], "test": []}
+    groups = group_images(test, evaluation.settings.interval_groups)
+    judged_places: list[int] = []
     with evaluation.reporter.progress("comparing encoders", len(train) + len(test)) as progress:
         for subset, names in (("train", train), ("test", test)):
             for batch in evaluation.stream(names).epoch():
                 refuse_vanished(evaluation.source, names, batch)
                 labels[subset] += [label_of(names[file.position]) for file in batch.files]
+                judged_places += [file.position for file in batch.files] if subset == "test" else []
                 for encoder in judged.values():
                     _see(encoder, batch.images, subset)
                 progress.advance(batch.num_files)
@@ -95,7 +99,7 @@ def compare_encoders(evaluation: Evaluation, linear_map: LinearMap) -> EncoderCo
             if subset == "train":
                 for encoder in judged.values():
                     encoder.readout.finish()
-    return _result(judged, labels)
+    return _result(judged, labels, groups.codes[judged_places])
 
 
 def _encoders(evaluation: Evaluation, linear_map: LinearMap) -> dict[str, Encode]:
@@ -156,14 +160,16 @@ def _see(encoder: _Judged, images: torch.Tensor, subset: str) -> None:
     encoder.psnr += peak_signal_to_noise(mean_squared_error(encoder.readout.reconstruct(latent), images)).tolist()
 
 
-def _result(judged: dict[str, _Judged], labels: dict[str, list[str]]) -> EncoderComparison:
+def _result(judged: dict[str, _Judged], labels: dict[str, list[str]], groups: Groups) -> EncoderComparison:
     has_labels = are_labels(labels["train"]) and set(labels["test"]) & set(labels["train"])
     untrained = np.array(judged["untrained"].psnr)
     scores = [
         EncoderScores(
             encoder=name,
             readout_psnr=float(np.mean(encoder.psnr)),
-            gain_over_untrained=None if name == "untrained" else mean_interval(np.array(encoder.psnr) - untrained),
+            gain_over_untrained=(
+                None if name == "untrained" else mean_interval(np.array(encoder.psnr) - untrained, groups)
+            ),
             effective_rank=encoder.latent.summarize().effective_rank,
             label_accuracy=_label_accuracy(encoder, labels) if has_labels else None,
         )

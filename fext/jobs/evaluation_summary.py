@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fext.data.groups import ImageGroups, Way, group_images
 from fext.jobs.encoders import EncoderComparison
 from fext.jobs.scoring import METHODS, SUBSETS, Evaluation, Scored
 from fext.model.intervals import Interval, difference_interval, mean_interval
@@ -23,6 +24,7 @@ def summarize(
 ) -> dict[str, Any]:
     """What summary.json holds: of each subset, method and score its mean, the mean's interval, spread, min and max."""
     checkpoint = evaluation.checkpoint
+    groups = groups_of(scored, evaluation.settings.interval_groups)
     summary: dict[str, Any] = {
         "checkpoint": checkpoint.name,
         "sha256": checkpoint.sha256,
@@ -31,7 +33,8 @@ def summarize(
         "device": evaluation.computation.device.type,
         "precision": evaluation.computation.precision,
         "num_images": len(scored.names),
-        "subsets": {subset: _subset(scored, subset) for subset in scored.found_subsets()},
+        "interval_groups": groups.to_dict() | {"sentence": groups.sentence()},
+        "subsets": {subset: _subset(scored, subset, groups) for subset in scored.found_subsets()},
         "latent": {name: value for name, value in asdict(latent).items() if name not in _LONG},
         "regions": {
             subset: {
@@ -44,23 +47,36 @@ def summarize(
     }
     if {"train", "test"} <= set(scored.found_subsets()):
         summary["train_minus_test"] = {
-            score: _interval(difference_interval(*(scored.values("model", score, side) for side in ("train", "test"))))
-            for score in Scores._fields
+            score: _interval(_train_minus_test(scored, score, groups)) for score in Scores._fields
         }
     if encoders is not None:
         summary["encoders"] = _encoders(encoders)
     return summary
 
 
-def _subset(scored: Scored, subset: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"num_images": int((scored.subsets == subset).sum())}
+def _train_minus_test(scored: Scored, score: str, groups: ImageGroups) -> Interval:
+    train, test = (scored.values("model", score, side) for side in ("train", "test"))
+    train_groups, test_groups = (groups.codes[scored.subsets == side] for side in ("train", "test"))
+    return difference_interval(train, test, train_groups, test_groups)
+
+
+def groups_of(scored: Scored, way: Way) -> ImageGroups:
+    """The images in groups for intervals; those whose scores are equal to the last bit are copies."""
+    _, contents = np.unique(scored.scores["model"], axis=0, return_inverse=True)
+    return group_images(scored.names, way, contents.ravel())
+
+
+def _subset(scored: Scored, subset: str, groups: ImageGroups) -> dict[str, Any]:
+    is_in = scored.subsets == subset
+    own = groups.codes[is_in]
+    found: dict[str, Any] = {"num_images": int(is_in.sum()), "num_groups": groups.of(is_in).count}
     methods = [method for method in METHODS if method in scored.scores]
     for method in methods:
-        found[method] = {score: _statistics(scored.values(method, score, subset)) for score in Scores._fields}
+        found[method] = {score: _statistics(scored.values(method, score, subset), own) for score in Scores._fields}
     if "linear_map" in methods:
         found["model_minus_linear_map"] = {
             score: _interval(
-                mean_interval(scored.values("model", score, subset) - scored.values("linear_map", score, subset))
+                mean_interval(scored.values("model", score, subset) - scored.values("linear_map", score, subset), own)
             )
             for score in Scores._fields
         }
@@ -80,9 +96,9 @@ def by_psnr(scored: Scored, subset: str) -> list[int]:
     return found
 
 
-def _statistics(values: NDArray[np.float64]) -> dict[str, float | None]:
+def _statistics(values: NDArray[np.float64], groups: NDArray[np.int64]) -> dict[str, float | None]:
     return {
-        **_interval(mean_interval(values)),
+        **_interval(mean_interval(values, groups)),
         "std": float(values.std()),
         "min": float(values.min()),
         "max": float(values.max()),

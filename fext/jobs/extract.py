@@ -20,13 +20,13 @@ from fext.data.source import ImageSource, find_images
 from fext.errors import ExtractionError, SourceError
 from fext.jobs.choosing import WHERE_TO_GET_IMAGES
 from fext.jobs.encoding import Results, encode, refuse_mostly_not_finite
-from fext.jobs.extraction import Extraction, choose_extraction, join_extraction
+from fext.jobs.extraction import Extraction, Ways, choose_extraction, differing_ways, join_extraction
 from fext.jobs.forecast import Forecast, Work
 from fext.reporting import Progress, Reporter, counted
 from fext.settings import Settings, settings_from_json
 from fext.store import extractions
 from fext.store.checkpoints import Checkpoint, load_checkpoint
-from fext.store.extractions import Merged, Plan
+from fext.store.extractions import Description, Merged, Plan
 from fext.store.locks import locked
 from fext.store.tables import table_files
 from fext.store.workspace import Workspace
@@ -64,15 +64,22 @@ class ExtractionResult:
 
 @keeping_freed_memory()
 def extract(
-    workspace: Workspace, settings: Settings, folder: Path, images: Path | None, name: str | None, reporter: Reporter
+    workspace: Workspace,
+    settings: Settings,
+    folder: Path,
+    images: Path | None,
+    name: str | None,
+    reporter: Reporter,
+    ways: Ways = "stop",
 ) -> ExtractionResult | None:
     """Encode the images of a folder or list with a checkpoint, and write the table of features.
 
     Goes on with the extraction there is of the same checkpoint, source and settings: only what is new or has changed
     is encoded. Without `images`, the source is inference/images where it holds images, else data/images. Under torchrun
     only the first process has a result. Raises CheckpointError, SourceError, DeviceError, ReaderDiedError,
-    ProcessGroupError, and ExtractionError where the name is another extraction's, this machine cannot go on with it,
-    the grid does not fit, or the disk is too small.
+    ProcessGroupError, OtherWayError where this machine computes in another way than it was begun and `ways` does not
+    say what to do, and ExtractionError where the name is another extraction's, the grid does not fit, or the disk is
+    too small.
     """
     processes = join_processes()
     checkpoint = load_checkpoint(folder)
@@ -83,10 +90,10 @@ def extract(
     source = find_images(images, reporter) if images is not None else default_source(workspace, reporter)
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
-    extraction = choose_extraction(workspace, settings, checkpoint, source, name)
+    extraction = choose_extraction(workspace, settings, checkpoint, source, name, ways)
     in_use = f"inference/{extraction.folder.name} is being worked on by another process: wait for it, or stop it"
     with locked(extraction.folder, ExtractionError(in_use)):
-        return _Run(extraction, processes, reporter, started).go()
+        return _Run(extraction, processes, reporter, started, ways).go()
 
 
 def default_source(workspace: Workspace, reporter: Reporter) -> ImageSource:
@@ -109,18 +116,21 @@ class _Run:
     processes: Processes
     reporter: Reporter
     started: float
+    ways: Ways
     engine_start_seconds: float = 0.0
 
     def go(self) -> ExtractionResult:
         extraction = self.extraction
-        goes_on = extractions.describe(extraction.folder) is not None
-        start = extractions.begin(extraction.folder, extraction.description())
+        before = extractions.describe(extraction.folder)
+        anew = before is not None and self.ways == "anew" and self._is_other(before)
+        goes_on = before is not None and not anew
+        start = extractions.begin(extraction.folder, extraction.description(), anew=anew)
         extraction = self._with_unreachable()
         by_contents = extraction.settings.check_contents
         plan = extractions.plan_work(
             extraction.folder, start, extraction.source, extraction.columns, by_contents, self.reporter
         )
-        self._say(plan, goes_on)
+        self._say(plan, goes_on=goes_on, anew=anew)
         formats = extractions.all_formats(extraction.folder, extraction.columns, extraction.settings.feature_formats)
         if plan.changes_nothing and extractions.is_whole(
             extraction.folder, extraction.columns, formats, len(extraction.source)
@@ -147,12 +157,21 @@ class _Run:
             self.extraction = replace(extraction, source=extraction.source.with_names(unreachable))
         return self.extraction
 
-    def _say(self, plan: Plan, goes_on: bool) -> None:
+    def _is_other(self, before: Description) -> bool:
+        """Whether rows were made in several ways, or in another one than new ones will be."""
+        differs = differing_ways(before["computed_by"], self.extraction.computed_by())
+        return bool(differs) or len(before.get("ways", [])) > 1
+
+    def _say(self, plan: Plan, *, goes_on: bool, anew: bool) -> None:
         extraction = self.extraction
         self.reporter.message(
             f"extracting {len(extraction.source)} images x {extraction.columns.num_features:,} features with "
             f"{extraction.checkpoint.name}, {extraction.describe()}"
         )
+        if anew:
+            self.reporter.message(
+                f"encoding all of inference/{extraction.folder.name} anew; its table stays until the new one is whole"
+            )
         if goes_on:
             counts = {
                 "done": plan.num_kept,
@@ -246,29 +265,44 @@ class _Run:
     def _manifest(self, merged: Merged, plan: Plan, formats: tuple[str, ...]) -> dict[str, Any]:
         refuse_mostly_not_finite(self.extraction, merged.num_written, merged.num_not_finite)
         seconds = time.perf_counter() - self.started
-        return self.extraction.description() | {
-            "formats": formats,
-            "counts": {
-                "found": len(self.extraction.source),
-                "written": merged.num_written,
-                "rejected": merged.num_rejected,
-                "not_images": self.extraction.source.num_not_images,
-            },
-            "images_sha256": merged.images_sha256,
-            "left_out": {
-                "of_the_system": self.extraction.source.num_system,
-                "unreadable_folders": self.extraction.source.unreadable,
-            },
-            "last_run": {
-                "encoded": len(plan.todo),
-                "processes": self.processes.count,
-                "seconds": round(seconds, 3),
-                "engine_start_seconds": round(self.engine_start_seconds, 3),
-                "images_per_second": round(len(plan.todo) / seconds, 3),
-                "fext": fext.__version__,
-                "torch": torch.__version__,
-            },
-        }
+        return (
+            self.extraction.description()
+            | self._ways(merged)
+            | {
+                "formats": formats,
+                "counts": {
+                    "found": len(self.extraction.source),
+                    "written": merged.num_written,
+                    "rejected": merged.num_rejected,
+                    "not_images": self.extraction.source.num_not_images,
+                },
+                "images_sha256": merged.images_sha256,
+                "left_out": {
+                    "of_the_system": self.extraction.source.num_system,
+                    "unreadable_folders": self.extraction.source.unreadable,
+                },
+                "last_run": {
+                    "encoded": len(plan.todo),
+                    "processes": self.processes.count,
+                    "seconds": round(seconds, 3),
+                    "engine_start_seconds": round(self.engine_start_seconds, 3),
+                    "images_per_second": round(len(plan.todo) / seconds, 3),
+                    "fext": fext.__version__,
+                    "torch": torch.__version__,
+                },
+            }
+        )
+
+    def _ways(self, merged: Merged) -> dict[str, Any]:
+        """The way in which the newest rows were made; where there are several ways, all of them."""
+        found = extractions.ways_of_rows(self.extraction.folder, merged)
+        if not found:
+            return {}
+        if len(found) > 1:
+            told = ", ".join(f"{'some' if way['rows'] is None else way['rows']} {_way_words(way)}" for way in found)
+            self.reporter.message(f"its rows were made in {len(found)} ways ({told}): they differ by rounding")
+            return {"computed_by": found[-1]["computed_by"], "ways": found}
+        return {"computed_by": found[0]["computed_by"]}
 
     def _result(self, plan: Plan, formats: tuple[str, ...]) -> ExtractionResult:
         extraction = self.extraction
@@ -292,6 +326,11 @@ class _Run:
             seconds=seconds,
             images_per_second=len(plan.todo) / seconds,
         )
+
+
+def _way_words(way: dict[str, Any]) -> str:
+    made = way["computed_by"]
+    return f"by {made['engine']} {made['engine_version']} on {made['device']} in {made['precision']}"
 
 
 class _Counter:

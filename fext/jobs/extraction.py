@@ -4,16 +4,17 @@ An extraction is the same one where source, checkpoint and the settings that sha
 computed (device, precision, engine, batch shape) is fixed when it begins.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fext.compute.device import Computation, prepare_computation
 from fext.compute.engines import EngineName, RowShape, choose_engine, engine_version, images_together
 from fext.data.images import DECODERS
 from fext.data.names import Names, readable
 from fext.data.source import ImageSource, known_images
-from fext.errors import CheckpointError, DeviceError, ExtractionError, FextError
+from fext.errors import CheckpointError, DeviceError, ExtractionError, FextError, OtherWayError
 from fext.model.stages import stage_channels
 from fext.settings import Settings, change_settings
 from fext.store import extractions
@@ -23,7 +24,12 @@ from fext.store.tables import Columns
 from fext.store.workspace import Workspace
 
 FLATTEN_ORDER = "row, column, channel"
+_ANY = "any"  # what a classifier is made of is not promised to the bit
 DIRECT = "direct"  # how convolutions are computed, unless by Winograd's method
+
+# What to do where rows were computed in another way than new ones would be: stop, encode all anew, or go on knowingly.
+Ways = Literal["stop", "anew", "mixed"]
+WAYS: tuple[Ways, ...] = ("stop", "anew", "mixed")
 
 
 @dataclass(frozen=True)
@@ -74,25 +80,35 @@ class Extraction:
             "flatten_order": FLATTEN_ORDER,
             "num_features": self.columns.num_features,
             "reconstruction_error": self.columns.has_error,
-            "computed_by": self._computed_by(),
+            "computed_by": self.computed_by(),
             "settings": self.settings.model_dump(mode="json"),
         }
 
-    def _computed_by(self) -> dict[str, Any]:
-        height, width, channels = self.checkpoint.preprocessing.shape
-        return {
-            "device": self.computation.device_kind(),
-            "precision": self.computation.precision,
-            "convolutions": self._convolutions(),
-            "engine": self.engine,
-            "engine_version": engine_version(self.engine),
-            "decoders": f"{DECODERS}, preprocessing {self.checkpoint.preprocessing.version}",
-            "batch_shape": [self.num_together, channels, height, width],
-        }
+    def computed_by(self) -> dict[str, Any]:
+        """All that the bits of a row depend on, beside the model and the file."""
+        return way_to_compute(self.checkpoint, self.computation, self.engine, self.num_together)
 
-    def _convolutions(self) -> str:
-        by_winograd = self.engine == "torch" and self.computation.filters_by_winograd(self.checkpoint.model)
-        return "winograd" if by_winograd else DIRECT
+
+def way_to_compute(
+    checkpoint: Checkpoint,
+    computation: Computation,
+    engine: EngineName,
+    num_together: int,
+    threads_per_batch: int | Literal["any"] = 1,
+) -> dict[str, Any]:
+    """All that the bits of what an encoder makes of an image depend on, as extractions and classifiers keep it."""
+    height, width, channels = checkpoint.preprocessing.shape
+    by_winograd = engine == "torch" and computation.filters_by_winograd(checkpoint.model)
+    return {
+        "device": computation.device_kind(),
+        "precision": computation.precision,
+        "convolutions": "winograd" if by_winograd else DIRECT,
+        "engine": engine,
+        "engine_version": engine_version(engine),
+        "decoders": f"{DECODERS}, preprocessing {checkpoint.preprocessing.version}",
+        "batch_shape": [num_together, channels, height, width],
+        **({"threads_per_batch": threads_per_batch} if computation.device.type == "cpu" else {}),
+    }
 
 
 def full_path(source: ImageSource) -> str:
@@ -123,14 +139,14 @@ def stages_of(description: Description) -> str:
 
 
 def remade_extraction(
-    workspace: Workspace, settings: Settings, folder: Path, manifest: Description
+    workspace: Workspace, settings: Settings, folder: Path, manifest: Description, what: str = "the table"
 ) -> tuple[Extraction, str]:
     """A finished extraction as it was made, to encode with once more, and ''; its source knows no names.
 
-    Where this machine cannot compute in that way, as near to it as can be, and why. Raises CheckpointError where the
-    model is gone or is another one by now.
+    Where this machine cannot compute in that way, as near to it as can be, and why; where its rows were made in several
+    ways, by the newest, and that they were. Raises CheckpointError where the model is gone or is another one by now.
     """
-    checkpoint = checkpoint_of(workspace, manifest)
+    checkpoint = checkpoint_of(workspace, manifest, what)
     source = known_images(Path(manifest["source"]), Names([]))
     computed_by = manifest["computed_by"]
     settings = change_settings(
@@ -145,9 +161,11 @@ def remade_extraction(
         use_mixed_precision=computed_by["precision"] != "float32",
     )
     try:
-        return join_extraction(folder, exact, checkpoint, source, manifest), ""
+        extraction = own_extraction(folder, exact, checkpoint, source, computed_by)
     except FextError as error:
-        return join_extraction(folder, settings, checkpoint, source, None), str(error)
+        return own_extraction(folder, settings, checkpoint, source), str(error)
+    several = f"its rows were made in {len(manifest['ways'])} ways" if len(manifest.get("ways", [])) > 1 else ""
+    return extraction, differing_ways(computed_by, extraction.computed_by()) or several
 
 
 def row_shape(settings: Settings, checkpoint: Checkpoint) -> RowShape:
@@ -165,41 +183,69 @@ def row_shape(settings: Settings, checkpoint: Checkpoint) -> RowShape:
 
 
 def choose_extraction(
-    workspace: Workspace, settings: Settings, checkpoint: Checkpoint, source: ImageSource, name: str | None
+    workspace: Workspace,
+    settings: Settings,
+    checkpoint: Checkpoint,
+    source: ImageSource,
+    name: str | None,
+    ways: Ways = "stop",
 ) -> Extraction:
     """The extraction to begin or to go on with; without a name, the one there is of this checkpoint and source.
 
-    Raises ExtractionError where the name is another extraction's, or where this machine cannot go on with it.
+    Raises ExtractionError where the name is another extraction's, and OtherWayError where this machine cannot compute
+    as it was begun, unless `ways` says what to do: 'anew' computes as the settings say, 'mixed' as near as can be to
+    what was begun.
     """
     row_shape(settings, checkpoint)  # a grid that does not fit is no other extraction, but a wrong setting
     folder = _folder(workspace, settings, checkpoint, source, name)
     before = extractions.describe(folder)
     if before is None:
-        return join_extraction(folder, settings, checkpoint, source, None)
+        return own_extraction(folder, settings, checkpoint, source)
+    computed_by = before["computed_by"]
     try:
-        return join_extraction(folder, _as_before(settings, before["computed_by"]), checkpoint, source, before)
+        extraction = own_extraction(folder, _as_before(settings, computed_by), checkpoint, source, computed_by)
+        differences = differing_ways(computed_by, extraction.computed_by())
     except DeviceError as error:
-        raise _cannot_go_on(folder, str(error)) from error
+        extraction, differences = None, str(error)
+    if not differences and extraction is not None:
+        return extraction
+    if ways == "stop":
+        raise _cannot_go_on(folder, differences)
+    if ways == "anew" or extraction is None:
+        return own_extraction(folder, settings, checkpoint, source)
+    return extraction
 
 
-def join_extraction(
-    folder: Path, settings: Settings, checkpoint: Checkpoint, source: ImageSource, description: Description | None
+def own_extraction(
+    folder: Path,
+    settings: Settings,
+    checkpoint: Checkpoint,
+    source: ImageSource,
+    computed_by: Mapping[str, Any] | None = None,
 ) -> Extraction:
-    """An extraction that was begun elsewhere, with the settings given.
-
-    Raises ExtractionError where a description is given and this process would compute in another way.
-    """
+    """An extraction as the settings say on this machine; as many images together as rows were computed by before."""
     computation = prepare_computation(settings)
     engine = choose_engine(settings, computation, checkpoint.model)
     if _keeps_float32(engine, checkpoint):
         computation = replace(computation, precision="float32")
     shape = row_shape(settings, checkpoint)
-    # Rows may depend in their last bits on how many images are computed together: it is what it was at first.
-    before = description["computed_by"]["batch_shape"][0] if description is not None else None
-    num_together = before or images_together(checkpoint.preprocessing.shape, computation, settings.inference_batch_size)
-    extraction = Extraction(folder, checkpoint, source, settings, computation, engine, shape, num_together)
-    if description is not None:
-        _refuse_other_ways(folder, description["computed_by"], extraction.description()["computed_by"])
+    num_together = images_together(checkpoint.preprocessing.shape, computation, settings.inference_batch_size)
+    if computed_by is not None:
+        num_together = computed_by["batch_shape"][0]
+    return Extraction(folder, checkpoint, source, settings, computation, engine, shape, num_together)
+
+
+def join_extraction(
+    folder: Path, settings: Settings, checkpoint: Checkpoint, source: ImageSource, description: Description
+) -> Extraction:
+    """The extraction that another process has begun; raises ExtractionError where this one computes in another way."""
+    extraction = own_extraction(folder, settings, checkpoint, source, description["computed_by"])
+    differences = differing_ways(description["computed_by"], extraction.computed_by())
+    if differences:
+        raise ExtractionError(
+            f"this process would compute rows in another way than the first one ({differences}): start all processes "
+            f"on machines of one kind"
+        )
     return extraction
 
 
@@ -259,14 +305,19 @@ def _as_before(settings: Settings, computed_by: dict[str, Any]) -> Settings:
     )
 
 
-def _refuse_other_ways(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    for key, value in {"convolutions": DIRECT, **before}.items():  # the first extractions say nothing of it
-        if now[key] != value:
-            raise _cannot_go_on(folder, f"its {key.replace('_', ' ')} is {value}, here it would be {now[key]}")
+def differing_ways(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two ways to compute rows, to be read; '' where nothing does."""
+    known = {"convolutions": DIRECT, "threads_per_batch": "not told", **before}  # the first ones say nothing of these
+    return "; ".join(
+        f"its {key.replace('_', ' ')} is {known[key]}, here it would be {value}"
+        for key, value in now.items()
+        if known.get(key) not in (value, _ANY)
+    )
 
 
-def _cannot_go_on(folder: Path, why: str) -> ExtractionError:
-    return ExtractionError(
-        f"inference/{folder.name} cannot go on in the way in which it was begun ({why}): give --name to begin another "
-        f"extraction beside it"
+def _cannot_go_on(folder: Path, why: str) -> OtherWayError:
+    return OtherWayError(
+        f"inference/{folder.name} cannot go on in the way in which it was begun ({why})",
+        "'extract --ways anew' encodes all of its images anew, '--ways mixed' goes on with rows that differ by "
+        "rounding, '--name' begins another extraction beside it",
     )

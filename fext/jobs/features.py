@@ -4,6 +4,7 @@ What a model has learned shows beside the features of the same model before trai
 equal size, and of the pixels themselves.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from fext.compute.device import Computation, prepare_computation
 from fext.compute.engines import RowShape, feature_rows
 from fext.compute.inference import encode_stages
 from fext.data.dataset import ImageStream
-from fext.data.names import Names
+from fext.data.names import Names, name_to_bytes
 from fext.data.source import ImageSource, known_images
 from fext.errors import ExtractionError, SourceError
 from fext.jobs.choosing import refuse_vanished
@@ -50,7 +51,8 @@ Encode = Callable[[torch.Tensor], list[torch.Tensor]]
 class Features:
     """The images of a finished extraction that have features, and a row (D,) of them for each, not to be changed.
 
-    A row is the latent averaged to grid x grid positions, in row, column, channel order.
+    A row is the latent averaged to grid x grid positions, in row, column, channel order. `checksum` is the same as long
+    as the images that have rows, and these, are the same.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class Features:
     rows: Rows
     grid: int
     num_rejected: int
+    checksum: str
 
     @property
     def images(self) -> Names:
@@ -90,6 +93,7 @@ def open_features(folder: Path, grid: int, reporter: Reporter) -> Iterator[Featu
     num_values = columns.num_features // extracted_grid**2 * grid**2
     names: list[str] = []
     num_rejected = num_damaged = 0
+    digest = hashlib.sha256()
     with scratch_rows(folder, manifest["counts"]["written"], num_values) as scratch:
         table = extractions.read_table(folder, columns)
         with closing(table), reporter.progress("reading features", manifest["counts"]["found"]) as progress:
@@ -97,6 +101,7 @@ def open_features(folder: Path, grid: int, reporter: Reporter) -> Iterator[Featu
                 row = done.row() if done.record.status == WRITTEN else None
                 if row is not None:
                     names.append(done.record.image)
+                    digest.update(name_to_bytes(f"{done.record.image}\0{done.record.row_sha256}\0"))
                     scratch.add(averaged(row[: columns.num_features], extracted_grid, grid))
                 elif done.record.status == WRITTEN:
                     num_damaged += 1
@@ -107,7 +112,7 @@ def open_features(folder: Path, grid: int, reporter: Reporter) -> Iterator[Featu
             raise without_rows(folder, manifest)
         tell_of_damaged(folder, num_damaged, reporter)
         source = known_images(Path(manifest["source"]), Names.of(names))
-        yield Features(folder, manifest, source, scratch.rows(), grid, num_rejected)
+        yield Features(folder, manifest, source, scratch.rows(), grid, num_rejected, digest.hexdigest())
 
 
 def without_rows(folder: Path, manifest: Description) -> ExtractionError:

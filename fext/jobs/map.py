@@ -108,7 +108,7 @@ def _shown(features: Features, points: NDArray[np.float32], seed: int, reporter:
             progress.advance(count)
     found[_PCA] = _plane(some)
     names = features.images.select(places.tolist())
-    return _Shown(places, names, some, found, _groups(features, places, names))
+    return _Shown(places, names, some, found, _groups(features, places, names, reporter))
 
 
 def _plane(points: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -118,24 +118,40 @@ def _plane(points: NDArray[np.float32]) -> NDArray[np.float64]:
     return plane
 
 
-def _groups(features: Features, places: NDArray[np.int64], names: Names) -> dict[str, Groups]:
+def _groups(features: Features, places: NDArray[np.int64], names: Names, reporter: Reporter) -> dict[str, Groups]:
     """What colours can stand for: folders, where they are labels, and clusters, where they have been made."""
     groups = {}
     if (labelled := labels_of(features.images)) is not None:
         groups[_FOLDER_GROUP] = by_frequency([labelled.classes[code] for code in labelled.codes[places]])
-    if any(numbers := _clusters(features.folder, names)):
+    if any(numbers := _clusters(features, names, reporter)):
         groups[_CLUSTER_GROUP] = by_frequency(numbers)
     return groups
 
 
-def _clusters(folder: Path, names: Names) -> list[str | None]:
-    """The cluster of each image where `explore clusters` knows it; that may have been long ago."""
+def _clusters(features: Features, names: Names, reporter: Reporter) -> list[str | None]:
+    """The cluster of each image where `explore clusters` knows it; none where that was of an earlier table."""
     known: dict[str, str | None] = dict.fromkeys(names)
+    folder = features.folder / clusters.FOLDER
+    if not (folder / clusters.TABLE).is_file():
+        return list(known.values())
+    if not _are_of(features, folder):
+        reporter.warning(
+            f"the clusters of {features.folder.name} are of an earlier table and are left out: 'explore clusters' "
+            f"makes them anew, then make the map again"
+        )
+        return list(known.values())
     with suppress(FextError, KeyError):
-        for row in files.iter_csv(folder / clusters.FOLDER / clusters.TABLE):
+        for row in files.iter_csv(folder / clusters.TABLE):
             if row["image"] in known and row["cluster"] != "-1":
                 known[row["image"]] = row["cluster"]
     return list(known.values())
+
+
+def _are_of(features: Features, folder: Path) -> bool:
+    """Whether clusters were made of these very rows; the first ones do not say so."""
+    with suppress(FextError, KeyError, TypeError):
+        return bool(files.read_json(folder / clusters.SUMMARY)["rows_sha256"] == features.checksum)
+    return False
 
 
 def _write_table(file: Path, names: Names, points: NDArray[np.float32], shown: _Shown) -> None:

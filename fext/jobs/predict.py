@@ -10,25 +10,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fext.compute.device import Computation, prepare_computation
-from fext.compute.engines import RowShape, make_engine
+from fext.compute.engines import make_engine
 from fext.compute.head_training import EncoderAndHead, head_probabilities
 from fext.compute.row_classifiers import row_classifier_from
-from fext.data.source import ImageSource, find_images
+from fext.data.names import Names, readable
+from fext.data.source import ImageSource, find_images, known_images
 from fext.errors import ClassifierError, SourceError, UsageError
 from fext.jobs.choosing import refuse_vanished
-from fext.jobs.extraction import checkpoint_of
+from fext.jobs.extraction import Extraction, checkpoint_of, own_extraction, remade_extraction
 from fext.jobs.features import averaged
 from fext.jobs.streams import stream_for
 from fext.model.classifier import ClassifierHead, map_shapes
 from fext.reporting import Reporter
-from fext.settings import Settings
+from fext.settings import Settings, change_settings
 from fext.store import files
-from fext.store.checkpoints import Checkpoint
 from fext.store.classifiers import Classifier, load_classifier
 from fext.store.workspace import Workspace
 
 Shares = NDArray[np.float32]
+
+_WHAT_IT_MEANS = (
+    "probabilities differ in their last digits, and an image that is nearly as probable of another class may get it"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class PredictResult:
     name: str
     file: Path
     rejected_file: Path
+    summary_file: Path
     num_found: int
     num_rejected: int
     num_not_images: int
@@ -55,8 +59,10 @@ def predict(
 ) -> PredictResult:
     """Write a CSV with a row for each image that can be read: its label, how probable it is, and so of each class.
 
-    The rejected images stand with their reasons in a CSV beside it. Raises ClassifierError, CheckpointError where the
-    model is gone or is another one, SourceError where there are no images, UsageError where the file exists.
+    The rejected images stand with their reasons in a CSV beside it, and in a JSON file how they were told: computed as
+    what the classifier was trained on or, where this machine cannot, what differs. Raises ClassifierError,
+    CheckpointError where the model is gone or is another one, SourceError where there are no images, UsageError where
+    the file exists.
     """
     started = time.perf_counter()
     classifier = load_classifier(classifier_folder)
@@ -64,23 +70,60 @@ def predict(
     source = find_images(images, reporter)
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: name a folder of images, or a list, with --images")
-    checkpoint = checkpoint_of(workspace, classifier.description, f"the classifier {classifier.name}")
-    computation = prepare_computation(settings)
-    telling = _Telling(settings, source, checkpoint, classifier, computation, reporter)
+    extraction, difference = _as_trained(workspace, settings, classifier)
+    reporter.message(f"labelling {len(source)} images with {classifier.name}, {extraction.describe()}")
+    if difference:
+        reporter.warning(f"not computed as what {classifier.name} was trained on ({difference}): {_WHAT_IT_MEANS}")
+    telling = _Telling(source, extraction, classifier, reporter)
     header = ["image", "label", "probability", *(f"probability_{name}" for name in classifier.classes)]
     files.write_csv(file, header, telling.rows())
     rejected_file = file.with_name(f"{file.stem}_rejected.csv")
     files.write_csv(rejected_file, ("image", "reason"), telling.rejected)
+    summary_file = file.with_name(f"{file.stem}_summary.json")
+    counts = {name: telling.counts[name] for name in classifier.classes}
+    files.write_json(summary_file, _summary(classifier, extraction, difference, source, counts))
     return PredictResult(
         name=classifier.name,
         file=file,
         rejected_file=rejected_file,
+        summary_file=summary_file,
         num_found=len(source),
         num_rejected=len(telling.rejected),
         num_not_images=source.num_not_images,
-        counts={name: telling.counts[name] for name in classifier.classes},
+        counts=counts,
         seconds=time.perf_counter() - started,
     )
+
+
+def _as_trained(workspace: Workspace, settings: Settings, classifier: Classifier) -> tuple[Extraction, str]:
+    """An extraction that encodes as what the classifier was trained on was, and what differs from that here."""
+    said, what = classifier.description, f"the classifier {classifier.name}"
+    shape = {
+        "feature_grid": said["grids"][0] if said["grids"] else 1,
+        "feature_stages": said.get("stages") or "last",
+        "reconstruction_error": False,
+    }
+    if said.get("computed_by") is None:
+        checkpoint = checkpoint_of(workspace, said, what)
+        own = change_settings(settings, **shape, inference_engine="torch")
+        nowhere = known_images(Path(said["source"]), Names([]))
+        extraction = own_extraction(classifier.folder, own, checkpoint, nowhere)
+        return extraction, "it is of an earlier version, which does not say how that was computed"
+    return remade_extraction(workspace, settings, classifier.folder, {**said, **shape}, what)
+
+
+def _summary(
+    classifier: Classifier, extraction: Extraction, difference: str, source: ImageSource, counts: dict[str, int]
+) -> dict[str, object]:
+    return {
+        "classifier": classifier.name,
+        "images": readable(str(source.location.resolve())),
+        "counts": counts,
+        "computed_by": extraction.computed_by(),
+        "trained_on_computed_by": classifier.description.get("computed_by"),
+        "computed_as_trained": not difference,
+        "difference": f"{difference}: {_WHAT_IT_MEANS}" if difference else "",
+    }
 
 
 def _new_file(classifier: Classifier, images: Path, output: Path | None) -> Path:
@@ -100,11 +143,9 @@ def _new_file(classifier: Classifier, images: Path, output: Path | None) -> Path
 class _Telling:
     """Goes through the images once, a batch at a time."""
 
-    settings: Settings
     source: ImageSource
-    checkpoint: Checkpoint
+    extraction: Extraction
     classifier: Classifier
-    computation: Computation
     reporter: Reporter
     rejected: list[tuple[str, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -112,7 +153,8 @@ class _Telling:
     def rows(self) -> Iterator[list[object]]:
         """The lines of the table; the rejected are noted on the way."""
         names, classes, tell = self.source.names, self.classifier.classes, self._teller()
-        stream = stream_for(self.checkpoint, self.source, names, self.settings.inference_batch_size, self.computation)
+        way = self.extraction
+        stream = stream_for(way.checkpoint, self.source, names, way.batch_size, way.computation)
         with self.reporter.progress("telling images apart", len(names)) as progress:
             for batch in stream.epoch():
                 refuse_vanished(self.source, names, batch)
@@ -127,7 +169,7 @@ class _Telling:
     def _teller(self) -> "_Rows | _Maps":
         kind = _Maps if self.classifier.method == "head" else _Rows
         try:
-            return kind(self.settings, self.checkpoint, self.classifier, self.computation)
+            return kind(self.extraction, self.classifier)
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
             name = self.classifier.name
             raise ClassifierError(f"the classifier {name} is damaged: it does not fit its model") from error
@@ -136,15 +178,11 @@ class _Telling:
 class _Rows:
     """Tells by rows of features, made as the extraction made them."""
 
-    def __init__(
-        self, settings: Settings, checkpoint: Checkpoint, classifier: Classifier, computation: Computation
-    ) -> None:
+    def __init__(self, way: Extraction, classifier: Classifier) -> None:
         self._extracted_grid, self._grid = classifier.description["grids"]
-        all_stages = classifier.description.get("stages") == "all"
-        shape = RowShape(self._extracted_grid, has_error=False, all_stages=all_stages)
-        self._engine = make_engine("torch", checkpoint.model, computation, settings.inference_batch_size, shape)
+        self._engine = make_engine(way.engine, way.checkpoint.model, way.computation, way.num_together, way.shape)
         self._classifier = row_classifier_from(classifier.tensors)
-        height, width, channels = checkpoint.plan.picture_shape
+        height, width, channels = way.checkpoint.plan.picture_shape
         self(torch.zeros(1, channels, height, width))
 
     def __call__(self, images: torch.Tensor) -> Shares:
@@ -157,20 +195,18 @@ class _Rows:
 class _Maps:
     """Tells by a head on the encoder; where that was trained further, by the one that goes with it."""
 
-    def __init__(
-        self, settings: Settings, checkpoint: Checkpoint, classifier: Classifier, computation: Computation
-    ) -> None:
+    def __init__(self, way: Extraction, classifier: Classifier) -> None:
         said = classifier.description["head"]
-        encoder = checkpoint.model.encoder.eval()
-        shapes = map_shapes(encoder, checkpoint.plan.picture_shape, said["stages"])
+        encoder = way.checkpoint.model.encoder.eval()
+        shapes = map_shapes(encoder, way.checkpoint.plan.picture_shape, said["stages"])
         head = ClassifierHead(shapes, len(classifier.classes), said["width"])
         self._model = EncoderAndHead(encoder, head, said["stages"])
         missing, unknown = self._model.load_state_dict(classifier.tensors, strict=False)
         if unknown or any(said["finetuned"] or name.startswith("head.") for name in missing):
             raise ValueError("not the tensors of this head")
-        self._computation, self._batch_size = computation, settings.inference_batch_size
+        self._computation, self._batch_size = way.computation, way.batch_size
         self._mirrored = said["mirrored"]
-        computation.place(self._model)
+        self._computation.place(self._model)
 
     def __call__(self, images: torch.Tensor) -> Shares:
         shares: Shares = head_probabilities(

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fext.data.groups import group_images
 from fext.data.labels import Division, Labelled, divide, label_images
 from fext.data.source import ImageSource, find_images
 from fext.errors import CheckpointError, ClassifierError, SourceError, TooFewImagesError
@@ -144,4 +145,5 @@ def _task(folder: Path, images: _Images) -> Task:
         np.array(sorted(place_of[name] for name in side), np.int64) for side in (split.train, split.test)
     )
     division = Division(train, validation, images.test)
-    return Task(checkpoint, images.source, images.labelled, division, "folders")
+    groups = group_images(images.source.names, "none")  # its images are of different things
+    return Task(checkpoint, images.source, images.labelled, division, "folders", groups)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.compute.vector_index import NO_ID, QUERIES_AT_A_TIME, Found, Rows
+from fext.data.groups import group_images
 from fext.data.images import read_file
 from fext.data.labels import are_labels, folder_labels, label_chance
 from fext.data.names import name_to_bytes
@@ -55,7 +56,7 @@ class NeighboursResult:
     """The table of the images nearest to each image, and, where folders are labels, the precision of these.
 
     `precision` is the share of the nearest images that have the label of the image, the mean over images; `chance` is
-    what images drawn at random have.
+    what images drawn at random have. `groups` is a sentence on what its interval takes for independent.
     """
 
     name: str
@@ -64,6 +65,7 @@ class NeighboursResult:
     recall: float | None
     table: Path
     precision: Interval | None
+    groups: str
     chance: float | None
     seconds: float
 
@@ -239,13 +241,15 @@ def find_all_neighbours(folder: Path, settings: Settings, count: int, reporter: 
     table = folder / FOLDER / "neighbours.csv"
     files.write_csv(table, ("image", "rank", "neighbour", SCORE_NAMES[settings.similarity]), rows())
     has_labels = are_labels(codes.tolist())
+    groups = group_images(names, settings.interval_groups)
     return NeighboursResult(
         name=folder.name,
         num_images=len(names),
         count=count,
         recall=indexed.recall,
         table=table,
-        precision=mean_interval(precision.astype(np.float64)) if has_labels else None,
+        precision=mean_interval(precision.astype(np.float64), groups.codes) if has_labels else None,
+        groups=groups.sentence(),
         chance=label_chance(codes) if has_labels else None,
         seconds=time.perf_counter() - started,
     )

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.compute.vector_index import QUERIES_AT_A_TIME, Metric, Rows, set_num_threads
+from fext.data.groups import group_images
 from fext.data.labels import are_labels, folder_labels, label_chance
 from fext.errors import ExtractionError
 from fext.jobs.features import MODEL, UNTRAINED, open_features, open_references
 from fext.jobs.indexing import Row, make_index, refuse_too_large
 from fext.jobs.similar import FOLDER, label_precision, without_own
-from fext.model.intervals import Interval, mean_interval
+from fext.model.intervals import Groups, Interval, mean_interval
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store import files
@@ -45,6 +46,7 @@ class ReferencesResult:
     chance: float
     num_images: int
     num_labels: int
+    groups: str
     table: Path
 
 
@@ -61,7 +63,8 @@ def compare_precision(
         _refuse_without_labels(folder, folder_labels(features.images).codes)
         with open_references(workspace, settings, features, reporter) as references:
             places = references.places
-            codes = folder_labels(features.images.select(places.tolist())).codes
+            names = features.images.select(places.tolist())
+            codes = folder_labels(names).codes
             _refuse_without_labels(folder, codes)
             count = min(count, len(codes) - 1)
             encoders = {MODEL: _Placed(features.rows, places)}
@@ -71,7 +74,8 @@ def compare_precision(
                 for name, rows in encoders.items()
             }
     table = folder / FOLDER / "precision.csv"
-    results = tuple(_result(name, values, found[UNTRAINED]) for name, values in found.items())
+    groups = group_images(names, settings.interval_groups).of(_judged(len(names)))
+    results = tuple(_result(name, values, found[UNTRAINED], groups.codes) for name, values in found.items())
     files.write_csv(
         table, ("encoder", "precision", "low", "high", "above_untrained", "above_low", "above_high"), map(_row, results)
     )
@@ -81,6 +85,7 @@ def compare_precision(
         chance=label_chance(codes),
         num_images=len(codes),
         num_labels=len(np.unique(codes)),
+        groups=groups.sentence(),
         table=table,
     )
 
@@ -112,7 +117,7 @@ def _precision(
     num_rows, num_values = len(rows.places), rows.rows.shape[1]
     refuse_too_large(num_rows, num_values, grid)
     index, _ = make_index(num_rows, num_values, metric, rows.at, reporter)
-    judged = np.linspace(0, num_rows - 1, min(num_rows, _NUM_JUDGED)).round().astype(np.int64)
+    judged = _judged(num_rows)
     shares = []
     with reporter.progress("comparing encoders", len(judged)) as progress:
         for start in range(0, len(judged), QUERIES_AT_A_TIME):
@@ -123,9 +128,15 @@ def _precision(
     return np.concatenate(shares).astype(np.float64)
 
 
-def _result(name: str, values: NDArray[np.float64], untrained: NDArray[np.float64]) -> EncoderPrecision:
-    above = None if name == UNTRAINED else mean_interval(values - untrained)
-    return EncoderPrecision(name, mean_interval(values), above)
+def _judged(num_rows: int) -> NDArray[np.int64]:
+    """The places of the images whose nearest are looked at."""
+    places: NDArray[np.int64] = np.linspace(0, num_rows - 1, min(num_rows, _NUM_JUDGED)).round().astype(np.int64)
+    return places
+
+
+def _result(name: str, values: NDArray[np.float64], untrained: NDArray[np.float64], groups: Groups) -> EncoderPrecision:
+    above = None if name == UNTRAINED else mean_interval(values - untrained, groups)
+    return EncoderPrecision(name, mean_interval(values, groups), above)
 
 
 def _row(result: EncoderPrecision) -> list[object]:

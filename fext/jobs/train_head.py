@@ -42,6 +42,7 @@ from fext.jobs.classification import (
     notes_on,
     place_for,
 )
+from fext.jobs.extraction import way_to_compute
 from fext.model.classifier import ClassifierHead, map_shapes
 from fext.reporting import Progress, Reporter, StopRequested
 from fext.settings import Settings
@@ -82,6 +83,7 @@ class _Run:
     settings: Settings
     task: Task
     computation: Computation
+    way: dict[str, Any]
     model: EncoderAndHead
     weights: torch.Tensor
     streams: tuple[ImageStream, ImageStream, ImageStream]
@@ -147,7 +149,8 @@ def _make_run(folder: Path, identity: str, settings: Settings, task: Task, repor
     computation.place(model)
     weights = class_weights(task.codes(task.division.train), num_classes, balanced=settings.balance_classes)
     streams = _streams(settings, task, computation, reporter)
-    return _Run(folder, identity, settings, task, computation, model, weights, streams, reporter)
+    way = way_to_compute(task.checkpoint, computation, "torch", settings.head_batch_size, "any")
+    return _Run(folder, identity, settings, task, computation, way, model, weights, streams, reporter)
 
 
 def _streams(
@@ -404,6 +407,7 @@ def _trained(run: _Run, state: _State, told: Told, notes: Sequence[str]) -> Trai
             "finetuned": is_finetuned,
             "mirrored": settings.head_augmentation,
         },
+        "computed_by": run.way,
         "found": found,
     }
     return Trained("head", kept, description, told, state.history, notes, {})

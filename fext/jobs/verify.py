@@ -249,17 +249,25 @@ def _recompute(
         findings.problem(f"rows cannot be computed again: {error}")
         return
     names = chosen.names
+    num_same, least = 0, 1.0
     stored = _Stored(folder, manifest)
     with reporter.progress("computing rows again", len(names)) as progress:
         for place, row in _rows_again(extraction, names):
             image = names[place]
             if row is None:
                 findings.problem(f"image {image} cannot be encoded again")
-            elif exactly and row_checksum(row) != chosen.checksum(place):
+            elif row_checksum(row) == chosen.checksum(place):
+                num_same += 1
+            elif exactly:
                 findings.problem(f"the row of {image} is not what {extraction.checkpoint.name} makes of it")
-            elif not exactly and not _similarity(row, stored.row(image)) >= _LEAST_SIMILARITY:  # nor where it is NaN
+            elif not (similarity := _similarity(row, stored.row(image))) >= _LEAST_SIMILARITY:  # nor where it is NaN
                 findings.problem(f"the row of {image} is not near what {extraction.checkpoint.name} makes of it")
+            else:
+                least = min(least, similarity)
             progress.advance(1)
+    if not exactly:
+        others = f", the others are near (least cosine similarity {least:.6f})" if least < 1 else ""
+        findings.notes.append(f"{num_same} of {len(names)} rows computed again have the same bits{others}")
 
 
 def _extraction(

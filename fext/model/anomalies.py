@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from fext.model.moments import Moments
 from fext.model.stages import found_by_stages
 
 _TOP_SHARE = 0.01  # of the positions: the strangest place of an image counts, not its mean
@@ -29,18 +30,13 @@ class PositionGaussian:
     """
 
     def __init__(self, num_channels: int) -> None:
-        self.num_vectors = 0
-        self._sum = torch.zeros(num_channels, dtype=torch.float64)
-        self._products = torch.zeros(num_channels, num_channels, dtype=torch.float64)
+        self._moments = Moments(num_channels)
         self._mean = torch.empty(0)
         self._whitening = torch.empty(0)
 
     def learn(self, vectors: torch.Tensor) -> None:
         """Add vectors (N, C)."""
-        exact = vectors.double()
-        self._sum += exact.sum(dim=0)
-        self._products += exact.T @ exact
-        self.num_vectors += len(vectors)
+        self._moments.add(vectors.double())
 
     def finish(self, kept_variance: float = 1.0) -> None:
         """Compute the whitening; call once, after the last vectors.
@@ -48,14 +44,12 @@ class PositionGaussian:
         Only the leading directions are kept that hold so much of the variance: in the others is noise, which grows in
         the same measure when all are scaled to variance 1.
         """
-        mean = self._sum / self.num_vectors
-        covariance = self._products / self.num_vectors - torch.outer(mean, mean)
-        variances, directions = torch.linalg.eigh(covariance)
+        variances, directions = torch.linalg.eigh(self._moments.covariance())
         variances, directions = variances.flip(0).clamp_min(0), directions.flip(1)
         typical = float(variances.mean()) or 1.0  # channels that never vary
         shares = variances.cumsum(0) / (typical * len(variances))
         num_kept = 1 + int((shares < kept_variance - 1e-9).sum())
-        self._mean = mean.float()
+        self._mean = self._moments.mean.float()
         deviations = variances.clamp_min(_LEAST_VARIANCE * typical).sqrt()
         self._whitening = (directions / deviations)[:, :num_kept].float()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fext.model.intervals import CONFIDENCE, Interval
+from fext.model.intervals import Groups, Interval, share_interval
 
 Codes = NDArray[np.int32]
 
@@ -50,8 +50,13 @@ class ClassificationScores:
         }
 
 
-def classification_scores(true: Codes, told: Codes, classes: Sequence[str]) -> ClassificationScores:
-    """Scores of told codes (N,) beside the true ones; classes without an image count in none of the means."""
+def classification_scores(
+    true: Codes, told: Codes, classes: Sequence[str], groups: Groups | None = None
+) -> ClassificationScores:
+    """Scores of told codes (N,) beside the true ones; classes without an image count in none of the means.
+
+    `groups` (N,) numbers what belongs together, for the interval.
+    """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     codes = np.arange(len(classes))
@@ -62,18 +67,10 @@ def classification_scores(true: Codes, told: Codes, classes: Sequence[str]) -> C
         for code, name in enumerate(classes)
     ]
     return ClassificationScores(
-        accuracy=accuracy_interval(int((true == told).sum()), len(true)),
+        accuracy=share_interval(true == told, groups),
         balanced_accuracy=float(recall[seen].mean()),
         commonest=float(counts.max() / len(true)),
         macro_f1=float(f1[seen].mean()),
         classes=by_class,
         confusion=confusion_matrix(true, told, labels=codes).astype(np.int64),
     )
-
-
-def accuracy_interval(num_right: int, count: int) -> Interval:
-    """A share with its 95 % interval (Wilson, 1927; scipy.stats.binomtest)."""
-    from scipy.stats import binomtest
-
-    ends = binomtest(num_right, count).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(num_right / count, float(ends.low), float(ends.high))

@@ -1,4 +1,4 @@
-"""How sure a mean is: 95 % confidence intervals by Student's t, of images taken as independent."""
+"""How sure a mean is: 95 % confidence intervals, of images that are independent or belong together in groups."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+
+Groups = NDArray[np.int64]
 
 
 class Interval(NamedTuple):
@@ -35,24 +37,84 @@ class Interval(NamedTuple):
         return Interval(0 - self.mean, 0 - self.high, 0 - self.low)  # 0 - 0 is 0, where -0 is shown as such
 
 
-def mean_interval(values: NDArray[np.float64], confidence: float = CONFIDENCE) -> Interval:
-    """Of one mean, or, given the differences of pairs, of the mean difference (scipy.stats.ttest_1samp)."""
-    from scipy import stats
+def mean_interval(
+    values: NDArray[np.float64], groups: Groups | None = None, confidence: float = CONFIDENCE
+) -> Interval:
+    """Of one mean, or, given the differences of pairs, of the mean difference, by Student's t.
 
-    mean = float(values.mean())
-    if len(values) < 2 or values.min() == values.max():
-        ends = (mean, mean) if len(values) >= 2 else (None, None)
-        return Interval(mean, *ends)
-    interval = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
-    return Interval(mean, float(interval.low), float(interval.high))
+    `groups` (N,) numbers what belongs together; without them all values are independent (scipy.stats.ttest_1samp).
+    """
+    return _student(float(values.mean()), *_spread_of_mean(values, groups), confidence)
 
 
-def difference_interval(left: NDArray[np.float64], right: NDArray[np.float64]) -> Interval:
-    """Of the mean of `left` less that of `right`, of different images (Welch's, scipy.stats.ttest_ind)."""
-    from scipy import stats
+def difference_interval(
+    left: NDArray[np.float64],
+    right: NDArray[np.float64],
+    left_groups: Groups | None = None,
+    right_groups: Groups | None = None,
+) -> Interval:
+    """Of the mean of `left` less that of `right`, of different images (Welch's, scipy.stats.ttest_ind).
 
+    Groups that have images on both sides make it wider than it need be.
+    """
     mean = float(left.mean() - right.mean())
-    if min(len(left), len(right)) < 2 or left.std() == right.std() == 0:
+    (one, one_freedom), (other, other_freedom) = (
+        _spread_of_mean(values, groups) for values, groups in ((left, left_groups), (right, right_groups))
+    )
+    if min(one_freedom, other_freedom) <= 0 or one == other == 0:
         return Interval(mean, None, None)
-    interval = stats.ttest_ind(left, right, equal_var=False).confidence_interval(CONFIDENCE)
-    return Interval(mean, float(interval.low), float(interval.high))
+    freedom = (one + other) ** 2 / (one**2 / one_freedom + other**2 / other_freedom)
+    return _student(mean, one + other, freedom, CONFIDENCE)
+
+
+def share_interval(is_right: NDArray[np.bool_], groups: Groups | None = None) -> Interval:
+    """Of the share of what is right (Wilson, 1927), for as many images as count where some belong together.
+
+    The number that counts follows from the variance over groups and their number: Korn and Graubard, 'Confidence
+    intervals for proportions with small expected number of positive counts estimated from survey data', 1998.
+    """
+    from scipy import stats
+
+    share, number = float(is_right.mean()), float(len(is_right))
+    tail = (1 + CONFIDENCE) / 2
+    normal = float(stats.norm.ppf(tail))
+    if groups is not None and len(np.unique(groups)) < len(groups):
+        variance, freedom = _spread_of_mean(is_right.astype(np.float64), groups)
+        if freedom <= 0:
+            return Interval(share, None, None)
+        counting = share * (1 - share) / variance if variance > 0 else freedom + 1
+        number = min(number, counting * (normal / float(stats.t.ppf(tail, freedom))) ** 2)
+    centre = share + normal**2 / (2 * number)
+    width = normal * (share * (1 - share) / number + normal**2 / (4 * number**2)) ** 0.5
+    scale = 1 + normal**2 / number
+    return Interval(share, max(0.0, (centre - width) / scale), min(1.0, (centre + width) / scale))
+
+
+def _spread_of_mean(values: NDArray[np.float64], groups: Groups | None) -> tuple[float, float]:
+    """The variance of the mean, and its degrees of freedom: over groups, each of which counts as one.
+
+    The cluster-robust ('sandwich') variance of Liang and Zeger, 'Longitudinal data analysis using generalized linear
+    models', 1986, with G / (G - 1) for G groups (Cameron and Miller, 'A practitioner's guide to cluster-robust
+    inference', 2015): with one image in each it is the usual one. The degrees of freedom are those of as many groups of
+    equal size as weigh as much (Carter, Schnepel and Steigerwald, 2017), so that a large group is not taken for many.
+    """
+    errors, sizes = values - values.mean(), np.ones(len(values))
+    if values.min() == values.max():
+        errors = np.zeros(len(values))
+    if groups is not None:
+        _, number = np.unique(groups, return_inverse=True)
+        errors, sizes = np.bincount(number, errors), np.bincount(number).astype(np.float64)
+    count = len(errors)
+    freedom = float(sizes.sum() ** 2 / np.square(sizes).sum()) - 1
+    if count < 2 or freedom <= 0:
+        return 0.0, 0.0
+    return float(count / (count - 1) * np.square(errors).sum() / len(values) ** 2), freedom
+
+
+def _student(mean: float, variance: float, freedom: float, confidence: float) -> Interval:
+    from scipy import stats
+
+    if freedom <= 0:
+        return Interval(mean, None, None)
+    width = float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance))
+    return Interval(mean, mean - width, mean + width)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-_CHUNK = 4096  # vectors multiplied at a time: few enough that float32 keeps its digits
+from fext.model.moments import Moments
+
 _DEAD = 1e-4  # of the spread of a typical channel
 _SAME = 0.95
 _ENOUGH_VARIANCE = 0.99
@@ -41,36 +42,22 @@ class LatentStatistics:
     """Gathers latents (N, C, rows, columns), batch by batch."""
 
     def __init__(self, num_channels: int) -> None:
-        self.num_vectors = 0
         self._num_zeros = 0
-        self._shift: torch.Tensor | None = None
-        self._sum = torch.zeros(num_channels, dtype=torch.float64)
-        self._products = torch.zeros(num_channels, num_channels, dtype=torch.float64)
+        self._moments = Moments(num_channels)
 
     def add(self, latent: torch.Tensor) -> None:
         """Take in a batch of latents, float32 on the CPU."""
         vectors = latent.permute(0, 2, 3, 1).flatten(0, 2)
-        if self._shift is None:  # products of what is left after it do not cancel where a mean is far from zero
-            self._shift = vectors.mean(dim=0)
         self._num_zeros += int((vectors == 0).sum())
-        self.num_vectors += len(vectors)
-        for chunk in torch.split(vectors - self._shift, _CHUNK):
-            self._sum += chunk.sum(dim=0, dtype=torch.float64)
-            self._products += (chunk.T @ chunk).double()
+        self._moments.add(vectors)
 
     def covariance(self) -> torch.Tensor:
         """(C, C) float64, of what was taken in."""
-        mean = self._sum / self.num_vectors
-        return self._products / self.num_vectors - torch.outer(mean, mean)
-
-    def means(self) -> torch.Tensor:
-        """(C,) float64."""
-        shift = torch.zeros_like(self._sum) if self._shift is None else self._shift.double()
-        return shift + self._sum / self.num_vectors
+        return self._moments.covariance()
 
     def summarize(self) -> LatentSummary:
         """What was taken in, in numbers; at least one batch."""
-        covariance, means = self.covariance(), self.means()
+        covariance, means, num_vectors = self.covariance(), self._moments.mean, self._moments.count
         stds = covariance.diagonal().clamp_min(0).sqrt()
         dead = stds <= _DEAD * stds.square().mean().sqrt()
         spectrum = torch.linalg.eigvalsh(covariance).flip(0).clamp_min(0)
@@ -79,12 +66,12 @@ class LatentStatistics:
         grand_mean = float(means.mean())
         return LatentSummary(
             num_channels=len(stds),
-            num_vectors=self.num_vectors,
+            num_vectors=num_vectors,
             dead_channels=tuple(torch.nonzero(dead).flatten().tolist()),
             redundant_channels=_redundant(covariance, stds, dead),
             effective_rank=float(torch.special.entr(shares).sum().exp()) if total else 0.0,
             components_for_99_percent=int((shares.cumsum(0) < _ENOUGH_VARIANCE).sum()) + 1 if total else 0,
-            share_of_zeros=self._num_zeros / (self.num_vectors * len(stds)),
+            share_of_zeros=self._num_zeros / (num_vectors * len(stds)),
             mean=grand_mean,
             std=float((stds.square() + (means - grand_mean).square()).mean().sqrt()),
             channel_means=tuple(means.tolist()),

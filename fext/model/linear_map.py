@@ -8,7 +8,8 @@ is the covariance of a block, whatever the number of images.
 import torch
 from scipy import linalg
 
-_CHUNK = 256  # blocks multiplied at a time: few enough that float32 keeps its digits
+from fext.model.moments import Moments
+
 _MAX_BLOCK_VALUES = 6144  # two blocks of 32x32 colour pixels: their covariance takes 0.3 GB
 
 
@@ -20,10 +21,8 @@ class LinearMap:
         self.block = (height // latent_shape[0], width // latent_shape[1])
         self.num_components = min(latent_shape[2], self.block[0] * self.block[1] * channels)
         size = self.block[0] * self.block[1] * channels
-        self.num_blocks = 0
         self.num_images = 0
-        self._sum = torch.zeros(size, dtype=torch.float64)
-        self._products = torch.zeros(size, size, dtype=torch.float64)
+        self._moments: Moments | None = Moments(size)
         self._image_sum = torch.zeros(channels, height, width, dtype=torch.float64)
         self._components = torch.empty(0)
         self._variances = torch.empty(0)
@@ -37,20 +36,17 @@ class LinearMap:
 
     def learn(self, images: torch.Tensor) -> None:
         """Add a batch (N, C, H, W) to what is known of the train images."""
-        blocks = to_blocks(images, self.block).flatten(0, 2)
-        self._sum += blocks.sum(dim=0, dtype=torch.float64)
-        # Products in float32 within a batch, added up in float64: fast, and exact to about 1e-6.
-        for chunk in torch.split(blocks, _CHUNK):
-            self._products += (chunk.T @ chunk).double()
+        assert self._moments is not None
+        self._moments.add(to_blocks(images, self.block).flatten(0, 2))
         self._image_sum += images.sum(dim=0, dtype=torch.float64)
-        self.num_blocks += len(blocks)
         self.num_images += len(images)
 
     def finish(self) -> None:
         """Compute the components; call once, after the last batch."""
-        mean = self._sum / self.num_blocks
-        covariance = self._products.div_(self.num_blocks).addr_(mean, mean, alpha=-1)  # 75 MB of 32x32 in colour
-        self._products = torch.empty(0)
+        assert self._moments is not None
+        mean = self._moments.mean
+        covariance = self._moments.products.div_(self._moments.count)  # in place: 75 MB of 32x32 in colour
+        self._moments = None
         # All of them by divide and conquer: for a third of 3,072 the other way takes nearly twice as long. It is laid
         # out in the order of rows or of columns alike, and the components take its place.
         variances, vectors = linalg.eigh(covariance.numpy().T, driver="evd", overwrite_a=True, check_finite=False)

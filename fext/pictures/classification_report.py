@@ -47,13 +47,17 @@ class Mistake:
 
 @dataclass(frozen=True)
 class ClassificationReport:
-    """All that the page tells; `references` are accuracies of the same method on other encoders' features."""
+    """All that the page tells; `references` are accuracies of the same method on other encoders' features.
+
+    `groups` is a sentence on what intervals take for independent.
+    """
 
     name: str
     method: str
     facts: Sequence[tuple[str, object]]
     scores: ClassificationScores
     references: Mapping[str, Interval]
+    groups: str
     notes: Sequence[str]
     history: Sequence[Mapping[str, Any]]
     mistakes: Sequence[Mistake]
@@ -63,7 +67,7 @@ def classification_page(report: ClassificationReport) -> Iterator[Html]:
     """The page in pieces, as page.page gives them."""
     introduction = (
         "All scores are of test images, which the classifier neither learned from nor was chosen by. The interval of "
-        "the accuracy is a 95 % confidence interval (Wilson's), of images taken as independent."
+        f"the accuracy is a 95 % confidence interval (Wilson's). {report.groups}"
     )
     sections = [
         Section("In short", "", bullets([*verdicts(report.scores, report.references), *report.notes])),

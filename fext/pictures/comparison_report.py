@@ -55,13 +55,17 @@ class SideBySide:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The checkpoints, the best first, and the scores of each, (N, 4): MSE, MAE, PSNR, SSIM of the named images."""
+    """The checkpoints, the best first, and the scores of each, (N, 4): MSE, MAE, PSNR, SSIM of the named images.
+
+    `groups` is a sentence on what their intervals take for independent.
+    """
 
     source: str
     names: Sequence[str]
     checkpoints: Sequence[ComparedCheckpoint]
     scores: Mapping[str, NDArray[np.float64]]
     shown: Sequence[SideBySide]
+    groups: str
 
 
 def comparison_page(comparison: Comparison, verdicts: Sequence[str]) -> Iterator[Html]:
@@ -69,7 +73,7 @@ def comparison_page(comparison: Comparison, verdicts: Sequence[str]) -> Iterator
     introduction = (
         f"On {len(comparison.names):,} images of {comparison.source} that none of these checkpoints was trained on. "
         f"Intervals are 95 % confidence intervals. Differences are those of the same images; with more than two "
-        f"checkpoints their intervals are so wide that all hold together (Bonferroni)."
+        f"checkpoints their intervals are so wide that all hold together (Bonferroni). {comparison.groups}"
     )
     sections = [
         Section("In short", "", bullets(verdicts)),

@@ -95,7 +95,7 @@ def evaluation_page(report: EvaluationReport) -> Iterator[Html]:
     summary = report.summary
     introduction = (
         f"{summary['architecture']}, evaluated on {summary['num_images']:,} images of {summary['source']}. Intervals "
-        f"are 95 % confidence intervals of means over images."
+        f"are 95 % confidence intervals of means over images. {summary['interval_groups']['sentence']}"
     )
     sections = [
         Section("In short", "", bullets(verdicts(summary))),

@@ -15,6 +15,7 @@ from fext.store.workspace import Workspace
 
 if TYPE_CHECKING:
     from fext.jobs.export import Format
+    from fext.jobs.extraction import Ways
     from fext.jobs.pretrain import PretrainResult
     from fext.settings import Settings
 
@@ -103,6 +104,7 @@ def run_evaluate(screen: Screen, settings: "Settings", folder: Path, images: Pat
         show_table(screen.console, "Reconstructed from the first channels alone", ["channels kept", "PSNR dB"], rows)
     for verdict in verdicts(result.summary):
         screen.reporter.message(verdict)
+    screen.reporter.message(result.summary["interval_groups"]["sentence"])
     rejected = f", {result.num_rejected} rejected" if result.num_rejected else ""
     screen.console.print(
         f"{result.num_images} images in {duration(result.seconds)}, "
@@ -133,18 +135,24 @@ def run_compare(screen: Screen, settings: "Settings", folders: Sequence[Path], i
     show_table(screen.console, f"Side by side on {len(result.comparison.names)} images", header, rows)
     for verdict in result.verdicts:
         screen.reporter.message(verdict)
+    screen.reporter.message(result.comparison.groups)
     show_path(screen.console, "table", result.table, screen.workspace.root)
     show_path(screen.console, "report", result.report, screen.workspace.root)
 
 
 def run_extract(
-    screen: Screen, settings: "Settings", folder: Path, images: Path | None, name: str | None
+    screen: Screen,
+    settings: "Settings",
+    folder: Path,
+    images: Path | None,
+    name: str | None,
+    ways: "Ways" = "stop",
 ) -> Path | None:
     """Extract; gives the folder of the extraction, none in a process that is not the first."""
     from fext.jobs.extract import extract
 
     say_unfinished(screen, folder)
-    result = extract(screen.workspace, settings, folder, images, name, screen.reporter)
+    result = extract(screen.workspace, settings, folder, images, name, screen.reporter, ways)
     if result is None:  # one of several processes, and not the first
         return None
     looked_at = result.num_found - result.num_kept

@@ -84,6 +84,13 @@ def _add_extraction_commands(commands: "Commands") -> list[argparse.ArgumentPars
         "folder or list of images (default: inference/images where it holds images, else data/images)",
     )
     extract.add_argument("--name", help="name of the extraction (default: checkpoint and source)")
+    extract.add_argument(
+        "--ways",
+        choices=("stop", "anew", "mixed"),
+        default="stop",
+        help="where rows were computed in another way than here (another version, processor or precision): stop, "
+        "encode all anew, or go on with rows of both ways (default: stop)",
+    )
     extract.set_defaults(run=_extract)
 
     verify = commands.add_parser("verify", help="prove that an extraction is whole and belongs to model and images")
@@ -179,7 +186,7 @@ def _extract(screen: Screen, words: argparse.Namespace) -> None:
     settings = screen.settings(words.overrides)
     folder = screen.workspace.find_checkpoint(words.checkpoint)
     _refuse_other_settings(settings, words, folder, {"picture_shape", "resize_mode", *_of_categories(*_OF_A_MODEL)})
-    actions.run_extract(screen, settings, folder, words.images, words.name)
+    actions.run_extract(screen, settings, folder, words.images, words.name, words.ways)
 
 
 def _verify(screen: Screen, words: argparse.Namespace) -> None:

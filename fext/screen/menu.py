@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import questionary
 from questionary import Choice
 
-from fext.errors import FextError
+from fext.errors import FextError, OtherWayError
 from fext.reporting import counted
 from fext.screen import actions
 from fext.screen.actions import Screen
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from fext.settings import Settings
 
 TITLE = "FeXT: features from images"
+
+_WAYS = [
+    Choice("not at all: leave the table as it is", value="stop"),
+    Choice("encode all images anew; the table stays until the new one is whole", value="anew"),
+    Choice("with rows of both ways, which differ by rounding", value="mixed"),
+]
 
 
 class Menu:
@@ -132,7 +138,14 @@ class Menu:
             f"Extract features ({grid}x{grid} positions) with {folder.name} from {shown(images, self._screen)} "
             f"(batches of {settings.inference_batch_size})"
         )
-        actions.run_extract(self._screen, settings, folder, images, None)
+        try:
+            actions.run_extract(self._screen, settings, folder, images, None)
+        except OtherWayError as error:
+            self._screen.reporter.warning(error.what)
+            ways = ask(questionary.select("How shall it go on?", choices=_WAYS))
+            if ways == "stop":
+                raise LeftQuestion from error
+            actions.run_extract(self._screen, settings, folder, images, None, ways)
 
     def _explore(self) -> None:
         chosen = ask(

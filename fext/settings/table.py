@@ -516,6 +516,15 @@ class Settings(BaseModel):
         "a whole number from 2",
         ge=2,
     )
+    interval_groups: Literal["auto", "folders", "none"] = _setting(
+        "exploration",
+        "auto",
+        "Which images belong together, so that the 95 % intervals of evaluation, comparison, search and classification "
+        "count them as one: 'auto' those that names show to be tiles or shots of one thing, and copies; 'folders' "
+        "those of one folder, such as the frames of a film or the scans of a patient; 'none' takes all for "
+        "independent.",
+        "'auto', 'folders' or 'none'",
+    )
     anomaly_views: Annotated[
         tuple[Literal["pixels", "early", "latent", "reconstruction"], ...],
         BeforeValidator(sorted_names),

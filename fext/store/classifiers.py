@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from fext.data.images import Preprocessing
 from fext.errors import ClassifierError, FextError
 from fext.store import files
+from fext.store.extractions import ComputedBy
 
 DESCRIPTION, WEIGHTS, UNFINISHED = "classifier.json", "classifier.safetensors", "unfinished.safetensors"
 FORMAT_VERSION = 1
@@ -53,6 +54,8 @@ class _Described(_Part):
     grids: Annotated[list[Literal[8, 4, 2, 1]], Field(min_length=2, max_length=2)] | None
     stages: Literal["last", "all"] | None = None
     head: _Head | None
+    computed_by: ComputedBy | None = None  # the first classifiers say nothing of it
+    ways: list[dict[str, Any]] = []  # where the rows that it was made of were computed in several
     weights_sha256: str
 
 

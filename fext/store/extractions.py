@@ -4,12 +4,15 @@ What has been done is a number of runs, each sorted by name: the finished table,
 processes have written since. For each image found now the newest run that knows it counts. Where that speaks of the
 file as it still is, the row is kept; all else is encoded into a new part. Then the runs are merged into a new table,
 which takes the place of the old one when all of it is on the disk.
+
+Where rows are to be computed in another way than before, and all of them, neither the table nor earlier parts count.
 """
 
 import csv
 import hashlib
 import shutil
 from array import array
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -66,7 +69,9 @@ class _Checkpoint(_Part):
     folder: str
 
 
-class _ComputedBy(_Part):
+class ComputedBy(_Part):
+    """How rows are computed: all that their bits depend on, beside the model and the file."""
+
     device: str
     precision: Literal["float32", "bfloat16", "float16"]
     convolutions: Literal["direct", "winograd"] = "direct"  # the first extractions say nothing of it
@@ -86,7 +91,28 @@ class _Described(_Part):
     feature_stages: Literal["last", "all"] = "last"  # the first extractions say nothing of it
     num_features: Positive
     reconstruction_error: bool
-    computed_by: _ComputedBy
+    computed_by: ComputedBy
+
+
+class _Start(_Part):
+    """The way in which everything is computed from that start on."""
+
+    start: Count
+    computed_by: ComputedBy
+
+
+class _Begun(_Described):
+    """What is written while there is something unfinished; what was done before anew_from does not count."""
+
+    starts: list[_Start] = []
+    anew_from: Count = 0
+
+
+class _Way(_Part):
+    """One of several ways in which rows were made, and how many; None where that is not known any more."""
+
+    computed_by: ComputedBy
+    rows: Count | None
 
 
 class _Counts(_Part):
@@ -99,6 +125,7 @@ class _Manifest(_Described):
     formats: Annotated[list[Literal["csv", "npy", "parquet"]], Field(min_length=1)]
     counts: _Counts
     images_sha256: str = ""  # the first extractions say nothing of it
+    ways: list[_Way] = []  # where there are several, the newest last
 
 
 @dataclass
@@ -129,11 +156,13 @@ class Merged:
     """What came of merging the runs: counts, or the images whose rows turned out to be damaged.
 
     Of the rejected, num_not_finite are so for their features; images_sha256 is the checksum of images.csv.
+    rows_of_start is as Done has it.
     """
 
     num_written: int = 0
     num_rejected: int = 0
     num_not_finite: int = 0
+    rows_of_start: Counter[int] = field(default_factory=Counter)
     damaged: list[str] = field(default_factory=list)
     images_sha256: str = ""
 
@@ -178,10 +207,11 @@ def is_stopped(folder: Path) -> bool:
     return (folder / _UNFINISHED).is_dir()
 
 
-def begin(folder: Path, description: Description) -> int:
+def begin(folder: Path, description: Description, *, anew: bool = False) -> int:
     """Make a folder ready for work; returns the number of this start.
 
-    What an earlier start had ready is put in place first. Raises ExtractionError where the disk cannot be written.
+    What an earlier start had ready is put in place first. With `anew` nothing that was done before counts; the table
+    that is there stays until the new one is whole. Raises ExtractionError where the disk cannot be written.
     """
     try:
         _put_in_place(folder)
@@ -189,11 +219,56 @@ def begin(folder: Path, description: Description) -> int:
             with files.new_folder(folder) as draft:
                 (draft / _UNFINISHED).mkdir()
                 files.write_json(draft / _UNFINISHED / _DESCRIPTION, description)
-        elif not (folder / _UNFINISHED / _DESCRIPTION).is_file():
-            files.write_json(folder / _UNFINISHED / _DESCRIPTION, description)
-        return next_start(folder / _UNFINISHED)
+        start = next_start(folder / _UNFINISHED)
+        _describe_start(folder, description, start, anew=anew)
+        return start
     except OSError as error:
         raise ExtractionError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def _describe_start(folder: Path, description: Description, start: int, *, anew: bool) -> None:
+    """Write what this start does where that is not what the one before it did: one file decides."""
+    begun = _begun(folder)
+    own = ComputedBy.model_validate(description["computed_by"])
+    starts = [] if begun is None else begun.starts or [_Start(start=0, computed_by=begun.computed_by)]
+    if starts and starts[-1].computed_by == own and not anew:
+        return
+    told = {
+        "starts": [one.model_dump() for one in (*starts, _Start(start=start, computed_by=own))],
+        "anew_from": start if anew else 0 if begun is None else begun.anew_from,
+    }
+    files.write_json(folder / _UNFINISHED / _DESCRIPTION, description | told)
+
+
+def _begun(folder: Path) -> _Begun | None:
+    with suppress(FextError, ValidationError):
+        return _Begun.model_validate(files.read_json(folder / _UNFINISHED / _DESCRIPTION))
+    return None
+
+
+def ways_of_rows(folder: Path, merged: Merged) -> list[dict[str, Any]]:
+    """In which ways the rows of a table that is being put together were computed, and how many in each, newest last."""
+    found = _ways_of_kept(folder, merged.rows_of_start[0]) if merged.rows_of_start[0] else []
+    begun = _begun(folder)
+    for start, count in sorted(merged.rows_of_start.items()):
+        if start and begun is not None:
+            way = [begun.computed_by, *(one.computed_by for one in begun.starts if one.start <= start)][-1]
+            same = next((one for one in found if one.computed_by == way), None)
+            if same is not None:
+                found.remove(same)
+            known = 0 if same is None else same.rows
+            found.append(_Way(computed_by=way, rows=None if known is None else known + count))
+    return [way.model_dump() for way in found]
+
+
+def _ways_of_kept(folder: Path, num_kept: int) -> list[_Way]:
+    """Those of the rows that are kept of the table there is; of several ways it is not known which lose rows."""
+    manifest = _Manifest.model_validate(read_manifest(folder))
+    if len(manifest.ways) < 2:
+        return [_Way(computed_by=manifest.computed_by, rows=num_kept)]
+    if num_kept == manifest.counts.written:
+        return manifest.ways
+    return [_Way(computed_by=way.computed_by, rows=None) for way in manifest.ways]
 
 
 def parts_folder(folder: Path) -> Path:
@@ -378,6 +453,7 @@ def _write_draft(
                 merged.damaged.append(record.image)
             else:
                 merged.num_written += 1
+                merged.rows_of_start[done.start] += 1
                 for table in tables:
                     table.add(record.image, row)
             advance(1)
@@ -445,9 +521,11 @@ def _matched(names: Names, folder: Path, columns: Columns) -> Iterator[tuple[int
 
 def _runs(folder: Path, columns: Columns) -> list[Generator[Done, None, None]]:
     """What is done, oldest first."""
-    table = [read_table(folder, columns)] if is_finished(folder) else []
-    parts = folder / _UNFINISHED
-    return table + [read_part(parts, start, rank, columns.num_values) for start, rank in find_parts(parts)]
+    begun, parts = _begun(folder), folder / _UNFINISHED
+    first = 0 if begun is None else begun.anew_from
+    table = [read_table(folder, columns)] if is_finished(folder) and not first else []
+    counting = [(start, rank) for start, rank in find_parts(parts) if start >= first]
+    return table + [read_part(parts, start, rank, columns.num_values) for start, rank in counting]
 
 
 def read_table(folder: Path, columns: Columns) -> Generator[Done, None, None]:

@@ -75,11 +75,12 @@ class RowSource(Protocol):
 
 
 class Done(NamedTuple):
-    """A record with the way to its row."""
+    """A record with the way to its row, and the start that it was encoded after; 0 where it stands in the table."""
 
     record: Record
     number: int
     rows: RowSource
+    start: int = 0
 
     def row(self) -> Row | None:
         """The row as its checksum says; None where it is damaged."""
@@ -229,7 +230,7 @@ def read_part(folder: Path, start: int, rank: int, num_values: int) -> Generator
             before = name_to_bytes(record.image)
             if record.status == WRITTEN:
                 num_rows += 1
-            yield Done(record, num_rows - 1, source)
+            yield Done(record, num_rows - 1, source, start)
 
 
 def _journal_records(journal: Path) -> Iterator[Record]:

@@ -115,5 +115,6 @@ def show_classifier(screen: Screen, result: "ClassifyResult") -> None:
         accuracies = [[name.replace("_", " "), percent(one)] for name, one in by_name.items()]
         show_table(screen.console, "The same with other encoders", ["features of", "accuracy"], accuracies)
     screen.reporter.message(verdicts(scores, {})[0])
+    screen.reporter.message(result.groups)
     show_path(screen.console, "report", result.folder / "report.html", screen.workspace.root)
     show_path(screen.console, "classifier", result.folder, screen.workspace.root)

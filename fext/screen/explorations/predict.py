@@ -55,5 +55,6 @@ def _run(screen: Screen, settings: "Settings", folder: Path, images: Path, outpu
         f"{duration(result.seconds)}, {result.num_rejected:,} rejected, {result.num_not_images:,} other files"
     )
     show_path(screen.console, "labels", result.file, screen.workspace.root)
+    show_path(screen.console, "how", result.summary_file, screen.workspace.root)
     if result.num_rejected:
         show_path(screen.console, "rejected", result.rejected_file, screen.workspace.root)

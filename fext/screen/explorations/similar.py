@@ -90,6 +90,7 @@ def _find_all(screen: Screen, settings: "Settings", folder: Path, count: int, re
             f"of the nearest {result.precision.text(digits=3, signed=False)} have the label of the image (its folder); "
             f"by chance it would be {result.chance:.3f}"
         )
+        screen.reporter.message(result.groups)
     show_path(screen.console, "table", result.table, screen.workspace.root)
     if references:
         _compare(screen, settings, folder, count)
@@ -112,6 +113,7 @@ def _compare(screen: Screen, settings: "Settings", folder: Path, count: int) -> 
         f"{result.chance:.3f}"
     )
     show_table(screen.console, title, ["features", "precision", "above the untrained model"], rows)
+    screen.reporter.message(result.groups)
     show_path(screen.console, "table", result.table, screen.workspace.root)
 
 
