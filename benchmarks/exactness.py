@@ -65,7 +65,7 @@ def make_model(architecture: str, images: torch.Tensor) -> Autoencoder:
 
 def rows(model: Autoencoder, engine: EngineName, images: torch.Tensor, settings: Settings, batch_size: int) -> Rows:
     computation = prepare_computation(settings)
-    num_together = images_together(model.plan.picture_shape, computation, batch_size)
+    num_together = images_together(computation, batch_size)
     made = make_engine(engine, model, computation, num_together, RowShape(None, False))
     batches = [
         Batch(part, [FileRead(number, NO_FILE) for number in range(len(part))], [])

@@ -283,7 +283,7 @@ def test_the_manifest_says_how_the_table_was_made(copy: Workspace, tiny: Tiny) -
         "engine": "torch",
         "engine_version": torch.__version__,
         "decoders": f"{DECODERS}, preprocessing 1",
-        "batch_shape": [16, 3, 64, 64],
+        "batch_shape": [4, 3, 64, 64],
         "threads_per_batch": 1,
     }
     assert manifest["settings"] == json.loads(tiny().to_json())
@@ -588,12 +588,12 @@ def test_another_checkpoint_is_another_extraction(copy: Workspace, tiny: Tiny) -
 def test_a_table_goes_on_in_the_way_it_was_begun(copy: Workspace, tiny: Tiny) -> None:
     folder = run(copy, tiny()).folder
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["computed_by"]["batch_shape"][0] = 4  # as an earlier version computed them
+    manifest["computed_by"]["batch_shape"][0] = 8  # as an earlier version computed them
     (folder / "manifest.json").write_text(json.dumps(manifest))
     change_the_folder(copy.images)
     run(copy, tiny(use_mixed_precision="auto", inference_engine="auto"))
     manifest = json.loads((folder / "manifest.json").read_text())["computed_by"]
-    assert (manifest["batch_shape"][0], manifest["precision"], manifest["engine"]) == (4, "float32", "torch")
+    assert (manifest["batch_shape"][0], manifest["precision"], manifest["engine"]) == (8, "float32", "torch")
     assert table_of(folder) == table_of(run(copy, tiny(), "fresh").folder)
 
 
@@ -666,8 +666,8 @@ def test_a_row_that_is_not_near_is_found_among_rows_of_several_ways(copy: Worksp
     text[5] = text[5].rpartition(",")[0] + "," + parts.row_checksum(rows[4])
     (folder / "images.csv").write_text("\n".join(text) + "\n")
     problems = verify(copy, tiny(), folder, True, QUIET).problems
-    assert len(problems) == 1
-    assert "image_004.png is not near" in problems[0]
+    assert [problem for problem in problems if "images.csv" not in problem] == [problems[-1]]
+    assert "image_004.png is not near" in problems[-1]
 
 
 def test_where_all_is_encoded_anew_the_table_stays_until_the_new_one_is_whole(copy: Workspace, tiny: Tiny) -> None:

@@ -37,9 +37,9 @@ from fext.settings import Settings
 if TYPE_CHECKING:
     import openvino
 
-# Images that a CPU computes together have as many pixels as four of 256x256, and are at most so many: in larger groups
-# no model was quicker by more than a tenth, and each thread needs the memory of one.
-_PIXELS_TOGETHER, _MOST_TOGETHER = 2**18, 16
+# Images that a thread of a CPU computes together: in larger groups no model was quicker by more than a tenth or so,
+# and each thread needs the memory of one.
+_TOGETHER_ON_CPU = 4
 
 Rows = NDArray[np.float32]
 EngineName = Literal["torch", "openvino"]
@@ -98,12 +98,9 @@ def engine_version(name: EngineName) -> str:
     return str(torch.__version__) if name == "torch" else importlib.metadata.version(name)
 
 
-def images_together(picture_shape: tuple[int, int, int], computation: Computation, batch_size: int) -> int:
-    """How many images are computed together: on a CPU by their size alone, elsewhere a whole batch."""
-    if computation.device.type != "cpu":
-        return batch_size
-    height, width, _ = picture_shape
-    return min(_MOST_TOGETHER, max(1, _PIXELS_TOGETHER // (height * width)))
+def images_together(computation: Computation, batch_size: int) -> int:
+    """How many images are computed together: on a CPU always as many, elsewhere a whole batch."""
+    return _TOGETHER_ON_CPU if computation.device.type == "cpu" else batch_size
 
 
 def make_engine(

@@ -79,6 +79,7 @@ class ComputedBy(_Part):
     engine_version: str
     decoders: str
     batch_shape: Annotated[list[Positive], Field(min_length=4, max_length=4)]
+    threads_per_batch: Literal[1, "any", "not told"] = "not told"  # nor of this; on a GPU it says nothing
 
 
 class _Described(_Part):
