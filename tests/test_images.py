@@ -517,7 +517,3 @@ def test_pixels_of_32_bits_are_rejected_for_their_unknown_range(kind: str, dtype
     text = reason(encoded(Image.fromarray(np.ones((8, 8), dtype=dtype)), "TIFF"))
     assert "32-bit" in text
     assert "8 or 16 bits" in text
-
-
-def test_colours_that_have_no_rgb_are_rejected_by_their_name() -> None:
-    assert "LAB" in reason(encoded(Image.new("LAB", (8, 8)), "TIFF"))

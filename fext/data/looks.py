@@ -23,7 +23,7 @@ def look_at_file(path: Path) -> Looks:
     state = NO_FILE
     try:
         data, state = read_file(path)
-        small = decode_small(data, MAX_SIDE)
+        small = decode_small(data, MAX_SIDE, path.suffix)
     except TooLittleMemory as error:
         return Looks(NO_FILE, reason=str(error))
     except ImageRejected as error:
