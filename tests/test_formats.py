@@ -11,8 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, features
 
+from fext.data.analysis import analyze_file
+from fext.data.dataset import ImageDataset
 from fext.data.images import ImageHeader, Preprocessing, decode_within, load_image, preprocess
+from fext.data.looks import look_at_file
 from fext.data.source import find_images
+from fext.data.thumbnails import make_thumbnail
 from fext.errors import ImageRejected
 
 WIDTH, HEIGHT = 24, 16
@@ -370,6 +374,21 @@ def test_a_tiff_that_is_called_camera_raw_is_rejected_as_such(extension: str, tm
     file.write_bytes(tiff([PREVIEW], [8] * 3, 2))
     with pytest.raises(ImageRejected, match="camera raw"):
         load_image(file, SHAPE)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda file: look_at_file(file).reason, id="choosing"),
+        pytest.param(lambda file: analyze_file(file).reason, id="analysis"),
+        pytest.param(lambda file: make_thumbnail(file, 8).reason, id="viewer"),
+        pytest.param(lambda file: ImageDataset(file.parent, [file.name], SHAPE)[0, 0].file.reason, id="training"),
+    ],
+)
+def test_every_job_knows_what_a_file_is_called(read: Callable[[Path], str], tmp_path: Path) -> None:
+    file = tmp_path / "photo.pef"
+    file.write_bytes(tiff([PREVIEW], [8] * 3, 2))
+    assert "camera raw" in read(file)
 
 
 def test_files_of_cameras_are_found_so_that_they_can_be_named(tmp_path: Path) -> None:
