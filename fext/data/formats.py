@@ -178,13 +178,13 @@ def why_not_opened(data: bytes, extension: str = "") -> str:
     """Why Pillow does not open a file, as far as its first bytes and its name tell."""
     if _brand(data) in _HEIF_BRANDS:
         return "HEIC or HEIF, which Pillow does not open: save it as JPEG or PNG"
-    said = _what_the_reader_says(data)
+    said = what_the_reader_says(data)
     if not said and extension.lower() in CAMERA_RAW_EXTENSIONS:
         return _CAMERA_RAW
     return said or "not an image in a format that Pillow opens"
 
 
-def _what_the_reader_says(data: bytes) -> str:
+def what_the_reader_says(data: bytes) -> str:
     """What Pillow's own reader has against a file; '' where no format is sure to be its own."""
     if data.startswith(_JPEG_START) and _jpeg_lacks_height(data):
         return "the JPEG does not say how high it is"

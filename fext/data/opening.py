@@ -3,7 +3,8 @@
 import io
 from typing import NamedTuple
 
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from fext.data import formats, tiff
 from fext.data.colours import Samples
@@ -17,7 +18,8 @@ MAX_PIXELS = 178_956_970
 JPEG = {"JPEG", "MPO"}
 
 _PNG_BITS_AT = 24
-_PLANAR, _UNCOMPRESSED, _YCBCR, _BLACK_IS_ZERO = 2, 1, 6, 1
+_BLACK_IS_ZERO, _RGB, _CMYK, _YCBCR = 1, 2, 5, 6  # what the samples of a TIFF mean
+_UNCOMPRESSED, _PLANAR = 1, 2
 
 
 class Opened(NamedTuple):
@@ -69,7 +71,6 @@ def _load(data: bytes, extension: str = "") -> Image.Image:
         if image.width * image.height > MAX_PIXELS:
             raise ImageRejected(f"{image.width}x{image.height} pixels are more than the limit of {MAX_PIXELS:,} pixels")
         if file_format not in JPEG:
-            _unpack_by_libtiff(image)
             image.load()
     except (ImageRejected, MemoryError):
         raise
@@ -78,7 +79,8 @@ def _load(data: bytes, extension: str = "") -> Image.Image:
     except UnidentifiedImageError as error:
         raise ImageRejected(formats.why_not_opened(data, extension)) from error
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise ImageRejected(formats.why_not_decoded(error, file_format)) from error
+        said = "" if file_format else formats.what_the_reader_says(data)
+        raise ImageRejected(said or formats.why_not_decoded(error, file_format)) from error
     return image
 
 
@@ -86,16 +88,19 @@ def _load(data: bytes, extension: str = "") -> Image.Image:
 
 
 def _open_tiff(file: Tiff) -> Opened:
-    """Open a TIFF as it lies: newer versions of Pillow would set it upright, if not in every respect."""
+    """Open a TIFF as it lies: Pillow, to which its orientation is not told, would set it upright at times."""
     first = file.first()
     if first is None or not first.is_whole:
         raise ImageRejected("damaged or not decodable: the directory of the TIFF is cut off")
-    samples = Samples.of(file, first)
-    orientation = orientation_of(file.data, file.content(first, tiff.XMP))
     if _lacks_parts(file, first):
         raise ImageRejected("truncated: the TIFF has not all parts of its picture")
-    if _is_packed_ycbcr(file, first):
-        raise ImageRejected("a TIFF with fewer colours than pixels and no compression, which Pillow does not read")
+    samples = Samples.of(file, first)
+    orientation = orientation_of(file.data, file.content(first, tiff.XMP))
+    is_uncompressed = file.number(first, tiff.COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED
+    if is_uncompressed and file.number(first, tiff.PHOTOMETRIC, 0) == _YCBCR:
+        return Opened(_ycbcr(file, first), file.data, samples, orientation)
+    if is_uncompressed and file.number(first, tiff.PLANAR_CONFIGURATION, 1) == _PLANAR and samples.bits == 16:
+        return Opened(_planes_of_sixteen_bits(file, first), file.data, samples, orientation)
     if orientation == Orientation(None) and not samples.is_negative:
         try:
             return Opened(_load(file.data), file.data, samples, orientation)
@@ -124,27 +129,31 @@ def _lacks_parts(file: Tiff, first: Directory) -> bool:
     return False
 
 
-def _is_packed_ycbcr(file: Tiff, first: Directory) -> bool:
+def _ycbcr(file: Tiff, first: Directory) -> Image.Image:
+    """Uncompressed YCbCr, which Pillow before 13 takes for RGB: it is told so, and the numbers are given their name."""
     subsampling = file.numbers(first, tiff.CHROMA_SUBSAMPLING) or (2, 2)
-    return (
-        file.number(first, tiff.PHOTOMETRIC, 0) == _YCBCR
-        and file.number(first, tiff.COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED
-        and file.number(first, tiff.SAMPLES_PER_PIXEL, 1) == 3
-        and subsampling[:2] != (1, 1)
-    )
+    if file.number(first, tiff.SAMPLES_PER_PIXEL, 1) != 3 or subsampling[:2] != (1, 1):
+        raise ImageRejected("a TIFF with fewer colours than pixels and no compression, which Pillow does not read")
+    image = _load(formats.tiff_without_words(file, _RGB))
+    named = Image.frombytes("YCbCr", image.size, image.tobytes())
+    named.format = image.format
+    return named
 
 
-def _unpack_by_libtiff(image: Image.Image) -> None:
-    """Pillow's own way takes uncompressed planes of 16 bits for planes of 8."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.use_load_libtiff or not image.tile:
-        return
-    bits = image.tag_v2.get(tiff.BITS, (1,))
-    if image.tag_v2.get(tiff.PLANAR_CONFIGURATION) != _PLANAR or len(bits) < 2 or max(bits) != 16:
-        return
-    rawmode = f"{image.mode};16N"
-    image.use_load_libtiff = True
-    image.tile = [
-        image.tile[0]._replace(
-            codec_name="libtiff", extents=(0, 0, *image.size), offset=0, args=(rawmode, False, image.tag_v2.offset)
-        )
-    ]
+def _planes_of_sixteen_bits(file: Tiff, first: Directory) -> Image.Image:
+    """Uncompressed colours of 16 bits, plane by plane, as 8 bits: Pillow takes the planes for ones of 8 bits."""
+    width, height = file.number(first, tiff.WIDTH, 0), file.number(first, tiff.HEIGHT, 0)
+    kind = file.number(first, tiff.PHOTOMETRIC, 0), file.number(first, tiff.SAMPLES_PER_PIXEL, 1)
+    mode = {(_RGB, 3): "RGB", (_CMYK, 4): "CMYK"}.get(kind)
+    if mode is None or tiff.STRIPS not in first.entries:
+        raise ImageRejected("a TIFF with planes of 16 bits, which Pillow does not read: save it with 8 bits")
+    if width * height > MAX_PIXELS:
+        raise ImageRejected(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS:,} pixels")
+    places, lengths = file.every_number(first, tiff.STRIPS), file.every_number(first, tiff.STRIP_LENGTHS)
+    pixels = b"".join(file.data[place : place + length] for place, length in zip(places, lengths, strict=False))
+    if len(pixels) != 2 * width * height * kind[1]:
+        raise ImageRejected("truncated: the TIFF has not all parts of its picture")
+    planes = np.frombuffer(pixels, f"{file.byte_order}u2").reshape(kind[1], height, width) >> 8
+    image = Image.frombytes(mode, (width, height), planes.astype(np.uint8).transpose(1, 2, 0).tobytes())
+    image.format = "TIFF"
+    return image

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple, Self
 
 WIDTH, HEIGHT, STRIPS, ROWS_PER_STRIP, TILE_WIDTH, TILE_HEIGHT, TILES = 256, 257, 273, 278, 322, 323, 324
+STRIP_LENGTHS = 279
 NEW_SUBFILE_TYPE, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION = 254, 258, 259, 262, 274
 SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION, SUB_DIRECTORIES, SAMPLE_FORMAT = 277, 284, 330, 339
 CHROMA_SUBSAMPLING, XMP = 530, 700
@@ -77,7 +78,12 @@ class Tiff:
     def numbers(self, directory: Directory, tag: int) -> tuple[int, ...]:
         """The whole numbers of an entry; none where it is missing, cut off, very long or of another type."""
         entry = directory.entries.get(tag)
-        if entry is None or entry.kind not in _WHOLE_NUMBERS or entry.length > _MAX_NUMBERS:
+        return () if entry is None or entry.length > _MAX_NUMBERS else self.every_number(directory, tag)
+
+    def every_number(self, directory: Directory, tag: int) -> tuple[int, ...]:
+        """As `numbers`, however many there are."""
+        entry = directory.entries.get(tag)
+        if entry is None or entry.kind not in _WHOLE_NUMBERS:
             return ()
         try:
             code = f"{self.byte_order}{entry.length}{_WHOLE_NUMBERS[entry.kind]}"
