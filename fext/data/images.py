@@ -1,6 +1,7 @@
 """One image file -> one array: the only place that decodes, and the only preprocessing there is.
 
-Training, evaluation and extraction all call `load_image`; nothing else opens an image.
+Training, evaluation and extraction all call `load_image`; nothing else opens an image. What is odd about kinds of files
+lies beside it, in opening, formats, tiff, orientation and colours.
 """
 
 import hashlib
