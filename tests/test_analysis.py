@@ -198,6 +198,8 @@ def plant(folder: Path) -> dict[str, set[str]]:
     (folder / "empty.png").write_bytes(b"")
     Image.new("RGB", (60, 40), "white").save(folder / "white.png")
     Image.new("L", (60, 40), 120).save(folder / "grey.png")
+    with Image.open(folder / "image_004.png") as image:
+        image.save(folder / "image_004.png", exif=b"this is no EXIF")
     return {
         "damaged": {"truncated.jpg", "empty.png"},
         "exact copy": {"same.png"},
@@ -205,6 +207,7 @@ def plant(folder: Path) -> dict[str, set[str]]:
         "nearly black": {"dark.png"},
         "nearly white": {"white.png"},
         "nearly uniform": {"grey.png"},
+        "unread orientation": {"image_004.png"},
     }
 
 

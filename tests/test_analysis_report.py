@@ -92,9 +92,9 @@ def test_what_is_left_out_is_counted_and_its_table_named(
     space = Workspace(tmp_path)
     plant(space.images)
     text = report(space).text
-    assert "2 of 3 odd pictures are shown; findings.csv names all." in text
+    assert "2 of 4 odd pictures are shown; findings.csv names all." in text
     assert "1 of 2 groups are shown; duplicates.csv names all." in text
-    assert "the first 3 of 8; all are in findings.csv" in text
+    assert "the first 3 of 9; all are in findings.csv" in text
     assert "5 of 18 images, evenly chosen" in text
 
 

@@ -214,7 +214,14 @@ def test_every_image_found_is_written_or_rejected_with_a_reason(copy: Workspace,
     (copy.images / "image_003b.jpg").write_bytes(b"")
     (copy.images / "zzz.png").write_bytes((copy.images / "image_000.png").read_bytes()[:200])
     (copy.images / "notes.txt").write_text("not an image")
-    result = run(copy, tiny())
+    for name in ("image_001.png", "image_004.png"):
+        with Image.open(copy.images / name) as image:
+            image.save(copy.images / name, exif=b"this is no EXIF")
+    said = Remembering()
+    result = run(copy, tiny(), reporter=said)
+    assert [line for line in said.lines if "orientation" in line] == [
+        "image_001.png and 1 other image: its orientation cannot be read: taken as upright"
+    ]
     assert (result.num_found, result.num_written, result.num_rejected, result.num_not_images) == (14, 12, 2, 1)
     manifest = json.loads((result.folder / "manifest.json").read_text())
     assert manifest["counts"] == {"found": 14, "written": 12, "rejected": 2, "not_images": 1}

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from fext.data.images import Preprocessing, preprocess
+from fext.data.images import Preprocessing, decode_within, preprocess
 from fext.data.source import find_images
 from fext.data.split import sampling_order, split_images
 from fext.errors import ImageRejected, SettingsError, SourceError, TooFewImagesError
@@ -93,6 +95,44 @@ def test_any_bytes_are_an_image_or_rejected_with_a_reason(data: bytes) -> None:
         assert str(error)
     else:
         assert np.isfinite(array).all()
+
+
+def picture_files() -> list[bytes]:
+    """A small picture in every usual format, with words about it."""
+    picture = Image.fromarray(np.arange(24 * 16 * 3, dtype=np.uint16).reshape(16, 24, 3).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    files_made = []
+    for name in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "TGA", "PPM", "JPEG2000"):
+        stream = io.BytesIO()
+        picture.save(stream, name, **({"exif": exif} if name in {"JPEG", "PNG", "WEBP", "TIFF"} else {}))
+        files_made.append(stream.getvalue())
+    return files_made
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    file=st.sampled_from(picture_files()),
+    changes=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=4)), min_size=1, max_size=4),
+    kept=st.sampled_from([1.0, 1.0, 0.5, 0.9]),
+)
+def test_any_change_of_a_file_leaves_an_image_or_a_reason(
+    file: bytes, changes: list[tuple[float, bytes]], kept: float
+) -> None:
+    changed = bytearray(file)
+    for place, new in changes:
+        start = int(place**2 * len(changed))  # more often near the beginning, where the file says what it is
+        changed[start : start + len(new)] = new
+    data = bytes(changed[: int(len(changed) * kept)])
+    try:
+        array = preprocess(data, Preprocessing(16, 24, 3, "stretch"))
+    except ImageRejected as error:
+        assert len(str(error).splitlines()) == 1
+        with pytest.raises(ImageRejected):
+            decode_within(data, 64)
+    else:
+        assert np.isfinite(array).all()
+        assert decode_within(data, 64)[1].max() <= 1
 
 
 @given(

@@ -55,7 +55,7 @@ def analyze_file(path: Path) -> Analysis:
     try:
         data, state = read_file(path)
         sha256 = checksum(data)
-        header, pixels, small = decode_within(data, MAX_SIDE)
+        header, pixels, small = decode_within(data, MAX_SIDE, path.suffix)
     except TooLittleMemory as error:
         return Analysis(NO_FILE, "", str(error), None)
     except ImageRejected as error:

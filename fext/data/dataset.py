@@ -18,7 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from fext.data.images import NO_FILE, FileState, Preprocessing, checksum, from_bytes, preprocess, read_file, to_bytes
+from fext.data.images import (
+    NO_FILE,
+    FileState,
+    Preprocessing,
+    checksum,
+    from_bytes,
+    preprocess_and_tell,
+    read_file,
+    to_bytes,
+)
 from fext.data.readers import READER_DIED, leave_ctrl_c_to_the_main_process, own_signals
 from fext.errors import ImageRejected, ReaderDiedError, TooLittleMemory
 
@@ -29,12 +38,14 @@ _SHUFFLE, _AUGMENT = 0, 1  # independent random streams of one seed
 
 
 class FileRead(NamedTuple):
-    """One file as it was read: its position in the list of names, its state and checksum, why it was rejected if so."""
+    """One file as it was read: its position in the list of names, its state and checksum, why it was rejected if so,
+    what there is to tell of a good one."""
 
     position: int
     state: FileState
     sha256: str = ""
     reason: str = ""
+    note: str = ""
 
 
 class Batch(NamedTuple):
@@ -130,18 +141,19 @@ class ImageDataset(Dataset[_Loaded]):
     def _load(self, position: int) -> _Loaded:
         state, sha256 = NO_FILE, ""
         try:
-            data, state = read_file(self.root / self.names[position])
+            path = self.root / self.names[position]
+            data, state = read_file(path)
             sha256 = checksum(data)
             if self.checksums is not None and sha256 != self.checksums[position]:
                 raise ImageRejected("it is not the file any more that it was at first")
-            image = preprocess(data, self.preprocessing)
+            image, note = preprocess_and_tell(data, self.preprocessing, path.suffix)
         except TooLittleMemory as error:
             return _Loaded(None, FileRead(position, NO_FILE, reason=str(error)))
         except ImageRejected as error:
             return _Loaded(None, FileRead(position, state, sha256, str(error)))
         if self.cache is not None:
             self.cache.keep(position, image)
-        return _Loaded(image, FileRead(position, state, sha256))
+        return _Loaded(image, FileRead(position, state, sha256, note=note))
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """One image file -> one array: the only place that decodes, and the only preprocessing there is.
 
-Training, evaluation and extraction all call `load_image`; nothing else opens an image.
+Training, evaluation and extraction all call `load_image`; nothing else opens an image. What is odd about kinds of files
+lies beside it, in opening, formats, tiff, orientation and colours.
 """
 
 import hashlib
-import io
 import os
 import re
 import stat
@@ -21,15 +21,14 @@ import numpy as np
 import PIL
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from fext.data.colours import visible
+from fext.data.formats import why_not_decoded
+from fext.data.opening import JPEG, Opened, open_picture
+from fext.data.orientation import Orientation
 from fext.errors import ImageRejected, TooLittleMemory
 
-# Pillow's own limit against decompression bombs, made ours so that it does not depend on Pillow's version.
-MAX_PIXELS = 178_956_970
-
-# Many cameras put a preview behind the picture; Pillow calls such a JPEG by the name of that format.
-_JPEG = {"JPEG", "MPO"}
 # A file is read whole; pictures within the pixel limit stay below this even where they are stored plainly.
 MAX_BYTES = 2**31
 # Times of files tick: every 20 ms at most, every 2 s where they are whole seconds.
@@ -38,24 +37,13 @@ _TICK, _TICK_OF_SECONDS, _SECOND = 20_000_000, 2_000_000_000, 1_000_000_000
 # What is looked at of a picture is brought to this many pixels on its longer side; what a copy is known by, to these.
 MAX_SIDE, SMALL_SIDE = 1024, 32
 
-# What decides whether a file can be decoded.
-DECODERS = f"Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}"
+# What decides whether and how a file is decoded; its own number is raised where pixels of any kind of file change.
+DECODERS = f"Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}, decoding 2"
 
 # A JPEG decoded at a reduced scale keeps at least this many times the pixels asked for, so that the resampling
 # that follows has the last word: the difference from full decoding stays below what JPEG itself loses.
 _JPEG_GAP = 2
 
-_ORIENTATION = 0x0112
-_REVERSALS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = {_REVERSALS[5], _REVERSALS[6], _REVERSALS[7], _REVERSALS[8]}
 # What divides a JPEG into its parts: a byte FF and neither a stuffed zero, a restart, a start nor a fill byte.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _JPEG_END = 0xD9
@@ -64,9 +52,6 @@ _JPEG_END = 0xD9
 _MADE_UP = ("premature end", "bad huffman code", "bad arithmetic code", "instead of rst")
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0x(?:c4|d9|da)")
 _MAX_LEFT_OVER = 16
-_SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
-_OPAQUE = {"1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV"}
-_WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 
 
 @dataclass(frozen=True)
@@ -101,12 +86,14 @@ NO_FILE = FileState(0, 0)
 
 
 class ImageHeader(NamedTuple):
-    """What an image file says of itself: Pillow's names of its format and colour mode, its size upright in pixels."""
+    """What an image file says of itself: Pillow's names of its format and colour mode, its size upright in pixels; and
+    what there is to tell of that, such as an orientation that cannot be read."""
 
     format: str
     mode: str
     width: int
     height: int
+    note: str = ""
 
 
 def file_state(path: Path | str) -> FileState:
@@ -127,7 +114,7 @@ def load_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
 
     Returns (height, width, channels) float32 in [0, 1]. Raises ImageRejected with the reason.
     """
-    return preprocess(read_file(path)[0], preprocessing)
+    return preprocess(read_file(path)[0], preprocessing, path.suffix)
 
 
 def read_file(path: Path) -> tuple[bytes, FileState]:
@@ -181,19 +168,30 @@ def checksum(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def preprocess(data: bytes, preprocessing: Preprocessing) -> NDArray[np.float32]:
+def preprocess(data: bytes, preprocessing: Preprocessing, extension: str = "") -> NDArray[np.float32]:
     """Decode an image file's bytes and bring them to the shape and range of a model's input.
 
-    EXIF orientation is applied; grey, palette, CMYK and 16-bit images become RGB (16 bits as value / 65,535), alpha
-    is laid over white; of animations and multi-page files the first frame counts. Colour profiles are not applied.
-    Resampling is Pillow's antialiased bilinear filter. Returns (height, width, channels) float32 in [0, 1].
-    Raises ImageRejected with the reason.
+    EXIF orientation is applied; grey, palette, CMYK, LAB and 16-bit images become RGB (16 bits as value / 65,535),
+    alpha is laid over white; of animations and multi-page files the first frame counts. Colour profiles are not
+    applied. Resampling is Pillow's antialiased bilinear filter. The file's extension tells camera raw from TIFF.
+    Returns (height, width, channels) float32 in [0, 1]. Raises ImageRejected with the reason.
     """
+    return preprocess_and_tell(data, preprocessing, extension)[0]
+
+
+def preprocess_and_tell(
+    data: bytes, preprocessing: Preprocessing, extension: str = ""
+) -> tuple[NDArray[np.float32], str]:
+    """As `preprocess`; returns, too, what there is to tell of a good image, such as an orientation that cannot be
+    read, or ''."""
     with _rejecting():
-        return np.ascontiguousarray(_resized(_decode(data, preprocessing), preprocessing))
+        opened = open_picture(data, extension)
+        return np.ascontiguousarray(_resized(_decode(opened, preprocessing), preprocessing)), opened.orientation.note
 
 
-def decode_within(data: bytes, max_side: int) -> tuple[ImageHeader, NDArray[np.float32], NDArray[np.uint8]]:
+def decode_within(
+    data: bytes, max_side: int, extension: str = ""
+) -> tuple[ImageHeader, NDArray[np.float32], NDArray[np.uint8]]:
     """Decode an image file's bytes as `preprocess` does, in its own shape: one whose longer side exceeds max_side
     pixels is brought to that, others keep every pixel.
 
@@ -201,30 +199,30 @@ def decode_within(data: bytes, max_side: int) -> tuple[ImageHeader, NDArray[np.f
     ImageRejected with the reason.
     """
     with _rejecting():
-        header, decoded, shape = _decode_within(data, max_side)
+        header, decoded, shape = _decode_within(data, max_side, extension)
         return header, np.ascontiguousarray(_resized(decoded, shape)), _small(decoded)
 
 
-def decode_small(data: bytes, max_side: int) -> NDArray[np.uint8]:
+def decode_small(data: bytes, max_side: int, extension: str = "") -> NDArray[np.uint8]:
     """Decode an image file's bytes as `decode_within` does, for the sake of a small picture of the whole alone.
 
     Returns (32, 32) grey levels, stretched to that by Pillow's Lanczos filter. Raises ImageRejected with the reason.
     """
     with _rejecting():
-        _, decoded, _ = _decode_within(data, max_side)
+        _, decoded, _ = _decode_within(data, max_side, extension)
         return _small(decoded)
 
 
-def _decode_within(data: bytes, max_side: int) -> tuple[ImageHeader, "_Decoded", Preprocessing]:
+def _decode_within(data: bytes, max_side: int, extension: str) -> tuple[ImageHeader, "_Decoded", Preprocessing]:
     """The header, the decoded picture and the shape it is to have."""
-    with _opened(data) as image:
-        sideways = _REVERSALS.get(_orientation(image)) in _SIDEWAYS
-        width, height = image.size[::-1] if sideways else image.size
-        header = ImageHeader(image.format or "", image.mode, width, height)
+    opened = open_picture(data, extension)
+    image, orientation = opened.image, opened.orientation
+    width, height = image.size[::-1] if orientation.is_sideways else image.size
+    header = ImageHeader(image.format or "", image.mode, width, height, orientation.note)
     scale = min(1.0, max_side / max(width, height))
     height, width = max(1, round(height * scale)), max(1, round(width * scale))
     shape = Preprocessing(height, width, 3, "stretch")
-    return header, _decode(data, shape), shape
+    return header, _decode(opened, shape), shape
 
 
 @contextmanager
@@ -238,7 +236,7 @@ def _rejecting() -> Iterator[None]:
         except MemoryError as error:
             raise TooLittleMemory("not enough memory to decode it") from error
         except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-            raise ImageRejected(_reason(error)) from error
+            raise ImageRejected(why_not_decoded(error)) from error
 
 
 class _Silence:
@@ -271,13 +269,6 @@ class _Silence:
 _SILENCE = _Silence()
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image in a format that Pillow opens"
-    text = " ".join(str(error).split())
-    return f"damaged or not decodable: {text or type(error).__name__}"
-
-
 @dataclass(frozen=True)
 class _Decoded:
     """A decoded picture as it lies in its file: what part of it is picture, its full size, how to set it upright."""
@@ -285,34 +276,25 @@ class _Decoded:
     image: Image.Image
     box: tuple[float, float, float, float]
     full_size: tuple[int, int]
-    reversal: Image.Transpose | None
+    orientation: Orientation
+
+    def upright(self, image: Image.Image) -> Image.Image:
+        """An image of it as it lies, set upright."""
+        reversal = self.orientation.reversal
+        return image if reversal is None else image.transpose(reversal)
 
 
-def _decode(data: bytes, preprocessing: Preprocessing) -> _Decoded:
+def _decode(opened: Opened, preprocessing: Preprocessing) -> _Decoded:
     """The picture as one RGB image of 8 bits, or as a float plane in [0, 1] for 16 bits."""
-    with _opened(data) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ImageRejected(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS:,} pixels")
-        if image.format in _JPEG and not _jpeg_has_its_end(data):
-            raise ImageRejected("truncated: the JPEG does not reach its end")
-        reversal = _REVERSALS.get(_orientation(image))
-        box = _reduced_scale(image, preprocessing, sideways=reversal in _SIDEWAYS)
-        picture = _decode_jpeg(image, data) if image.format in _JPEG else None
-        if picture is None:
-            image.load()
-            picture = image
-        planes = _planes(picture, image.format or "")
-        return _Decoded(planes, box, (width, height), reversal)
-
-
-def _opened(data: bytes) -> Image.Image:
-    if not data:
-        raise ImageRejected("the file is empty")
-    try:
-        return Image.open(io.BytesIO(data))
-    except Image.DecompressionBombError as error:
-        raise ImageRejected(f"more pixels than the limit of {MAX_PIXELS:,}") from error
+    with opened.image as image:
+        picture, full_size = image, image.size
+        box: tuple[float, float, float, float] = (0, 0, *full_size)
+        if image.format in JPEG:
+            if not _jpeg_has_its_end(opened.data):
+                raise ImageRejected("truncated: the JPEG does not reach its end")
+            box = _reduced_scale(image, preprocessing, opened.orientation.is_sideways)
+            picture = _decode_jpeg(image, opened.data)
+        return _Decoded(visible(picture, opened.samples), box, full_size, opened.orientation)
 
 
 def _jpeg_has_its_end(data: bytes) -> bool:
@@ -325,24 +307,29 @@ def _jpeg_has_its_end(data: bytes) -> bool:
     return False
 
 
-def _decode_jpeg(image: Image.Image, data: bytes) -> Image.Image | None:
-    """The picture at the size that `image` was drafted to; None where Pillow has to decode it.
+def _decode_jpeg(image: Image.Image, data: bytes) -> Image.Image:
+    """The picture at the size that `image` was drafted to.
 
     Pillow's decoder says nothing of data that libjpeg had to make up; simplejpeg, the same libjpeg-turbo with the same
     pixels, says it, and takes two thirds of the time.
     """
     colours = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}.get(image.mode)
     if colours is None:
-        return None
+        return _decoded_by_pillow(image)
     try:
         pixels = simplejpeg.decode_jpeg(data, colours, min_height=image.height, min_width=image.width)
     except ValueError as error:
         if _tells_of_damage(str(error).lower()):
             raise
-        return None
+        return _decoded_by_pillow(image)
     if image.mode == "CMYK" or pixels.shape[:2] != (image.height, image.width):
-        return None  # Pillow knows in which way round a program stores its inks
+        return _decoded_by_pillow(image)  # it knows in which way round a program stores its inks
     return Image.fromarray(pixels[:, :, 0] if image.mode == "L" else pixels)
+
+
+def _decoded_by_pillow(image: Image.Image) -> Image.Image:
+    image.load()
+    return image
 
 
 def _tells_of_damage(warning: str) -> bool:
@@ -350,11 +337,6 @@ def _tells_of_damage(warning: str) -> bool:
     if left_over:
         return int(left_over[1]) > _MAX_LEFT_OVER
     return any(words in warning for words in _MADE_UP)
-
-
-def _orientation(image: Image.Image) -> int:
-    value = image.getexif().get(_ORIENTATION, 1)
-    return int(value) if isinstance(value, int | float) else 1
 
 
 def _reduced_scale(
@@ -370,34 +352,11 @@ def _reduced_scale(
     choose = max if preprocessing.resize_mode == "pad" else min
     scale = choose(image.width / width, image.height / height)
     full: tuple[float, float, float, float] = (0, 0, *image.size)
-    if image.format not in _JPEG or scale <= _JPEG_GAP:
+    if scale <= _JPEG_GAP:
         return full
     needed = (max(1, int(image.width / scale * _JPEG_GAP)), max(1, int(image.height / scale * _JPEG_GAP)))
     drafted = image.draft(None, needed)
     return drafted[1] if drafted else full
-
-
-def _planes(image: Image.Image, file_format: str) -> Image.Image:
-    mode = image.mode
-    if mode in _SIXTEEN_BITS or (mode == "I" and file_format in {"PNG", "PPM"}):
-        values = np.asarray(image).astype(np.float32) / np.float32(65535)
-        transparent = image.info.get("transparency")
-        if transparent is not None:
-            values[np.asarray(image) == transparent] = 1
-        return Image.fromarray(values)
-    if mode in _WITH_ALPHA or "transparency" in image.info:
-        return _over_white(image)
-    if mode in _OPAQUE:
-        return image if mode == "RGB" else image.convert("RGB")  # converting to the same mode would copy
-    if mode in {"I", "F"}:
-        raise ImageRejected(f"its 32-bit pixels (mode {mode}) have no known range: save it with 8 or 16 bits")
-    raise ImageRejected(f"colour mode {mode} cannot be made RGB: save it as RGB or grey")
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    picture = image.convert("RGBA")
-    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, picture).convert("RGB")
 
 
 def _resized(decoded: _Decoded, preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -419,7 +378,7 @@ def from_bytes(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _small(decoded: _Decoded) -> NDArray[np.uint8]:
     size = (SMALL_SIDE, SMALL_SIDE)
     image = decoded.image.resize(size, Image.Resampling.LANCZOS, box=decoded.box, reducing_gap=3)
-    upright = image if decoded.reversal is None else image.transpose(decoded.reversal)
+    upright = decoded.upright(image)
     if upright.mode == "F":
         return to_bytes(np.clip(np.asarray(upright, dtype=np.float32), 0, 1))
     return np.asarray(upright.convert("L"))
@@ -436,8 +395,7 @@ def _fit(decoded: _Decoded, preprocessing: Preprocessing) -> Image.Image:
     size = (preprocessing.width, preprocessing.height)
     left, top, right, bottom = decoded.box
     width, height = decoded.full_size
-    sideways = decoded.reversal in _SIDEWAYS
-    lying = size[::-1] if sideways else size
+    lying = size[::-1] if decoded.orientation.is_sideways else size
     if preprocessing.resize_mode == "crop":
         scale = min(width / lying[0], height / lying[1])
         cut_x = (right - left) * (1 - lying[0] * scale / width) / 2
@@ -447,8 +405,7 @@ def _fit(decoded: _Decoded, preprocessing: Preprocessing) -> Image.Image:
         scale = min(lying[0] / width, lying[1] / height)
         lying = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = decoded.image.resize(lying, Image.Resampling.BILINEAR, box=(left, top, right, bottom))
-    upright = image if decoded.reversal is None else image.transpose(decoded.reversal)
-    return _padded(upright, size)
+    return _padded(decoded.upright(image), size)
 
 
 def _padded(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -24,7 +24,7 @@ def look_at_file(path: Path) -> Looks:
     try:
         data, state = read_file(path)
         sha256 = checksum(data)
-        small = decode_small(data, MAX_SIDE)
+        small = decode_small(data, MAX_SIDE, path.suffix)
     except TooLittleMemory as error:
         return Looks(NO_FILE, reason=str(error))
     except ImageRejected as error:

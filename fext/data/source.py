@@ -16,6 +16,7 @@ from typing import Literal
 
 from PIL import Image
 
+from fext.data.formats import CAMERA_RAW_EXTENSIONS
 from fext.data.listing import column_name, lines_of, read_text, rows_of
 from fext.data.names import Names, name_to_bytes
 from fext.data.spelling import Disk
@@ -25,9 +26,7 @@ from fext.reporting import Reporter, SilentReporter, counted
 # Formats that Pillow names but cannot decode by itself (its stubs), or that are not pictures.
 _NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 # Images that Pillow does not open: found, and then rejected with that reason rather than passed over.
-_OTHER_IMAGES = {
-    f".{name}" for name in ("heic", "heif", "jxl", "svg", "wmf", "emf", "cr2", "cr3", "nef", "arw", "raf", "orf", "rw2")
-}
+_OTHER_IMAGES = {f".{name}" for name in ("heic", "heif", "jxl", "svg", "wmf", "emf")} | CAMERA_RAW_EXTENSIONS
 _LIST_EXTENSIONS = {".txt", ".csv"}
 _MAX_LISTED = 32_768  # characters; no system has longer paths
 _LIST_COLUMNS = ("image", "path", "file", "filename")

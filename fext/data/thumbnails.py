@@ -24,7 +24,7 @@ class Thumbnail(NamedTuple):
 def make_thumbnail(path: Path, side: int) -> Thumbnail:
     """Decode a file to a picture whose longer side has at most `side` pixels."""
     try:
-        header, pixels, _ = decode_within(read_file(path)[0], side)
+        header, pixels, _ = decode_within(read_file(path)[0], side, path.suffix)
     except ImageRejected as error:
         return Thumbnail(None, b"", str(error))
     return Thumbnail(header, as_webp(Image.fromarray(np.rint(pixels * 255).astype(np.uint8))), "")

@@ -83,6 +83,7 @@ class _Dataset:
     total_squared: NDArray[np.float64] = field(default_factory=lambda: np.zeros((_MEAN_SIDE, _MEAN_SIDE, 3)))
     kinds: Counter[tuple[str, str]] = field(default_factory=Counter)  # how many have a format and mode
     rejected: list[tuple[str, str]] = field(default_factory=list)
+    unread: list[tuple[str, str]] = field(default_factory=list)  # good images whose orientation cannot be read
 
     def add(self, place: int, sha256: str, picture: Picture) -> None:
         """Take in one good image."""
@@ -226,6 +227,8 @@ def _gather(source: ImageSource, memory: AnalyzedImages, reporter: Reporter) -> 
                 dataset.rejected.append((name, analysis.reason))
             else:
                 dataset.add(place, analysis.sha256, analysis.picture)
+                if analysis.picture.header.note:
+                    dataset.unread.append((name, analysis.picture.header.note))
             progress.advance()
     return dataset
 
@@ -259,8 +262,9 @@ class Found:
         yield from self.odd_pictures()
 
     def odd_pictures(self) -> Iterator[Finding]:
-        """Those that are nearly black, white or of one colour."""
-        return find_odd_pictures(self.names, self.measures)
+        """Those that are nearly black, white or of one colour, or that may lie on their sides."""
+        yield from find_odd_pictures(self.names, self.measures)
+        yield from (Finding(name, "unread orientation", note) for name, note in self.dataset.unread)
 
     def num_findings(self) -> dict[str, int]:
         """How many there are of each kind."""
@@ -407,7 +411,8 @@ def _image_rows(found: Found) -> Iterator[list[object]]:
         analysis = _known(found.source, found.memory, name)
         if analysis.picture is not None:
             header, statistics = analysis.picture.header, analysis.picture.statistics
-            facts = [name, side, *header, analysis.state.size, analysis.sha256]
+            size = (header.width, header.height)
+            facts = [name, side, header.format, header.mode, *size, analysis.state.size, analysis.sha256]
             yield [*facts, *(float(f"{value:.6g}") for value in statistics.values)]
 
 

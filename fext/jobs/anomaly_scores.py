@@ -280,7 +280,7 @@ class OwnPixels:
         return [self._look_at(path) for path in paths]
 
     def _look_at(self, path: Path) -> Positions:
-        _, pixels, _ = decode_within(read_file(path)[0], self._most)
+        _, pixels, _ = decode_within(read_file(path)[0], self._most, path.suffix)
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         if self._channels == 1:
             image = image.mean(dim=1, keepdim=True)

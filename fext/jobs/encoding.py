@@ -1,7 +1,9 @@
 """Encoding a list of images into a part: read, compute and write, each while the others are at it."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -37,9 +39,10 @@ def encode(
     batches = encoded_batches(extraction, names)
     start_seconds = time.perf_counter() - began
     num_written = num_not_finite = 0
-    with writing_part(parts_folder(extraction.folder), *part) as write:
+    with writing_part(parts_folder(extraction.folder), *part) as write, _telling_of_notes(names, reporter) as see_notes:
         for batch, rows in batches:
             refuse_vanished(extraction.source, names, batch)
+            see_notes(batch)
             results = _results(names, batch, rows)
             write(results)
             for record, _ in results:
@@ -51,6 +54,26 @@ def encode(
                 refuse_mostly_not_finite(extraction, num_written, num_not_finite)
             after_batch(results)
     return start_seconds
+
+
+@contextmanager
+def _telling_of_notes(names: Names, reporter: Reporter) -> Iterator[Callable[[Batch], None]]:
+    """What there is to tell of good images, in one line for all that have it, however it ends."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+
+    def see(batch: Batch) -> None:
+        for file in batch.files:
+            if file.note:
+                counts[file.note] += 1
+                first.setdefault(file.note, names[file.position])
+
+    try:
+        yield see
+    finally:
+        for note, count in counts.items():
+            others = f" and {count - 1} other image{'s' if count > 2 else ''}" if count > 1 else ""
+            reporter.warning(f"{first[note]}{others}: {note}")
 
 
 def encoded_batches(extraction: Extraction, names: Names) -> Iterator[tuple[Batch, Rows]]:

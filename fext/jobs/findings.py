@@ -27,7 +27,9 @@ class _Finding(NamedTuple):
 class Finding(_Finding):
     """Something about an image that a person should look at."""
 
-    KINDS: ClassVar = ("damaged", "exact copy", "near copy", "nearly black", "nearly white", "nearly uniform")
+    KINDS: ClassVar = (
+        "damaged", "exact copy", "near copy", "nearly black", "nearly white", "nearly uniform", "unread orientation",
+    )  # fmt: skip
 
 
 class Outlier(NamedTuple):

@@ -45,6 +45,7 @@ _WHAT_TO_DO = {
     "nearly black": "There is nothing to learn from such a picture.",
     "nearly white": "There is nothing to learn from such a picture.",
     "nearly uniform": "Of one colour: there is nothing to learn from such a picture.",
+    "unread orientation": "It may lie on its side: turn it in another program and save it.",
 }
 
 

@@ -13,8 +13,8 @@ from fext.data.statistics import NUM_LEVELS, PictureStatistics
 from fext.store.index import RememberedFiles
 
 _ANALYZED = (
-    "sha256", "reason", "format", "mode", "width", "height", "statistics", "histogram", "perceptual_hash", "small",
-    "thumbnail",
+    "sha256", "reason", "format", "mode", "width", "height", "note", "statistics", "histogram", "perceptual_hash",
+    "small", "thumbnail",
 )  # fmt: skip
 
 
@@ -33,13 +33,13 @@ class AnalyzedImages:
         row = self._files.recall(path)
         if row is None:
             return None
-        sha256, reason, image_format, mode, width, height, values, histogram, *looks = row
+        sha256, reason, image_format, mode, width, height, note, values, histogram, *looks = row
         state = file_state(path)
         if reason:
             return Analysis(state, sha256, reason, None)
         counts = np.frombuffer(zlib.decompress(histogram), np.int64).reshape(3, NUM_LEVELS)
         statistics = PictureStatistics(tuple(np.frombuffer(values, np.float64).tolist()), counts)
-        header = ImageHeader(image_format, mode, width, height)
+        header = ImageHeader(image_format, mode, width, height, note)
         return Analysis(state, sha256, "", Picture(header, statistics, *looks))
 
     def small(self, path: Path) -> bytes | None:
