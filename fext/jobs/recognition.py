@@ -20,7 +20,7 @@ from fext.data.names import Names
 from fext.data.source import ImageSource, known_images
 from fext.data.split import SIDES, Split
 from fext.errors import ImageRejected
-from fext.reporting import Reporter, counted
+from fext.reporting import Reporter
 from fext.store.checkpoints import Checkpoint, load_checksums
 from fext.store.index import CheckedImages
 from fext.store.workspace import Workspace
@@ -141,7 +141,7 @@ def _as_words(sides: NDArray[np.int8]) -> NDArray[np.str_]:
 
 
 def _look(count: int) -> str:
-    return f"{counted(count, 'image')} look{'s' if count == 1 else ''} like near cop{'y' if count == 1 else 'ies'}"
+    return "1 image looks like a near copy" if count == 1 else f"{count:,} images look like near copies"
 
 
 def _say_changed(
