@@ -249,12 +249,12 @@ checkpoint_every = 0
 # Allowed: a whole number from 1.
 checkpoints_kept = 3
 
-# Stop after this many epochs in which the test loss did not fall by early_stopping_delta; 0 never stops
+# Stop after this many epochs in which the validation loss did not fall by early_stopping_delta; 0 never stops
 # early.
 # Allowed: a whole number from 0.
 early_stopping_patience = 10
 
-# How much lower a test loss must be to count as better.
+# How much lower a validation loss must be to count as better.
 # Allowed: a number from 0.
 early_stopping_delta = 0.0
 

@@ -227,6 +227,14 @@ def test_folders_train_and_test_are_used_as_they_are_and_copies_of_test_images_l
         divide_by_folder(label_images(one_class), one_class, np.arange(16), 0.3, 1)
     with pytest.raises(SourceError, match="both folders, train and test"):
         divide_by_folder(label_images(NAMES), NAMES, DIFFERENT, 0.3, 1)
+    three = [
+        f"{side}/{label}/{number}" for side in ("test", "train", "validation") for label in "ab" for number in (0, 1)
+    ]
+    labelled = label_images(three)
+    assert labelled.classes == ("a", "b")
+    contents = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 4])
+    division = divide_by_folder(labelled, three, contents, 0.3, 1)
+    assert [side.tolist() for side in division] == [[5, 6, 7], [8, 9, 11], [0, 1, 2, 3]]
 
 
 # ---------------------------------------------------------------- rows

@@ -117,7 +117,7 @@ def test_a_copied_and_renamed_folder_is_scored_as_what_its_images_are(
         for score in ("psnr", "ssim"):
             one, other = (found["subsets"][subset]["model"][score]["mean"] for found in (own, of_copy))
             assert one == pytest.approx(other, rel=1e-6)
-    assert "of 15 images here model had these before: 6 train, 2 validation, 4 test" in said.lines
+    assert "model knows images of its own here: 6 train, 2 validation, 4 test; 3 are new" in said.lines
     rows = files.read_csv(space.checkpoints / "model" / "evaluation" / "per_image.csv")
     assert {row["image"] for row in rows if row["subset"] == "new"} == {f"other {number}.png" for number in range(3)}
 

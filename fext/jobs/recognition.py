@@ -132,8 +132,9 @@ def tell_sides(checkpoint: Checkpoint, subsets: NDArray[np.str_], reporter: Repo
     """Say how many images of a folder that the user named are those of the checkpoint's split."""
     counts = {side: int((subsets == side).sum()) for side in SIDES}
     if any(counts.values()):
-        each = ", ".join(f"{count:,} {side}" for side, count in counts.items() if count)
-        reporter.message(f"of {len(subsets):,} images here {checkpoint.name} had these before: {each}")
+        each = ", ".join(f"{count:,} {side}" for side, count in counts.items())
+        num_new = len(subsets) - sum(counts.values())
+        reporter.message(f"{checkpoint.name} knows images of its own here: {each}; {num_new:,} are new")
 
 
 def _as_words(sides: NDArray[np.int8]) -> NDArray[np.str_]:

@@ -418,12 +418,13 @@ class Settings(BaseModel):
     early_stopping_patience: int = _setting(
         "training",
         10,
-        "Stop after this many epochs in which the test loss did not fall by early_stopping_delta; 0 never stops early.",
+        "Stop after this many epochs in which the validation loss did not fall by early_stopping_delta; 0 never stops "
+        "early.",
         "a whole number from 0",
         ge=0,
     )
     early_stopping_delta: float = _setting(
-        "training", 0.0, "How much lower a test loss must be to count as better.", "a number from 0", ge=0
+        "training", 0.0, "How much lower a validation loss must be to count as better.", "a number from 0", ge=0
     )
 
     # --- evaluation
