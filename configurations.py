@@ -59,17 +59,24 @@ picture_shape = (256, 256, 3)
 # Allowed: 'stretch', 'crop' or 'pad'.
 resize_mode = "stretch"
 
-# Images to train on, chosen by split_seed. Where there are fewer images than num_train_samples +
-# num_test_samples, all are used and divided in the same proportion.
+# Images for training, chosen by split_seed; num_validation_samples of them are kept from it to choose the
+# epoch by. Where there are fewer images than num_train_samples + num_test_samples, all are used and divided
+# in the same proportion.
 # Allowed: a whole number from 1.
 num_train_samples = 8000
 
-# Images to test on, never trained on. The best epoch is the one with the lowest loss on them.
+# How many of the num_train_samples images are not trained on, but choose the epoch: that with the lowest loss
+# on them is kept, and training stops early by them. 'auto' takes a tenth.
+# Allowed: 'auto' or a whole number from 1, below num_train_samples.
+num_validation_samples = "auto"
+
+# Images to test on. Nothing is learned from them and nothing chosen by them.
 # Allowed: a whole number from 1.
 num_test_samples = 2000
 
-# 'random' divides the images into train and test by split_seed; 'folders' takes those below the folders train
-# and test. Identical files never stand on both sides, and near copies only where nearly all images are such.
+# 'random' divides the images into train, validation and test by split_seed; 'folders' takes those below the
+# folders train, validation and test, and those for validation out of train where it has no folder. Identical
+# files never stand on two sides, and near copies only where nearly all images are such.
 # Allowed: 'random' or 'folders'.
 split = "random"
 
@@ -247,12 +254,12 @@ checkpoint_every = 0
 # Allowed: a whole number from 1.
 checkpoints_kept = 3
 
-# Stop after this many epochs in which the test loss did not fall by early_stopping_delta; 0 never stops
+# Stop after this many epochs in which the validation loss did not fall by early_stopping_delta; 0 never stops
 # early.
 # Allowed: a whole number from 0.
 early_stopping_patience = 10
 
-# How much lower a test loss must be to count as better.
+# How much lower a validation loss must be to count as better.
 # Allowed: a number from 0.
 early_stopping_delta = 0.0
 
@@ -420,6 +427,6 @@ finetune_epochs = 0
 # Allowed: a whole number from 0 to 4294967295.
 seed = 42
 
-# Seed that divides the images into train and test.
+# Seed that divides the images into train, validation and test.
 # Allowed: a whole number from 0 to 4294967295.
 split_seed = 42

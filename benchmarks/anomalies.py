@@ -41,7 +41,7 @@ def main() -> None:
         space = Workspace(Path(folder))
         trained = pretrain(space, settings, words.folder / words.normal, "normal", SilentReporter())
         assert trained is not None
-        print(f"trained for {trained.epochs} epochs in {trained.seconds:.0f} s: {trained.test_psnr:.2f} dB PSNR")
+        print(f"trained for {trained.epochs} epochs in {trained.seconds:.0f} s: {trained.chosen_psnr:.2f} dB PSNR")
         result = find_anomalies(
             space, settings, trained.folder, words.folder, words.normal, SilentReporter(), references=True
         )

@@ -42,6 +42,7 @@ SAME_WORK = (
     "early_stopping_patience=0",
     "use_tensorboard=False",
     "generate_model_graph=False",
+    "num_validation_samples=1",
     "num_test_samples=1",
 )
 
@@ -99,8 +100,8 @@ def _link(path: Path, link: Path) -> None:
 
 
 def train_with_fext(trial: Trial) -> Run:
-    """FeXT trains on as many images as the naive script; one more lies in the folder, to test on."""
-    checkpoint, peak = pretrain(trial, [f"num_train_samples={trial.num_images}"])
+    """FeXT trains on as many images as the naive script; two more lie in the folder, to choose by and to test on."""
+    checkpoint, peak = pretrain(trial, [f"num_train_samples={trial.num_images + 1}"])
     num_trained = sum(row["subset"] == "train" for row in _read_csv(checkpoint / "split.csv"))
     _check_count("trained on", num_trained, trial.num_images)
     return Run(float(_read_csv(checkpoint / "history.csv")[-1]["images_per_second"]), peak)
@@ -145,7 +146,7 @@ def encode_barely(trial: Trial) -> Run:
 
 def make_untrained_checkpoint(trial: Trial) -> None:
     """A model to extract with: one step on one image, too small a step to change the weights."""
-    pretrain(trial, ["num_train_samples=1", "learning_rate=1e-12"])
+    pretrain(trial, ["num_train_samples=2", "learning_rate=1e-12"])
 
 
 def pretrain(trial: Trial, settings: list[str]) -> tuple[Path, float | None]:
@@ -246,11 +247,11 @@ def compare(
     task: str, source: Path, num_images: int, *, architecture: str, repeats: int, overrides: list[str]
 ) -> dict[str, list[Run]]:
     """The runs of each contestant, taken in turn on the same num_images images."""
-    num_for_test = 1 if task == "train" else 0
+    num_others = 2 if task == "train" else 0
     runs: dict[str, list[Run]] = {name: [] for name in CONTESTANTS[task]}
     with tempfile.TemporaryDirectory(prefix="fext_benchmark_") as temporary:
         root = Path(temporary).resolve()
-        num_images = link_images(source, root / "images", num_images + num_for_test) - num_for_test
+        num_images = link_images(source, root / "images", num_images + num_others) - num_others
         if num_images < MIN_IMAGES:
             raise BenchmarkError(f"{source} holds too few images ({', '.join(sorted(IMAGE_EXTENSIONS))})")
         print(f"{task}, {architecture}, {num_images} images, {_machine()}", flush=True)

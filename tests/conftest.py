@@ -62,10 +62,10 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def write_images(folder: Path, count: int, size: tuple[int, int] = (80, 64)) -> list[str]:
-    """Smooth coloured pictures, all different; returns their names in order."""
+def write_images(folder: Path, count: int, size: tuple[int, int] = (80, 64), seed: int = 7) -> list[str]:
+    """Smooth coloured pictures, all different, the same for the same seed; returns their names in order."""
     folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(7)
+    random = np.random.default_rng(seed)
     names = []
     for number in range(count):
         coarse = random.integers(0, 256, size=(4, 5, 3), dtype=np.uint8)

@@ -226,7 +226,7 @@ def test_copies_damaged_and_empty_pictures_are_found_and_no_others(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("settings")
-def test_in_a_folder_of_200_pictures_all_that_was_planted_is_found_and_no_copy_stands_on_both_sides(
+def test_in_a_folder_of_200_pictures_all_that_was_planted_is_found_and_no_copy_stands_on_two_sides(
     tmp_path: Path, tiny: Tiny
 ) -> None:
     space = Workspace(tmp_path)
@@ -255,7 +255,7 @@ def test_in_a_folder_of_200_pictures_all_that_was_planted_is_found_and_no_copy_s
         assert all(rows["subset"][name] == rows["subset"][copy] for name, copy in copies.items())
         summary = json.loads((space.validation / "summary.json").read_text(encoding="utf-8"))
         assert summary["num_copies_across_split"] == 0
-        assert (summary["num_train"], summary["num_test"]) == (170, 43)
+        assert (summary["num_train"], summary["num_validation"], summary["num_test"]) == (153, 17, 43)
     found = findings(space)
     assert {kind: len(images) for kind, images in found.items()} == {
         "damaged": 3, "exact copy": 5, "near copy": 5, "nearly black": 3
@@ -278,8 +278,8 @@ def test_the_sides_are_those_that_pretraining_takes(workspace: Workspace, settin
     source = find_images(workspace.images)
     split = choose_split(workspace, settings, source, SilentReporter()).split
     rows = table(workspace, "images.csv")
-    assert tuple(rows[rows["subset"] == "train"]["image"]) == split.train
-    assert tuple(rows[rows["subset"] == "test"]["image"]) == split.test
+    for side, names in split.sides():
+        assert tuple(rows[rows["subset"] == side]["image"]) == names
     distances = table(workspace, "train_test.csv").set_index("measure")
     train, test = (rows[rows["subset"] == side]["std"] for side in ("train", "test"))
     assert distances["train_mean"]["std"] == pytest.approx(train.mean(), rel=1e-4)
@@ -341,8 +341,9 @@ def test_a_new_training_run_keeps_near_copies_together_whether_or_not_they_were_
     settings = tiny(num_processors=1, num_train_samples=48, num_test_samples=12)
     source = find_images(space.images)
     split = choose_split(space, settings, source, SilentReporter()).split
-    assert (len(split.train), len(split.test)) == (48, 12)
-    assert all((name in split.test) == (f"{name[:-4]}.jpg" in split.test) for name in names[:20])
+    assert [len(images) for _, images in split.sides()] == [43, 5, 12]
+    side_of = {name: side for side, images in split.sides() for name in images}
+    assert all(side_of[name] == side_of[f"{name[:-4]}.jpg"] for name in names[:20])
     analyze(analyzed, settings, space.images, SilentReporter())
     assert choose_split(analyzed, settings, source, SilentReporter()).split == split
 
@@ -377,10 +378,10 @@ def test_frames_of_one_film_are_divided_all_the_same_and_that_is_said(tmp_path: 
     listener = _Listener()
     settings = tiny(num_processors=1, num_train_samples=30, num_test_samples=10)
     split = choose_split(space, settings, find_images(space.images), listener).split
-    assert (len(split.train), len(split.test)) == (30, 10)
+    assert [len(images) for _, images in split.sides()] == [27, 3, 10]
     assert [warning.split(" ", 1)[1] for warning in listener.warnings] == [
-        "images belong to groups of near copies that stand on both sides of the split: kept together, they would leave "
-        "too few images on one side"
+        "images belong to groups of near copies that stand on several sides of the split: kept together, they would "
+        "leave too few images on one side"
     ]
 
 
@@ -398,7 +399,7 @@ def test_a_train_image_that_looks_like_a_test_image_is_left_out_and_named(tmp_pa
     listener = _Listener()
     settings = tiny(num_processors=1, split="folders", num_train_samples=100, num_test_samples=100)
     split = choose_split(space, settings, find_images(space.images), listener).split
-    assert len(split.train) == 24
+    assert (len(split.train), len(split.validation)) == (22, 2)
     assert listener.warnings == [
         "left out: train/same.png (the same file is in test/)",
         "left out: train/near.jpg (a near copy is in test/)",
@@ -410,7 +411,7 @@ def test_pretraining_does_not_take_what_the_analysis_found_damaged(workspace: Wo
     analyze(workspace, settings, workspace.images, SilentReporter())
     source = find_images(workspace.images)
     chosen = choose_split(workspace, settings, source, SilentReporter())
-    assert "text.jpg" not in {*chosen.split.train, *chosen.split.test}
+    assert "text.jpg" not in chosen.split.names()
     assert len(chosen.rejected) == 1
 
 

@@ -1,6 +1,7 @@
 """Finding anomalies: what is unlike the normal images a model was trained on, and where in an image it is."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from fext.store.workspace import Workspace
 
 CHECKPOINT = Path("training", "checkpoints", "surfaces")
 SIDE = 64
-NUM_NORMAL, NUM_TRAIN, NUM_SPOTS = 22, 12, 4
+NUM_NORMAL, NUM_TRAIN, NUM_SPOTS = 24, 12, 4
 SPOT = (40, 20)  # row and column of the middle of the defect
 
 
@@ -82,12 +83,12 @@ def notes() -> Notes:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> tuple[Workspace, Settings]:
-    """A workspace with a checkpoint `surfaces` that was trained on 12 of the normal images; 10 are held back."""
+    """A workspace with a checkpoint `surfaces`: 12 normal images trained it, 2 chose its epoch, 10 are held back."""
     space = Workspace(tmp_path_factory.mktemp("anomalies"))
     write_surfaces(space.images)
     settings = tiny(
         picture_shape=(SIDE, SIDE, 1), architecture="custom", filters=(8, 16), layers_per_block=(1,),
-        num_train_samples=NUM_TRAIN, num_test_samples=10, epochs=1, anomaly_bank=100,
+        num_train_samples=NUM_TRAIN + 2, num_validation_samples=2, num_test_samples=10, epochs=1, anomaly_bank=100,
     )  # fmt: skip
     pretrain(space, settings, space.images / "normal", "surfaces", SilentReporter())
     return space, settings
@@ -247,6 +248,57 @@ def test_what_cannot_be_searched_is_refused_in_one_line(trained: tuple[Workspace
     listed.write_text("\n".join(str(space.images / "normal" / name) for name in train))
     with pytest.raises(SourceError, match=r"all 3 images in .* are train images of surfaces"):
         search(trained, listed)
+
+
+def renamed_copy(folder: Path, target: Path) -> Path:
+    """The pictures of a folder under other names, each still in the folder that says what it shows."""
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        copy = target / path.parent.relative_to(folder) / f"copy {number:02}.png"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    return target
+
+
+def test_in_a_renamed_copy_of_the_folder_no_train_image_is_scored_either(
+    trained: tuple[Workspace, Settings], found: Any, tmp_path: Path
+) -> None:
+    rows, summary, _ = search(trained, renamed_copy(trained[0].images, tmp_path / "copy"))
+    assert summary["num_train_left_out"] == NUM_TRAIN
+    assert summary["num_scored"] == found[1]["num_scored"] == len(rows)
+    assert sum(row["sets_threshold"] == "True" for row in rows) == 10
+    assert summary["threshold"] == found[1]["threshold"]
+
+
+def test_images_that_were_moved_and_renamed_still_say_what_is_normal(
+    trained: tuple[Workspace, Settings], found: Any, tmp_path: Path
+) -> None:
+    space, _ = trained
+    copy, moved = renamed_copy(space.images, tmp_path / "copy"), space.images.with_name("moved")
+    space.images.rename(moved)
+    try:
+        summary = search(trained, copy)[1]
+    finally:
+        moved.rename(space.images)
+    assert summary["num_train_left_out"] == NUM_TRAIN
+    assert summary["threshold"] == found[1]["threshold"]
+
+
+def test_a_file_that_has_replaced_a_train_image_is_not_learned_as_normal(
+    trained: tuple[Workspace, Settings], notes: Notes
+) -> None:
+    space, _ = trained
+    rows = files.read_csv(space.root / CHECKPOINT / "split.csv")
+    name = next(row["image"] for row in rows if row["subset"] == "train")
+    path = space.images / "normal" / name
+    before = path.read_bytes()
+    Image.fromarray(surface(4000, spot=True)).save(path)
+    try:
+        rows, summary, _ = search(trained, space.images, notes)
+    finally:
+        path.write_bytes(before)
+    assert summary["num_train_left_out"] == NUM_TRAIN - 1
+    assert f"normal/{name}" in {row["image"] for row in rows}
+    assert f"rejected: {name} (it is not the file any more that it was at first)" in notes.warnings
 
 
 def test_a_checkpoint_whose_images_are_gone_is_refused(trained: tuple[Workspace, Settings], tmp_path: Path) -> None:

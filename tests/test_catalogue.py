@@ -73,7 +73,11 @@ def test_the_tables_hold_what_the_files_hold(space: Workspace) -> None:
     rows = pd.read_csv(space.inference / "table" / "images.csv")
     assert query(space, "SELECT image FROM extracted_images")["image"].tolist() == rows["image"].tolist()
     history = pd.read_csv(space.checkpoints / "model" / "history.csv")
-    assert query(space, "SELECT test_loss FROM history")["test_loss"].tolist() == history["test_loss"].tolist()
+    stored = query(space, "SELECT validation_loss FROM history")
+    assert stored["validation_loss"].tolist() == history["validation_loss"].tolist()
+    split = pd.read_csv(space.checkpoints / "model" / "split.csv")
+    assert query(space, "SELECT image, subset, sha256 FROM splits").to_dict() == split.to_dict()
+    assert query(space, "SELECT epoch_chosen_by FROM checkpoints")["epoch_chosen_by"].tolist() == ["validation"]
 
 
 def test_models_scores_and_tables_can_be_joined(space: Workspace) -> None:

@@ -13,7 +13,7 @@ Row = dict[str, float]
 def history(train: list[float], test: list[float], **last: float) -> list[Row]:
     rows: list[Row] = [
         {
-            "epoch": number, "train_loss": loss, "test_loss": other, "dead_channels": 0.0, "waiting_seconds": 0.1,
+            "epoch": number, "train_loss": loss, "validation_loss": other, "dead_channels": 0.0, "waiting_seconds": 0.1,
             "seconds": 10.0,
         }
         for number, (loss, other) in enumerate(zip(train, test, strict=True), start=1)
@@ -29,13 +29,13 @@ def test_a_run_that_went_well_gets_no_hint() -> None:
     assert hints(history(FLAT, FLAT), Settings()) == []
 
 
-def test_a_test_loss_that_rises_while_the_train_loss_falls_is_overfitting() -> None:
+def test_a_validation_loss_that_rises_while_the_train_loss_falls_is_overfitting() -> None:
     found = hints(history([0.05, 0.04, 0.03, 0.02, 0.01, 0.005], [0.05, 0.04, 0.035, 0.04, 0.045, 0.05]), Settings())
     assert len(found) == 1
     assert found[0].startswith("overfitting: since epoch 3")
 
 
-def test_a_test_loss_that_still_falls_at_the_end_wants_more_epochs() -> None:
+def test_a_validation_loss_that_still_falls_at_the_end_wants_more_epochs() -> None:
     falling = [0.06, 0.05, 0.04, 0.03, 0.02, 0.01]
     assert hints(history(falling, falling), Settings())[0].startswith("not done yet")
 
@@ -125,7 +125,7 @@ def test_waiting_for_images_is_told_with_what_may_help(monkeypatch: pytest.Monke
 
 def test_a_short_and_flat_history_can_be_read_off_its_picture() -> None:
     row = {"epoch": 1, "learning_rate": 0.001}
-    row |= {"train_loss": 0.00109, "test_loss": 0.00091, "train_psnr": 29.6, "test_psnr": 30.4}
+    row |= {"train_loss": 0.00109, "validation_loss": 0.00091, "train_psnr": 29.6, "validation_psnr": 30.4}
     losses, *_ = history_figure([row], "mse").axes
     low, high = losses.get_ylim()
     assert sum(low <= place <= high for place in losses.yaxis.get_majorticklocs()) >= 4

@@ -66,7 +66,7 @@ CHANGES_A_CUSTOM_MODEL = {
     "mlp_bottleneck": True,
     "dims": (20, 10),
 }
-CHANGES_THE_SPLIT = {"split_seed": 1, "num_train_samples": 7, "num_test_samples": 3}
+CHANGES_THE_SPLIT = {"split_seed": 1, "num_train_samples": 7, "num_validation_samples": 3, "num_test_samples": 3}
 TESTED_ON_THEIR_OWN = {
     "training_device",
     "jit_compile",
@@ -129,7 +129,7 @@ def train(workspace: Workspace, settings: Settings, name: str) -> Path:
 
 
 def losses(folder: Path) -> list[tuple[float, float]]:
-    return [(row["train_loss"], row["test_loss"]) for row in read_history(folder)]
+    return [(row["train_loss"], row["validation_loss"]) for row in read_history(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +166,12 @@ def test_it_changes_the_split(baseline: tuple[Workspace, Path], tiny: Tiny, name
     space, unchanged = baseline
     changed = load_checkpoint(train(space, tiny(**{name: CHANGES_THE_SPLIT[name]}), name)).split()
     assert changed != load_checkpoint(unchanged).split()
-    if name != "split_seed":
-        assert len(changed.train if name == "num_train_samples" else changed.test) == CHANGES_THE_SPLIT[name]
+    sizes = {
+        "num_train_samples": len(changed.train) + len(changed.validation),
+        "num_validation_samples": len(changed.validation),
+        "num_test_samples": len(changed.test),
+    }
+    assert sizes.get(name, CHANGES_THE_SPLIT[name]) == CHANGES_THE_SPLIT[name]
 
 
 def test_training_device_chooses_the_device_or_is_refused(tiny: Tiny) -> None:
@@ -230,13 +234,13 @@ def test_cache_images_keeps_them_where_they_fit_and_says_where_they_do_not(
     kept: list[int] = []
     monkeypatch.setattr(SilentReporter, "warning", lambda self, text: warnings.append(text))
     monkeypatch.setattr(ImageCache, "keep", lambda self, position, image: kept.append(position))
-    monkeypatch.setattr(pretraining, "free_memory", lambda *, shared: 2 * 12 * 64 * 64 * 3)
+    monkeypatch.setattr(pretraining, "free_memory", lambda *, shared: 2 * 8 * 64 * 64 * 3)
     train(baseline[0], tiny(cache_images=True), "cached")
-    assert len(kept) == 12
+    assert len(kept) == 8  # to train on and to choose by
     assert not warnings
-    monkeypatch.setattr(pretraining, "free_memory", lambda *, shared: 2 * 12 * 64 * 64 * 3 - 2)
+    monkeypatch.setattr(pretraining, "free_memory", lambda *, shared: 2 * 8 * 64 * 64 * 3 - 2)
     train(baseline[0], tiny(cache_images=True), "too_large")
-    assert len(kept) == 12
+    assert len(kept) == 8  # to train on and to choose by
     assert "cache_images" in warnings[0]
     assert "they are read in each epoch" in warnings[0]
 
@@ -258,7 +262,7 @@ def test_checkpoint_every_keeps_epochs_and_checkpoints_kept_limits_them(
     kept = load_checkpoint(space.find_checkpoint(str(folder / "epochs" / names[1])))
     assert kept.name == names[1]
     assert kept.summary["best_epoch"] == 5
-    assert kept.summary["test_loss"] == read_history(folder)[4]["test_loss"]
+    assert kept.summary["validation_loss"] == read_history(folder)[4]["validation_loss"]
     assert kept.split() == load_checkpoint(folder).split()
     resumed = resume(tiny(), folder, 6, SilentReporter()).folder
     assert len(list((resumed / "epochs").iterdir())) == 2

@@ -211,7 +211,7 @@ def test_the_table_of_channels_has_one_row_for_each(folder: Path, summary: dict)
 def test_nearest_neighbours_are_the_nearest_and_never_the_image_itself(folder: Path) -> None:
     found = pd.read_csv(folder / "neighbours.csv")
     subsets = pd.read_csv(folder / "per_image.csv").set_index("image")["subset"]
-    assert set(subsets[found["image"]]) == {"test"}
+    assert set(subsets[found["image"]]) == {"validation", "test"}
     assert (found["image"] != found["neighbour"]).all()
     for _, rows in found.groupby("image"):
         assert rows["rank"].tolist() == [1, 2, 3, 4, 5]
@@ -261,7 +261,7 @@ def test_a_linear_readout_of_a_latent_that_holds_nothing_is_the_mean() -> None:
 
 def test_the_encoder_is_held_against_an_untrained_one_and_the_linear_map(summary: dict) -> None:
     found = summary["encoders"]
-    assert (found["num_train"], found["num_test"], found["num_labels"]) == (14, 6, 2)
+    assert (found["num_train"], found["num_test"], found["num_labels"]) == (13, 6, 2)
     assert list(found["encoders"]) == ["model", "untrained", "linear_map"]
     assert found["encoders"]["untrained"]["gain_over_untrained"] is None
     gain = found["encoders"]["linear_map"]["gain_over_untrained"]

@@ -140,7 +140,7 @@ def make_report() -> EvaluationReport:
     return EvaluationReport(
         summary=make_summary() | {"encoders": encoders(1.0, 0.9), "kept_channels": {1: 20.0, 4: 30.0}},
         training={"architecture": "redux"},
-        history=[{"epoch": 1, "train_loss": 0.1, "test_loss": 0.2}],
+        history=[{"epoch": 1, "train_loss": 0.1, "validation_loss": 0.2}],
         names=names,
         subsets=subsets,
         scores={"model": np.arange(16.0).reshape(4, 4), "linear_map": np.arange(16.0).reshape(4, 4) / 2},

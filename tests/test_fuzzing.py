@@ -137,25 +137,26 @@ def test_any_change_of_a_file_leaves_an_image_or_a_reason(
 
 @given(
     contents=st.lists(st.integers(0, 6), max_size=30),
-    num_train=st.integers(1, 40),
+    num_train=st.integers(2, 40),
     num_test=st.integers(1, 40),
+    share=st.floats(0.0, 1.0),
     seed=st.integers(0, 100),
 )
-def test_any_split_has_two_sides_without_a_content_in_common(
-    contents: list[int], num_train: int, num_test: int, seed: int
+def test_any_split_has_three_sides_without_a_content_in_common(
+    contents: list[int], num_train: int, num_test: int, share: float, seed: int
 ) -> None:
     checksums = {f"{position}.png": str(content) for position, content in enumerate(contents)}
     images = [(name, checksums[name]) for name in sampling_order(list(checksums), seed)]
     try:
         names, sha256s = zip(*images, strict=True) if images else ((), ())
-        split = split_images(names, np.array(sha256s, "U"), num_train, num_test)
+        split = split_images(names, np.array(sha256s, "U"), num_train, num_test, share)
     except TooFewImagesError:
-        assert len({sha256 for _, sha256 in images[: num_train + num_test]}) < 2
+        assert len({sha256 for _, sha256 in images[: num_train + num_test]}) < 3
         return
-    assert len(split.train) + len(split.test) == min(len(images), num_train + num_test)
-    assert split.train
-    assert split.test
-    assert not {checksums[name] for name in split.train} & {checksums[name] for name in split.test}
+    assert len(split.names()) == min(len(images), num_train + num_test)
+    sides = [{checksums[name] for name in names} for _, names in split.sides()]
+    assert all(sides)
+    assert len(set.union(*sides)) == sum(map(len, sides))
 
 
 @A_FOLDER_IS_ENOUGH

@@ -53,7 +53,7 @@ def trained_home(trained: Trained, tmp_path: Path) -> Path:
 def test_the_whole_way_by_commands(trained: Trained, trained_home: Path) -> None:
     home, result = trained_home, trained.result
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "epoch 1/1: test" in result.stdout
+    assert "epoch 1/1: validation" in result.stdout
     assert "training/checkpoints/first" in result.stdout.replace("\\", "/")
     assert "2 epochs" not in result.stdout
     longer = run(home, "resume", "--epochs", "2")

@@ -39,6 +39,7 @@ REFUSED: dict[str, list[object]] = {
     "resize_mode": ["Stretch", "squash", "", 1, None],
     "split": ["", "folder", None, True],
     "num_train_samples": [0, -5, 1.5, "8000", True, None],
+    "num_validation_samples": [0, -5, 1.5, "8", "tenth", True, None],
     "num_test_samples": [0, -5, 1.5, "2000", True, None],
     "augmentation": ["yes", "False", 1, 0, None],
     "architecture": ["vgg19", "VGG16", "", 16, None],

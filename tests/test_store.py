@@ -103,11 +103,15 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
 # --- checkpoints
 
 
+SPLIT = Split(("a.png", "b.png"), ("d.png",), ("c.png",))
+CHECKSUMS = {name: checksum(name.encode()) for name in SPLIT.names()}
+
+
 @pytest.fixture
 def checkpoint_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     model = build_autoencoder(make_plan("redux", (64, 64, 3)), seed=5)
-    checkpoints.start_checkpoint(folder, Settings(), Split(("a.png", "b.png"), ("c.png",)))
+    checkpoints.start_checkpoint(folder, Settings(), SPLIT, CHECKSUMS)
     weights = checkpoints.weights_to_bytes(model)
     preprocessing = Preprocessing(64, 64, 3, "crop")
     description = checkpoints.Description(model.plan, preprocessing, "images", {"epochs": 1}, checksum(weights))
@@ -121,7 +125,8 @@ def test_a_checkpoint_loads_as_it_was_saved(checkpoint_folder: Path) -> None:
     expected = build_autoencoder(make_plan("redux", (64, 64, 3)), seed=5).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.model.state_dict().items())
     assert loaded.preprocessing == Preprocessing(64, 64, 3, "crop")
-    assert loaded.split() == Split(("a.png", "b.png"), ("c.png",))
+    assert loaded.split() == SPLIT
+    assert checkpoints.load_checksums(loaded.folder) == b"".join(map(bytes.fromhex, CHECKSUMS.values()))
     assert not loaded.model.training
 
 
@@ -134,8 +139,8 @@ def test_an_incomplete_checkpoint_is_refused_and_the_missing_file_named(checkpoi
 
 def test_a_checkpoint_of_a_later_version_is_refused(checkpoint_folder: Path) -> None:
     path = checkpoint_folder / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
-    with pytest.raises(CheckpointError, match="format version 2, this FeXT reads 1"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 3}))
+    with pytest.raises(CheckpointError, match="format version 3, this FeXT reads 2"):
         checkpoints.load_checkpoint(checkpoint_folder)
 
 

@@ -324,7 +324,7 @@ def train(space: Workspace, settings: Settings, name: str, reporter: SilentRepor
 def test_a_share_that_goes_away_stops_training_which_goes_on_when_it_is_back(workspace: Workspace, tiny: Tiny) -> None:
     straight = train(workspace, tiny(epochs=2), "straight").folder
     gone = workspace.root / "gone"
-    reporter = Acting(12 + 4, lambda: workspace.images.rename(gone))
+    reporter = Acting(8 + 4, lambda: workspace.images.rename(gone))
     with pytest.raises(TrainingError, match=r"the folder .* can no longer be used .*put it back and resume stopped"):
         train(workspace, tiny(epochs=2), "stopped", reporter)
     gone.rename(workspace.images)
@@ -334,7 +334,7 @@ def test_a_share_that_goes_away_stops_training_which_goes_on_when_it_is_back(wor
     assert history_without_times(straight) == history_without_times(stopped)
 
 
-@pytest.mark.parametrize("subset", ["train", "test"])
+@pytest.mark.parametrize("subset", ["train", "validation"])
 def test_an_image_that_is_replaced_while_a_model_trains_is_noticed(
     workspace: Workspace, tiny: Tiny, subset: str
 ) -> None:
@@ -348,25 +348,25 @@ def test_an_image_that_is_replaced_while_a_model_trains_is_noticed(
 # ---------------------------------------------------------------- few images, equal images, the user's own split
 
 
-def test_two_images_are_enough_and_equal_ones_are_not(tmp_path: Path, tiny: Tiny) -> None:
+def test_three_images_are_enough_and_equal_ones_are_not(tmp_path: Path, tiny: Tiny) -> None:
     space = Workspace(tmp_path)
-    write_images(space.images, 2)
-    result = train(space, tiny(), "two")
-    assert (result.num_train, result.num_test) == (1, 1)
-    first, second = sorted(space.images.iterdir())
+    write_images(space.images, 3)
+    result = train(space, tiny(), "three")
+    assert (result.num_train, result.num_validation, result.num_test) == (1, 1, 1)
+    first, second, _ = sorted(space.images.iterdir())
     second.write_bytes(first.read_bytes())
-    with pytest.raises(TooFewImagesError, match="2 images with 1 different contents"):
+    with pytest.raises(TooFewImagesError, match="3 images with 2 different contents"):
         train(space, tiny(), "same")
 
 
-def test_copies_do_not_hide_an_image_that_differs(tmp_path: Path, tiny: Tiny) -> None:
+def test_copies_do_not_hide_images_that_differ(tmp_path: Path, tiny: Tiny) -> None:
     space = Workspace(tmp_path)
-    first, other = write_images(space.images, 2)
-    for number in range(30):
+    first, *others = write_images(space.images, 3)
+    for number in range(60):
         (space.images / f"copy_{number}.png").write_bytes((space.images / first).read_bytes())
     split = load_checkpoint(train(space, tiny(num_train_samples=3, num_test_samples=1), "model").folder).split()
-    assert (len(split.train), len(split.test)) == (3, 1)
-    assert other in split.train + split.test
+    assert (len(split.train), len(split.validation), len(split.test)) == (2, 1, 1)
+    assert set(others) < set(split.names())
 
 
 def test_the_users_own_train_and_test_folders_are_the_split(tmp_path: Path, tiny: Tiny) -> None:
@@ -381,10 +381,11 @@ def test_the_users_own_train_and_test_folders_are_the_split(tmp_path: Path, tiny
     said = Said()
     settings = tiny(split="folders", num_train_samples=100, num_test_samples=100)
     split = load_checkpoint(train(space, settings, "model", said).folder).split()
-    assert split.train == tuple(f"train/cats/{name}" for name in train_names[2:])
+    assert tuple(sorted(split.train + split.validation)) == tuple(f"train/cats/{name}" for name in train_names[2:])
+    assert len(split.validation) == 1
     assert split.test == tuple(f"test/image_{number:03}.png" for number in range(9))
     assert sum(line.startswith("left out: train/cats/") for line in said.lines) == 2
-    assert any("1 images are neither in train nor in test" in line for line in said.lines)
+    assert any("1 images are in none of the folders train, validation and test" in line for line in said.lines)
 
 
 def test_a_split_by_folders_needs_both_folders(workspace: Workspace, tiny: Tiny) -> None:
@@ -668,22 +669,25 @@ def test_a_full_disk_for_tensorboard_is_one_line(
 # ---------------------------------------------------------------- stops
 
 
-@pytest.mark.parametrize("batch", [1, 2, 4, 5])
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 7])
 def test_a_run_stopped_between_any_two_batches_goes_on_to_the_same_end(
     workspace: Workspace, tiny: Tiny, batch: int
 ) -> None:
-    """Three batches of eight images train and test in an epoch; batch 3 is the test of the first epoch."""
-    settings = tiny(epochs=2, lr_schedule="cosine", batch_size=4)
+    """Two batches of four images train in an epoch; the third, of two, and the fourth, of one, judge it."""
+    settings = tiny(
+        epochs=2, lr_schedule="cosine", batch_size=4, inference_batch_size=2, num_train_samples=11,
+        num_validation_samples=3, num_test_samples=1,
+    )  # fmt: skip
     straight = train(workspace, settings, "straight").folder
 
     def stop() -> None:
         raise StopRequested
 
     with pytest.raises(StopRequested):
-        train(workspace, settings, "stopped", Acting(batch * 4, stop))
+        train(workspace, settings, "stopped", Acting(batch // 4 * 11 + [0, 4, 8, 10][batch % 4], stop))
     stopped = workspace.checkpoints / "stopped"
     state = load_resume(stopped)
-    assert state["train"]["num_batches"] + state["test"]["num_batches"] == batch % 3
+    assert state["train"]["num_batches"] + state["validation"]["num_batches"] == batch % 4
     resume(tiny(), stopped, None, QUIET)
     assert same_tensors(straight, stopped)
     assert history_without_times(straight) == history_without_times(stopped)
@@ -749,7 +753,7 @@ def test_a_run_killed_twice_ends_at_the_weights_of_one_left_alone(
     assert history_without_times(straight) == history_without_times(killed)
     events = EventAccumulator(str(killed / "tensorboard")).Reload()
     num_epochs = len(read_history(straight))
-    assert [event.step for event in events.Scalars("loss/test")] == list(range(1, num_epochs + 1))
+    assert [event.step for event in events.Scalars("loss/validation")] == list(range(1, num_epochs + 1))
     assert [event.step for event in events.Scalars("step/loss")] == list(range(1, num_epochs * 4 + 1))
     assert not [path for path in killed.iterdir() if path.name.endswith(".partial")]
     for one, other in zip(*(sorted((folder / "epochs").iterdir()) for folder in (straight, killed)), strict=True):

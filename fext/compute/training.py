@@ -1,4 +1,4 @@
-"""The passes over the data: one epoch of training and one of testing."""
+"""The passes over the data: one epoch of training and one of validation."""
 
 import math
 import time
@@ -299,7 +299,7 @@ def _refuse_not_finite(what: str, number: float) -> None:
 
 
 @torch.inference_mode()
-def test_epoch(
+def validation_epoch(
     trainer: Trainer,
     model: Autoencoder,
     batches: Iterable[Batch],
@@ -317,16 +317,32 @@ def test_epoch(
     processes = trainer.agreement.processes
     for batch, num_computed in trainer.agreement.each(batches):
         images = trainer.computation.to_device(batch.images)
-        with trainer.computation.autocast():
-            latent = model.encoder(images)
-            reconstructions = model.decoder(latent)
-        reconstructions = reconstructions.float()
-        losses = make_loss(trainer.settings.loss)(reconstructions, images)
-        sums = processes.sum(batch_sums(losses, reconstructions, images))
+        latent, reconstructions, sums = _judged(model, images, trainer.settings, trainer.computation)
         batch_size = min(trainer.settings.inference_batch_size, num_images - totals.num_images)
-        _refuse_not_finite("test loss", totals.add(batch_size, sums, num_computed))
+        _refuse_not_finite("validation loss", totals.add(batch_size, processes.sum(sums), num_computed))
         low, high = channel_ranges(latent)
         totals.add_latent(processes.least(low), processes.greatest(high), batch_size * math.prod(latent.shape[2:]))
         # Where each process has the whole of a small batch, all of them have counted it.
         totals.add_latent_counts(processes.sum(count_values(latent)) * batch_size // num_computed)
         on_batch(batch_size, images, reconstructions)
+
+
+@torch.inference_mode()
+def add_scores(
+    totals: Totals, model: Autoencoder, images: torch.Tensor, settings: Settings, computation: Computation
+) -> None:
+    """Add to `totals` what a model in evaluation mode, alone, makes of a batch."""
+    _, _, sums = _judged(model, computation.to_device(images), settings, computation)
+    totals.add(len(images), sums, len(images))
+
+
+def _judged(
+    model: Autoencoder, images: torch.Tensor, settings: Settings, computation: Computation
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The latent and the reconstructions of a batch, and what batch_sums gives for it."""
+    with computation.autocast():
+        latent = model.encoder(images)
+        reconstructions = model.decoder(latent)
+    reconstructions = reconstructions.float()
+    losses = make_loss(settings.loss)(reconstructions, images)
+    return latent, reconstructions, batch_sums(losses, reconstructions, images)

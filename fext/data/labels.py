@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fext.data.listing import column_name, read_text, rows_of
 from fext.data.names import readable
 from fext.data.spelling import bare, match
-from fext.data.split import TEST_FOLDER, TRAIN_FOLDER
+from fext.data.split import TEST_FOLDER, TRAIN_FOLDER, VALIDATION_FOLDER
 from fext.errors import SourceError, TooFewImagesError
 
 _MIN_PER_LABEL = 2
@@ -56,7 +56,7 @@ class Division(NamedTuple):
 
 def label_of(name: str) -> str:
     """The folder that an image is in, as in 'cat' of 'cat/1.jpg' and of 'train/cat/1.jpg'; '' at the top."""
-    for side in (TRAIN_FOLDER, TEST_FOLDER):
+    for side in (TRAIN_FOLDER, VALIDATION_FOLDER, TEST_FOLDER):
         name = name.removeprefix(side)
     folder = PurePosixPath(name).parent.as_posix()
     return "" if folder == "." else folder
@@ -209,16 +209,19 @@ def divide_by_folder(
     validation_share: float,
     seed: int,
 ) -> Division:
-    """Divide images by the folders train and test they are in, and those to train on further, as `divide` does.
+    """Divide images by the folders train, validation and test that they are in.
 
-    An image of train that has equal contents with one of test is left out. Raises SourceError where there are no such
-    folders, TooFewImagesError where all of train are of one class.
+    Without images in validation those in train are divided further, as `divide` does. An image that has equal contents
+    with one of test is left out of the others, and so is one of train that has them with one of validation. Raises
+    SourceError where there are no such folders, TooFewImagesError where all of train are of one class.
     """
     has_label = labelled.codes >= 0
-    in_test, in_train = (
-        np.array([name.startswith(side) for name in names]) & has_label for side in (TEST_FOLDER, TRAIN_FOLDER)
+    in_test, in_validation, in_train = (
+        np.array([name.startswith(side) for name in names]) & has_label
+        for side in (TEST_FOLDER, VALIDATION_FOLDER, TRAIN_FOLDER)
     )
-    in_train &= ~np.isin(contents, contents[in_test])
+    in_validation &= ~np.isin(contents, contents[in_test])
+    in_train &= ~np.isin(contents, contents[in_test | in_validation])
     if not in_test.any() or not in_train.any():
         raise SourceError(
             "split = 'folders', but there are no images with labels in both folders, train and test: put them there, "
@@ -226,6 +229,8 @@ def divide_by_folder(
         )
     if len(np.unique(labelled.codes[in_train])) < 2:
         raise TooFewImagesError("the images in the folder train are all of one class: there is nothing to tell apart")
+    if in_validation.any():
+        return Division(*(np.flatnonzero(side).astype(np.int64) for side in (in_train, in_validation, in_test)))
     train_alone = Labelled(labelled.classes, np.where(in_train, labelled.codes, -1).astype(np.int32))
     rest = divide(train_alone, contents, 0.0, validation_share, seed)
     return Division(rest.train, rest.validation, np.flatnonzero(in_test).astype(np.int64))

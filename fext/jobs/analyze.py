@@ -21,9 +21,9 @@ from fext.data.duplicates import group_copies, hashes_from_bytes, small_pictures
 from fext.data.names import Names, name_to_bytes
 from fext.data.readers import map_in_processes, num_processes
 from fext.data.source import ImageSource, find_images
-from fext.data.split import Split
+from fext.data.split import SIDES, Split
 from fext.data.statistics import MEASURES, NUM_LEVELS
-from fext.errors import FextError, SourceError
+from fext.errors import FextError, SettingsError, SourceError
 from fext.jobs.analysis_report import write_pages
 from fext.jobs.choosing import WHERE_TO_GET_IMAGES, choose_split, refuse_missing
 from fext.jobs.findings import Finding, Outlier, compare_sides, find_odd_pictures, find_outliers, likeness, summarize
@@ -250,7 +250,7 @@ class Found:
     dataset: _Dataset
     names: Names
     measures: Mapping[str, NDArray[np.float32]]
-    sides: NDArray[np.str_]  # of each image: train, test or neither
+    sides: NDArray[np.str_]  # of each image: train, validation, test or none
     groups: Sequence[Sequence[int]]
     outliers: Sequence[Outlier]
 
@@ -280,8 +280,8 @@ class Found:
 
     @property
     def num_across(self) -> int:
-        """Groups of copies with images on both sides of the split."""
-        return sum({"train", "test"} <= {str(self.sides[place]) for place in group} for group in self.groups)
+        """Groups of copies with images on several sides of the split."""
+        return sum(len({str(self.sides[place]) for place in group} - {""}) > 1 for group in self.groups)
 
     def analysis(self, name: str) -> Analysis:
         """What is known of an image, good or rejected."""
@@ -293,10 +293,10 @@ class Found:
 
 
 def _split(workspace: Workspace, settings: Settings, source: ImageSource) -> Split | None:
-    """The train and test images that pretraining would take with these settings; None where there are too few."""
+    """The images that pretraining would take with these settings; None where there are too few, or it would not."""
     try:
         return choose_split(workspace, settings, source, SilentReporter()).split
-    except SourceError:
+    except (SourceError, SettingsError):
         return None
 
 
@@ -347,8 +347,7 @@ def _summary(found: Found) -> dict[str, Any]:
         "num_not_images": found.source.num_not_images,
         "num_of_the_system": found.source.num_system,
         "num_unreadable_folders": len(found.source.unreadable),
-        "num_train": int((found.sides == "train").sum()),
-        "num_test": int((found.sides == "test").sum()),
+        **{f"num_{side}": int((found.sides == side).sum()) for side in SIDES},
         "num_copies_across_split": found.num_across,
         "findings": found.num_findings(),
         "num_outliers": len(found.outliers),
@@ -378,11 +377,9 @@ def _copies(groups: Sequence[Sequence[int]], names: Names, checksums: NDArray[np
 
 
 def _sides(names: Names, split: Split | None) -> NDArray[np.str_]:
-    """Which side of the split each image is on: train, test or neither."""
-    if split is None:
-        return np.full(len(names), "", "U5")
-    train, test = set(split.train), set(split.test)
-    return np.array(["train" if name in train else "test" if name in test else "" for name in names], "U5")
+    """Which side of the split each image is on; '' for none."""
+    side_of = {name: side for side, images in split.sides() for name in images} if split else {}
+    return np.array([side_of.get(name, "") for name in names], "U10")
 
 
 # ---------------------------------------------------------------- tables and pictures

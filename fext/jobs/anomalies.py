@@ -15,11 +15,13 @@ from fext.compute.device import Computation, prepare_computation
 from fext.data.dataset import Batch, ImageStream
 from fext.data.names import Names
 from fext.data.source import ImageSource, find_images, known_images
+from fext.data.split import SIDES
 from fext.errors import SourceError
 from fext.jobs.anomaly_output import Search, folder_of, write_search
 from fext.jobs.anomaly_scores import Judge, make_judge
 from fext.jobs.choosing import refuse_vanished
 from fext.jobs.linear import learn_linear_map
+from fext.jobs.recognition import Checksums, checksums_by_side, recognize
 from fext.jobs.streams import stream_for
 from fext.model.linear_map import LinearMap
 from fext.pictures.anomalies_report import verdicts
@@ -54,7 +56,8 @@ def find_anomalies(
 ) -> AnomaliesResult:
     """Score the images of a folder by how unlike they are to the train images of a checkpoint, and write what is found.
 
-    What the checkpoint was trained on is normal, its own test images set the threshold, and no train image is scored.
+    What the checkpoint was trained on is normal, its own test images set the threshold, and no train image is scored,
+    known by its content wherever it lies.
     Where there are folders in `images`, the one named `normal` holds normal images, all others anomalous ones. Raises
     CheckpointError, SourceError and DeviceError.
     """
@@ -63,8 +66,9 @@ def find_anomalies(
     checkpoint = load_checkpoint(checkpoint_folder)
     source = find_images(images, reporter)
     has_labels = _has_labels(source, normal)
-    task = _Task(checkpoint, settings, computation, reporter, _normal_source(checkpoint))
-    chosen = _choose(task, source)
+    subsets = recognize(workspace, checkpoint, source, reporter)
+    task = _Task(checkpoint, settings, computation, reporter, _normal_images(checkpoint, source, subsets))
+    chosen = _choose(task, source, subsets)
     _say_chosen(task, chosen)
     search = _searched(task, source, chosen, normal if has_labels else None, references=references)
     folder = workspace.anomalies_folder(checkpoint.name, source.location)
@@ -73,28 +77,38 @@ def find_anomalies(
 
 
 @dataclass(frozen=True)
+class _Normal:
+    """The images that say what is normal: those learned from, and those held back from training, which set the scale.
+
+    A file that has another checksum than `checksums` says is not one of them any more.
+    """
+
+    source: ImageSource
+    train: Names
+    held_back: Names
+    checksums: Mapping[str, Checksums | None]
+
+
+@dataclass(frozen=True)
 class _Task:
-    """The parts of one search for anomalies; what the checkpoint was trained on is in normal_source."""
+    """The parts of one search for anomalies."""
 
     checkpoint: Checkpoint
     settings: Settings
     computation: Computation
     reporter: Reporter
-    normal_source: ImageSource
+    normal: _Normal
 
-    def train(self) -> Names:
-        return Names.of(self.checkpoint.split().train)
+    def stream(self, source: ImageSource, names: Names, side: str = "") -> ImageStream:
+        """The named images, those of a side of the checkpoint's split where its name is given."""
+        checksums = self.normal.checksums[side] if side else None
+        batch_size = self.settings.inference_batch_size
+        return stream_for(self.checkpoint, source, names, batch_size, self.computation, checksums)
 
-    def held_back(self) -> Names:
-        return Names.of(self.checkpoint.split().test)
-
-    def stream(self, source: ImageSource, names: Names) -> ImageStream:
-        return stream_for(self.checkpoint, source, names, self.settings.inference_batch_size, self.computation)
-
-    def batches(self, source: ImageSource, names: Names, what: str) -> Iterator[Batch]:
+    def batches(self, source: ImageSource, names: Names, what: str, side: str = "") -> Iterator[Batch]:
         """The named images, with progress; raises SourceError where their folder is gone."""
         with self.reporter.progress(what, len(names)) as progress:
-            for batch in self.stream(source, names).epoch():
+            for batch in self.stream(source, names, side).epoch():
                 refuse_vanished(source, names, batch)
                 for file in batch.rejected:
                     self.reporter.warning(f"rejected: {names[file.position]} ({file.reason})")
@@ -119,15 +133,19 @@ def _has_labels(source: ImageSource, normal: str) -> bool:
     return bool(folders)
 
 
-def _normal_source(checkpoint: Checkpoint) -> ImageSource:
+def _normal_images(checkpoint: Checkpoint, source: ImageSource, subsets: NDArray[np.str_]) -> _Normal:
+    """The train and test images where the checkpoint had them, else, where they were moved, those of the folder."""
     split = checkpoint.split()
-    source = known_images(Path(checkpoint.source), Names.of((*split.train, *split.test)))
-    if not any(os.path.exists(source.path(name)) for name in source.names):
+    own = known_images(Path(checkpoint.source), Names.of(split.names()))
+    if any(os.path.exists(own.path(name)) for name in own.names):
+        return _Normal(own, Names.of(split.train), Names.of(split.test), checksums_by_side(checkpoint))
+    train, test = (source.names.select(np.flatnonzero(subsets == side).tolist()) for side in ("train", "test"))
+    if not train or not test:
         raise SourceError(
             f"the images that {checkpoint.name} was trained on are no longer in {checkpoint.source}: bring them back, "
-            f"for they say what is normal"
+            f"for they say what is normal, or search a folder that holds them"
         )
-    return source
+    return _Normal(source, train, test, dict.fromkeys(SIDES))
 
 
 @dataclass(frozen=True)
@@ -139,24 +157,16 @@ class _Chosen:
     num_train: int
 
 
-def _choose(task: _Task, source: ImageSource) -> _Chosen:
-    """All but those that the checkpoint was trained on, which are known by their files."""
-    root = task.normal_source.root
-    train, test = ({os.path.realpath(root / name) for name in names} for names in (task.train(), task.held_back()))
-    kept: list[int] = []
-    is_held_back: list[bool] = []
-    for place, name in enumerate(source.names):
-        path = os.path.realpath(source.path(name))
-        if path not in train:
-            kept.append(place)
-            is_held_back.append(path in test)
+def _choose(task: _Task, source: ImageSource, subsets: NDArray[np.str_]) -> _Chosen:
+    """All but those that the checkpoint was trained on."""
+    kept = np.flatnonzero(subsets != "train")
     num_train = len(source.names) - len(kept)
-    if not kept:
+    if not len(kept):
         raise SourceError(
             f"all {num_train} images in {source.location} are train images of {task.checkpoint.name}, and none is left "
             f"to score: name a folder with others"
         )
-    return _Chosen(source.names.select(kept), np.array(is_held_back), num_train)
+    return _Chosen(source.names.select(kept.tolist()), subsets[kept] == "test", num_train)
 
 
 def _say_chosen(task: _Task, chosen: _Chosen) -> None:
@@ -172,7 +182,8 @@ def _say_chosen(task: _Task, chosen: _Chosen) -> None:
 def _searched(task: _Task, source: ImageSource, chosen: _Chosen, normal: str | None, *, references: bool) -> Search:
     """Learn what is normal, then score the held-back images and the chosen ones."""
     judge = _learned_judge(task, references)
-    _, held_back, _ = _scores(task, judge, task.normal_source, task.held_back(), "scoring held-back normal images")
+    own = task.normal
+    _, held_back, _ = _scores(task, judge, own.source, own.held_back, "scoring held-back normal images", "test")
     places, scores, rejected = _scores(task, judge, source, chosen.names, "scoring images")
     return Search(
         checkpoint=task.checkpoint,
@@ -195,10 +206,10 @@ def _learned_judge(task: _Task, references: bool) -> Judge:
     judge = make_judge(
         task.checkpoint, task.settings, task.computation, linear_map, task.reporter, references=references
     )
-    num_learned, train = 0, task.train()
-    for batch in task.batches(task.normal_source, train, "learning what is normal"):
+    num_learned, train = 0, task.normal.train
+    for batch in task.batches(task.normal.source, train, "learning what is normal", "train"):
         if batch.files:
-            judge.learn(batch.images, _paths(task.normal_source, train, batch))
+            judge.learn(batch.images, _paths(task.normal.source, train, batch))
             num_learned += len(batch.files)
     if not num_learned:
         raise SourceError(f"none of the train images of {task.checkpoint.name} can be read any more: bring them back")
@@ -212,8 +223,9 @@ def _linear_map(task: _Task) -> LinearMap | None:
         task.reporter.message("each latent position stands for too many pixels for a linear map to compare with")
         return None
     linear_map = LinearMap(plan.picture_shape, plan.latent_shape)
-    stream = task.stream(task.normal_source, task.train())
-    learn_linear_map(linear_map, task.normal_source, task.train(), stream, task.reporter)
+    normal = task.normal
+    stream = task.stream(normal.source, normal.train, "train")
+    learn_linear_map(linear_map, normal.source, normal.train, stream, task.reporter)
     if not linear_map.num_images:
         return None
     linear_map.finish()
@@ -221,13 +233,13 @@ def _linear_map(task: _Task) -> LinearMap | None:
 
 
 def _scores(
-    task: _Task, judge: Judge, source: ImageSource, names: Names, what: str
+    task: _Task, judge: Judge, source: ImageSource, names: Names, what: str, side: str = ""
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]], list[tuple[str, str]]]:
     """The places of the images that can be read, their scores by name, and the others with their reasons."""
     places = array("q")
     scores: dict[str, array[float]] = {}
     rejected: list[tuple[str, str]] = []
-    for batch in task.batches(source, names, what):
+    for batch in task.batches(source, names, what, side):
         rejected += [(names[file.position], file.reason) for file in batch.rejected]
         if batch.files:
             places.extend(file.position for file in batch.files)

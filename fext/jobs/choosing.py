@@ -1,4 +1,4 @@
-"""Choosing the images to train and test on: good ones, in the seeded order, the rejected named and counted."""
+"""Choosing the images to train, choose the epoch by and test on: good ones, in the seeded order, the rejected named."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +13,18 @@ from fext.data.looks import look_at_file
 from fext.data.names import Names
 from fext.data.readers import map_in_processes, num_processes
 from fext.data.source import ImageSource
-from fext.data.split import TEST_FOLDER, TRAIN_FOLDER, Split, num_across, sampling_order, split_by_folder, split_images
-from fext.errors import SourceError
+from fext.data.split import (
+    SIDES,
+    TEST_FOLDER,
+    TRAIN_FOLDER,
+    VALIDATION_FOLDER,
+    Split,
+    num_across,
+    sampling_order,
+    split_by_folder,
+    split_images,
+)
+from fext.errors import SettingsError, SourceError
 from fext.reporting import Reporter, counted, counting
 from fext.settings import Settings
 from fext.store.index import CheckedImage, CheckedImages
@@ -29,6 +39,7 @@ WHERE_TO_GET_IMAGES = (
 )
 _BATCH_SIZE = 16  # images that are looked at between two saves
 _MANY = 256  # images that are worth the start of processes
+_AUTO_SHARE = 0.1  # of the images for training, to choose the epoch by
 
 
 class _Images(NamedTuple):
@@ -75,25 +86,32 @@ class _Search:
     def choose(self, names: Names, wanted: int, num_contents: int = 1) -> _Images:
         """The first `wanted` good images; all good ones where there are fewer.
 
-        Where these have fewer than num_contents different contents, the last place is for the next image that differs.
+        Where these have fewer than num_contents different contents, images that repeat one, the last first, give their
+        places to the next ones that differ.
         """
         self._look_at_unknown(names[:wanted])
         places: list[int] = []
         digests, hashes = bytearray(), bytearray()
         contents: set[str] = set()  # as many as are asked for
+        repeated: list[int] = []  # where a content stands that was there before, until there are so many
         for place, name in enumerate(names):
             if len(places) >= wanted and len(contents) >= num_contents:
                 break
             checked = self._checked(name)
             if checked.reason:
                 continue
+            is_repeated = checked.sha256 in contents
             if len(places) == wanted:
-                del places[-1], digests[-32:], hashes[-8:]
+                if is_repeated or not repeated:
+                    continue
+                least = repeated.pop()
+                del places[least], digests[32 * least : 32 * least + 32], hashes[8 * least : 8 * least + 8]
+            if len(contents) < num_contents:
+                contents.add(checked.sha256)
+                repeated += [len(places)] if is_repeated else []
             places.append(place)
             digests += bytes.fromhex(checked.sha256)
             hashes += checked.perceptual_hash or bytes(8)
-            if len(contents) < num_contents:
-                contents.add(checked.sha256)
         return _Images(names.select(places), bytes(digests), bytes(hashes))
 
     def _look_at_unknown(self, names: Names) -> None:
@@ -180,41 +198,66 @@ def choose_split(workspace: Workspace, settings: Settings, source: ImageSource, 
 
 def _choose_at_random(search: _Search, settings: Settings) -> tuple[Split, _Images]:
     order = sampling_order(search.source.names, settings.split_seed)
-    images = search.choose(order, settings.num_train_samples + settings.num_test_samples, num_contents=2)
+    num_train, num_test = settings.num_train_samples, settings.num_test_samples
+    share = _num_for_validation(settings) / num_train
+    images = search.choose(order, num_train + num_test, num_contents=len(SIDES))
     copies = search.copies(images)
-    split = split_images(images.names, images.checksums, settings.num_train_samples, settings.num_test_samples, copies)
+    split = split_images(images.names, images.checksums, num_train, num_test, share, copies)
     _warn_of_copies(search, images, copies, split)
     return split, images
 
 
+def _num_for_validation(settings: Settings) -> int:
+    """How many of num_train_samples are to choose the epoch by; raises SettingsError where none is left to train on."""
+    num_train, asked = settings.num_train_samples, settings.num_validation_samples
+    count = max(1, round(_AUTO_SHARE * num_train)) if asked == "auto" else asked
+    if count >= num_train:
+        raise SettingsError(
+            f"num_validation_samples = {asked!r} takes {count} of num_train_samples = {num_train} images to choose the "
+            f"epoch by, and none is left to train on: set num_train_samples to {count + 1} at least"
+        )
+    return count
+
+
 def _choose_by_folder(search: _Search, settings: Settings) -> tuple[Split, _Images]:
-    sides: list[_Images] = []
-    for folder, wanted in ((TRAIN_FOLDER, settings.num_train_samples), (TEST_FOLDER, settings.num_test_samples)):
-        names = [name for name in search.source.names if name.startswith(folder)]
+    num_validation = _num_for_validation(settings)
+    train, validation, test = (
+        [name for name in search.source.names if name.startswith(folder)]
+        for folder in (TRAIN_FOLDER, VALIDATION_FOLDER, TEST_FOLDER)
+    )
+    for names, folder in ((train, TRAIN_FOLDER), (test, TEST_FOLDER)):
         if not names:
             raise SourceError(
                 f"split = 'folders', but there are no images in {search.source.path(folder)}: put them into the "
                 f"folders train and test, or set split to 'random'"
             )
-        sides.append(search.choose(sampling_order(names, settings.split_seed), wanted))
-    train, test = sides
-    images = train.followed_by(test)
+
+    def chosen(names: list[str], wanted: int) -> _Images:
+        return search.choose(sampling_order(names, settings.split_seed), wanted)
+
+    to_choose_by = chosen(validation, num_validation)
+    to_train_on = chosen(train, settings.num_train_samples - len(to_choose_by.names))
+    to_test_on = chosen(test, settings.num_test_samples)
+    images = to_train_on.followed_by(to_choose_by).followed_by(to_test_on)
     copies = search.copies(images)
-    split, exact, near = split_by_folder(images.names, images.checksums, len(train.names), copies)
-    for left_out, why in ((exact, "the same file is"), (near, "a near copy is")):
-        for name in left_out:
-            search.reporter.warning(f"left out: {name} ({why} in {TEST_FOLDER})")
-    _warn_of_copies(search, images, copies, split)
-    num_elsewhere = sum(not name.startswith((TRAIN_FOLDER, TEST_FOLDER)) for name in search.source.names)
-    if num_elsewhere:
-        search.reporter.warning(f"{num_elsewhere} images are neither in train nor in test: they are not used")
-    return split, images
+    num_each = len(to_train_on.names), len(to_choose_by.names), len(to_test_on.names)
+    share = num_validation / settings.num_train_samples
+    found = split_by_folder(images.names, images.checksums, num_each, share, copies)
+    for left_out, why in ((found.exact, "the same file is"), (found.near, "a near copy is")):
+        for name, folder in sorted(left_out.items()):
+            search.reporter.warning(f"left out: {name} ({why} in {folder})")
+    _warn_of_copies(search, images, copies, found.split)
+    if num_elsewhere := len(search.source.names) - len(train) - len(validation) - len(test):
+        search.reporter.warning(
+            f"{num_elsewhere} images are in none of the folders train, validation and test: they are not used"
+        )
+    return found.split, images
 
 
 def _warn_of_copies(search: _Search, images: _Images, copies: Sequence[Sequence[int]], split: Split) -> None:
     if count := num_across(copies, images.names, split):
         search.reporter.warning(
-            f"{count} images belong to groups of near copies that stand on both sides of the split: kept together, "
+            f"{count} images belong to groups of near copies that stand on several sides of the split: kept together, "
             f"they would leave too few images on one side"
         )
 
@@ -222,9 +265,12 @@ def _warn_of_copies(search: _Search, images: _Images, copies: Sequence[Sequence[
 def say_split(split: Split, settings: Settings, source: ImageSource, reporter: Reporter) -> None:
     """Tell how many images stand on each side, and where that differs from what was asked."""
     asked = settings.num_train_samples + settings.num_test_samples
-    num_train, num_test = counted(len(split.train), "image"), f"{len(split.test):,}"
-    reporter.message(f"{num_train} to train on, {num_test} to test on, from {source.location}")
-    if len(split.train) + len(split.test) < asked:
+    num_train = counted(len(split.train), "image")
+    reporter.message(
+        f"{num_train} to train on, {len(split.validation):,} to choose the epoch by, {len(split.test):,} to test on, "
+        f"from {source.location}"
+    )
+    if len(split.names()) < asked:
         reporter.message(f"(fewer than the {asked} that num_train_samples + num_test_samples ask for: all are used)")
     if source.num_not_images:
         reporter.message(f"other files, which are not images: {source.num_not_images}")

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.data.groups import ImageGroups
-from fext.data.images import checksum, read_file
 from fext.data.labels import Division, Labelled, small_classes
 from fext.data.names import readable
 from fext.data.source import ImageSource
-from fext.errors import ClassifierError, ImageRejected
+from fext.errors import ClassifierError
+from fext.jobs.recognition import file_digest, recognize
 from fext.jobs.thumbnails import thumbnails
 from fext.model.classification_scores import ClassificationScores, classification_scores
 from fext.model.intervals import Interval
@@ -98,10 +98,10 @@ class ClassifyResult:
     seconds: float
 
 
-def notes_on(task: Task) -> list[str]:
+def notes_on(workspace: Workspace, task: Task, reporter: Reporter) -> list[str]:
     """What is to be known of the labels and the sides; raises CheckpointError where the autoencoder's are gone."""
     labelled = task.labelled
-    notes = [_autoencoder_saw(task)]
+    notes = [_autoencoder_saw(workspace, task, reporter)]
     if labelled.num_without:
         notes.append(f"{labelled.num_without:,} images have no label: they are left out.")
     if labelled.num_elsewhere:
@@ -119,22 +119,18 @@ def file_checksums(source: ImageSource, places: NDArray[np.int64], reporter: Rep
     checksums: dict[int, str] = {}
     with reporter.progress("reading files", len(places)) as progress:
         for place in places.tolist():
-            try:
-                checksums[place] = checksum(read_file(source.path(source.names[place]))[0])
-            except ImageRejected:
-                checksums[place] = ""
+            digest = file_digest(source.path(source.names[place]))
+            checksums[place] = digest.hex() if any(digest) else ""
             progress.advance()
     return checksums
 
 
-def _autoencoder_saw(task: Task) -> str:
+def _autoencoder_saw(workspace: Workspace, task: Task, reporter: Reporter) -> str:
     """How many of the test images the autoencoder was trained on."""
-    seen = set(task.checkpoint.split().train)
-    count = sum(task.source.names[place] in seen for place in task.division.test.tolist())
-    return (
-        f"The autoencoder itself was trained, without labels, on {count:,} of the {len(task.division.test):,} test "
-        f"images (by their names)."
-    )
+    names = task.source.names.select(task.division.test.tolist())
+    tested = ImageSource(task.source.location, task.source.root, names, 0)
+    count = int((recognize(workspace, task.checkpoint, tested, reporter) == "train").sum())
+    return f"The autoencoder itself was trained, without labels, on {count:,} of the {len(names):,} test images."
 
 
 def place_for(workspace: Workspace, name: str | None, base: str, identity: str = "") -> Path:

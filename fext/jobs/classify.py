@@ -96,7 +96,7 @@ def _train(
     references: bool,
     reporter: Reporter,
 ) -> Trained:
-    for note in (notes := notes_on(task)):
+    for note in (notes := notes_on(workspace, task, reporter)):
         reporter.message(note)
     prepare_computation(settings)  # the number of threads
     fit = _Fit(settings, task, method, reporter)

@@ -18,6 +18,7 @@ from fext.data.source import known_images
 from fext.errors import CheckpointError, FextError, UsageError
 from fext.jobs.evaluate import evaluate
 from fext.jobs.pictures import reconstruction_pairs
+from fext.jobs.recognition import NEW
 from fext.model.intervals import CONFIDENCE, Interval, mean_interval
 from fext.model.scores import Scores
 from fext.pictures.comparison_report import ComparedCheckpoint, Comparison, SideBySide, comparison_page
@@ -43,13 +44,14 @@ class ComparisonResult:
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """A checkpoint's scores of the images that it was not trained on, (N, 4) in the order of Scores._fields, and the
-    place of each."""
+    """A checkpoint's scores of its test images and of new ones, (N, 4) in the order of Scores._fields, and the place of
+    each. They are kind where the epoch was chosen by these test images."""
 
     folder: Path
     summary: Mapping[str, Any]
     places: Mapping[str, int]
     scores: NDArray[np.float64]
+    are_kind: bool
 
 
 def compare_checkpoints(
@@ -77,7 +79,7 @@ def compare_checkpoints(
     comparison = Comparison(str(location), names, checkpoints, scores, shown, groups.sentence())
     table, report = workspace.checkpoints / "comparison.csv", workspace.checkpoints / "comparison.html"
     files.write_csv(table, _COLUMNS, _rows(comparison))
-    verdicts = _verdicts(comparison)
+    verdicts = [*_verdicts(comparison), *_of_kind_scores(evaluated)]
     files.write_text_chunks(report, comparison_page(comparison, verdicts))
     return ComparisonResult(comparison, verdicts, table, report)
 
@@ -89,12 +91,15 @@ def _evaluated(
         evaluate(workspace, settings, folder, images, reporter)
     places: dict[str, int] = {}
     scores = array("d")
+    has_test = False
     for row in files.iter_csv(folder / "evaluation" / "per_image.csv"):
-        if row["subset"] != "train":
+        if row["subset"] in ("test", NEW):
+            has_test |= row["subset"] == "test"
             places[row["image"]] = len(places)
             scores.extend(float(row[score]) for score in Scores._fields)
     summary = files.read_json(folder / "evaluation" / "summary.json")
-    return _Evaluated(folder, summary, places, np.asarray(scores).reshape(-1, len(Scores._fields)))
+    are_kind = has_test and summary.get("epoch_chosen_by", "test") == "test"
+    return _Evaluated(folder, summary, places, np.asarray(scores).reshape(-1, len(Scores._fields)), are_kind)
 
 
 def _is_up_to_date(folder: Path, settings: Settings) -> bool:
@@ -187,6 +192,13 @@ def _verdicts(comparison: Comparison) -> list[str]:
             "They see the images at different sizes or cuts, and each is scored at its own: take the scores with care."
         )
     return found
+
+
+def _of_kind_scores(evaluated: Sequence[_Evaluated]) -> Iterator[str]:
+    kind = [found.folder.name for found in evaluated if found.are_kind]
+    if kind:
+        its = "its" if len(kind) == 1 else "their"
+        yield f"The epoch of {' and of '.join(kind)} was chosen on {its} own test images: {its} scores are kind."
 
 
 # ---------------------------------------------------------------- pictures and table

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
+from fext.data.split import chosen_by
 from fext.jobs.forecast import duration
 from fext.reporting import Reporter
 from fext.settings import Settings
@@ -80,14 +81,18 @@ def _against_waiting(settings: Settings) -> str:
 def _fit_hints(history: Sequence[Mapping[str, float]]) -> list[str]:
     if len(history) < _MIN_EPOCHS:
         return []
-    best = min(history, key=lambda row: row["test_loss"])
+    side = chosen_by(history[-1])
+    column = f"{side}_loss"
+    best = min(history, key=lambda row: row[column])
     last = history[-1]
-    if last["test_loss"] > _RISEN * best["test_loss"] and last["train_loss"] < best["train_loss"]:
+    if last[column] > _RISEN * best[column] and last["train_loss"] < best["train_loss"]:
         return [
-            f"overfitting: since epoch {best['epoch']:.0f} the test loss has risen while the train loss fell; more "
+            f"overfitting: since epoch {best['epoch']:.0f} the {side} loss has risen while the train loss fell; more "
             f"images, augmentation, weight_decay or dropout_rate may help"
         ]
     before = history[-1 - max(1, len(history) // 10)]
-    if last is best and last["test_loss"] < (1 - _STILL_FALLING) * before["test_loss"]:
-        return ["not done yet: the test loss was still falling at the end; more epochs may help (resume extends a run)"]
+    if last is best and last[column] < (1 - _STILL_FALLING) * before[column]:
+        return [
+            f"not done yet: the {side} loss was still falling at the end; more epochs may help (resume extends a run)"
+        ]
     return []

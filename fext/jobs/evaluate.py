@@ -21,6 +21,7 @@ from fext.jobs.kept_channels import score_kept_channels
 from fext.jobs.latent_maps import find_neighbours, lay_out
 from fext.jobs.linear import learn_linear_map
 from fext.jobs.pictures import reconstruction_pairs
+from fext.jobs.recognition import recognize, tell_sides
 from fext.jobs.scoring import Evaluation, Scored, score_images
 from fext.model.linear_map import LinearMap
 from fext.pictures.figures import Pair
@@ -50,18 +51,19 @@ class EvaluationResult:
 def evaluate(
     workspace: Workspace, settings: Settings, folder: Path, images: Path | None, reporter: Reporter
 ) -> EvaluationResult:
-    """Score every train and test image of a checkpoint and write evaluation/ and a row of scores.csv.
+    """Score every image of a checkpoint's split and write evaluation/ and a row of scores.csv.
 
-    With `images`, those of that folder or list: files of the split count as train and test, others as new.
+    With `images`, those of that folder or list: what is an image of the split, wherever the file lies, counts as train,
+    validation or test, others as new.
     Raises CheckpointError, SourceError and DeviceError.
     """
     started = time.perf_counter()
     computation = prepare_computation(settings)
     checkpoint = load_checkpoint(folder)
     computation.place(checkpoint.model)
-    source, names, subsets = _images_to_score(checkpoint, images, reporter)
-    evaluation = Evaluation(checkpoint, source, names, subsets, settings, computation, reporter)
-    reporter.message(f"evaluating {checkpoint.name} on {len(names)} images, {computation.describe()}")
+    source, subsets = _images_to_score(workspace, checkpoint, images, reporter)
+    evaluation = Evaluation(checkpoint, source, source.names, subsets, settings, computation, reporter)
+    reporter.message(f"evaluating {checkpoint.name} on {len(source)} images, {computation.describe()}")
     found = _find(evaluation)
     summary = summarize(evaluation, found.scored, found.latent, found.encoders)
     if found.kept_channels:
@@ -84,41 +86,22 @@ def evaluate(
 
 
 def _images_to_score(
-    checkpoint: Checkpoint, images: Path | None, reporter: Reporter
-) -> tuple[ImageSource, Names, NDArray[np.str_]]:
-    """Where the images are, their names in order, and the subset of each."""
-    split = checkpoint.split()
-    known = dict.fromkeys(split.train, "train") | dict.fromkeys(split.test, "test")
+    workspace: Workspace, checkpoint: Checkpoint, images: Path | None, reporter: Reporter
+) -> tuple[ImageSource, NDArray[np.str_]]:
+    """Where the images are, and the subset of each."""
     if images is not None:
         source = find_images(images, reporter)
         if not source.names:
             raise SourceError(f"{source.describe_empty()}: name a folder of images")
-        return source, source.names, _subsets(checkpoint, known, source, reporter)
+        subsets = recognize(workspace, checkpoint, source, reporter)
+        tell_sides(checkpoint, subsets, reporter)
+        return source, subsets
     location = Path(checkpoint.source)
     if not os.path.exists(location):
         raise SourceError(f"the images of {checkpoint.name} are no longer in {location}: name their folder (--images)")
-    names = Names.of(sorted(known, key=name_to_bytes))
+    names = Names.of(sorted(checkpoint.split().names(), key=name_to_bytes))
     source = known_images(location, names)
-    return source, names, np.array([known[name] for name in names], "U5")
-
-
-def _subsets(
-    checkpoint: Checkpoint, known: Mapping[str, str], source: ImageSource, reporter: Reporter
-) -> NDArray[np.str_]:
-    """Of each image of a source: train or test where it is the very file that the split names, else new.
-
-    Where none of the split's files is left, the images are taken to have moved, and are known by their names.
-    """
-    root = known_images(Path(checkpoint.source), Names([])).root
-    if any(os.path.exists(root / name) for name in known):
-        paths = {os.path.realpath(root / name): subset for name, subset in known.items()}
-        return np.array([paths.get(os.path.realpath(source.path(name)), "new") for name in source.names], "U5")
-    subsets = np.array([known.get(name, "new") for name in source.names], "U5")
-    reporter.message(
-        f"the images that {checkpoint.name} was trained and tested on are no longer in {checkpoint.source}: "
-        f"{int((subsets != 'new').sum())} of the {len(subsets)} images here are taken for them, by their names"
-    )
-    return subsets
+    return source, recognize(workspace, checkpoint, source, reporter)
 
 
 def _find(evaluation: Evaluation) -> Findings:

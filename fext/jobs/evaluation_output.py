@@ -56,7 +56,7 @@ def write_evaluation(evaluation: Evaluation, found: Findings, summary: Mapping[s
 def shown_subset(scored: Scored) -> str:
     """Test where there are any, for these are what the model has not seen."""
     found = scored.found_subsets()
-    return next(subset for subset in ("test", "new", "train") if subset in found)
+    return next(subset for subset in ("test", "new", "validation", "train") if subset in found)
 
 
 def _write_tables(folder: Path, found: Findings) -> None:
@@ -165,6 +165,7 @@ def _training_facts(checkpoint: Checkpoint) -> dict[str, object]:
         "latent": f"{rows}×{columns}×{latent_channels}",
         "epochs": checkpoint.summary.get("epochs", ""),
         "best epoch": checkpoint.summary.get("best_epoch", ""),
+        "chosen by": f"{checkpoint.chosen_by} images",
         "loss": settings.loss_name,
         "optimizer": settings.optimizer,
         "learning rate": settings.learning_rate,

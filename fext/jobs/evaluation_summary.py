@@ -29,6 +29,7 @@ def summarize(
         "checkpoint": checkpoint.name,
         "sha256": checkpoint.sha256,
         "architecture": checkpoint.plan.architecture,
+        "epoch_chosen_by": checkpoint.chosen_by,
         "source": str(evaluation.source.location),
         "device": evaluation.computation.device.type,
         "precision": evaluation.computation.precision,
@@ -143,6 +144,7 @@ def scores_row(checkpoint: Checkpoint, summary: Mapping[str, Any]) -> dict[str, 
         "architecture": checkpoint.plan.architecture,
         "epochs": checkpoint.summary.get("epochs", ""),
         "best_epoch": checkpoint.summary.get("best_epoch", ""),
+        "epoch_chosen_by": checkpoint.chosen_by,
     }
     for subset in SUBSETS:
         found = summary["subsets"].get(subset, {})

@@ -25,11 +25,12 @@ from fext.compute.device import (
 from fext.compute.optimization import learning_rate_at, make_average, make_optimizer
 from fext.compute.parallel import Agreement, compiled, in_parallel
 from fext.compute.processes import Processes, join_processes
-from fext.compute.training import Step, Trainer, test_epoch, train_epoch
+from fext.compute.training import EpochScores, Step, Totals, Trainer, add_scores, train_epoch, validation_epoch
 from fext.data.dataset import ImageCache, ImageStream, Shard
 from fext.data.images import Preprocessing
 from fext.data.names import Names
 from fext.data.source import ImageSource, find_images, known_images
+from fext.data.split import ChosenBy
 from fext.errors import DeviceError, ProcessGroupError, ReaderDiedError, TrackingError, UnreadableImageError
 from fext.jobs.choosing import choose_split, say_split
 from fext.jobs.diagnosis import Outlook, hints
@@ -62,18 +63,25 @@ _NUM_PICTURES = 12
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """What a run came to."""
+    """What a run came to.
+
+    `chosen_by` says by which images the epoch was chosen, and `chosen_psnr` is that of these; test_psnr that of the
+    kept weights on the test images, None where none of these can be read any more.
+    """
 
     name: str
     folder: Path
     num_train: int
+    num_validation: int
     num_test: int
     num_rejected: int
     epochs: int
     best_epoch: int
     train_psnr: float
-    test_psnr: float
-    best_test_loss: float
+    chosen_by: ChosenBy
+    chosen_psnr: float
+    test_psnr: float | None
+    best_loss: float
     seconds: float
     seconds_of_epochs: float
     images_per_second: float
@@ -216,7 +224,7 @@ def _begin(run: Run, state: State, rejected: Sequence[tuple[str, str]]) -> None:
     """Write the checkpoint of epoch 0, whole or not at all: a run killed in its first epoch can be resumed, too."""
     with files.new_folder(run.folder) as draft:
         beginning = replace(run, folder=draft)
-        checkpoints.start_checkpoint(draft, run.settings, run.split)
+        checkpoints.start_checkpoint(draft, run.settings, run.split, run.checksums)
         files.write_csv(draft / "rejected.csv", ("image", "reason"), rejected)
         files.write_text(draft / "model_summary.txt", model_summary(run.model, run.preprocessing.shape))
         if run.settings.generate_model_graph:
@@ -241,32 +249,35 @@ def _train(run: Run, state: State, num_rejected: int, started: float) -> Pretrai
     if _stopped_early(settings, state):
         by = f" by early_stopping_delta = {delta}" if (delta := settings.early_stopping_delta) else ""
         run.reporter.message(
-            f"stopped early: the test loss has not fallen{by} for {counted(state.num_stalled, 'epoch')}"
+            f"stopped early: the {run.split.chosen_by} loss has not fallen{by} for "
+            f"{counted(state.num_stalled, 'epoch')}"
         )
+    test_scores = None
     if run.processes.is_first:
+        test_scores = _score_test_images(run)
         _draw_pictures(run, state)
         track_latents(run, state)
-        publish(run, state, is_best=False, finished=True)
-    return _result(run, state, num_rejected, time.perf_counter() - started)
+        publish(run, state, is_best=False, finished=True, test_scores=test_scores)
+    return _result(run, state, test_scores, num_rejected, time.perf_counter() - started)
 
 
 def _train_epochs(run: Run, state: State) -> None:
     settings = run.settings
     trainer = _make_trainer(run)
     streams = _streams(run)
-    num_per_epoch = len(run.split.train) + len(run.split.test)
+    num_per_epoch = len(run.split.train) + len(run.split.choosing)
     total = max(0, num_per_epoch * (settings.epochs - len(state.history)) - state.num_images)
     with tracking(run, state) as tracked, run.reporter.progress("training", total) as progress:
         watch = _Watch(run, state, trainer.agreement, tracked, progress, Outlook(total, settings, run.reporter))
         while len(state.history) < settings.epochs and not _stopped_early(settings, state):
             with _keeping_what_is_done(run, state):
                 row = _one_epoch(run, state, trainer, streams, watch)
-            is_best = _note(settings, state, row)
+            is_best = _note(run, state, row)
             try:
                 tracked.epoch()  # before it is kept: what a killed run goes on from, TensorBoard has seen
             finally:
                 _keep(run, state, is_best=is_best)
-            run.reporter.message(_epoch_line(row, settings, state))
+            run.reporter.message(_epoch_line(run, state, row))
         tracked.finish()
 
 
@@ -326,12 +337,12 @@ def _streams(run: Run) -> tuple[ImageStream, ImageStream]:
     train = stream(
         run.split.train, settings.batch_size, shuffle_seed=settings.seed, augmentation_seed=augmentation_seed
     )
-    return train, stream(run.split.test, settings.inference_batch_size)
+    return train, stream(run.split.choosing, settings.inference_batch_size)
 
 
 def _fits_memory(run: Run) -> bool:
     """Whether what cache_images keeps, in each process of this machine, leaves the half of the free memory free."""
-    size = ImageCache.size(len(run.split.train) + len(run.split.test), run.preprocessing.shape)
+    size = ImageCache.size(len(run.split.train) + len(run.split.choosing), run.preprocessing.shape)
     is_shared = run.computation.num_processors > 1
     limit = free_memory(shared=is_shared) // (2 * num_local_processes())
     if size > limit and run.processes.is_first:
@@ -365,10 +376,10 @@ class _Watch:
         self._tracked.step(step)
         self._on_batch(step.num_images, f"loss {step.loss:.5f}")
 
-    def on_test_batch(self, num_images: int, images: torch.Tensor, reconstructions: torch.Tensor) -> None:
-        """After a batch of testing."""
-        self._tracked.test_batch(images, reconstructions)
-        self._on_batch(num_images, "testing")
+    def on_validation_batch(self, num_images: int, images: torch.Tensor, reconstructions: torch.Tensor) -> None:
+        """After a batch of validation."""
+        self._tracked.validation_batch(images, reconstructions)
+        self._on_batch(num_images, "validating")
 
     def _on_batch(self, num_images: int, note: str) -> None:
         state, now = self._state, time.perf_counter()
@@ -390,8 +401,8 @@ class _Watch:
 def _one_epoch(
     run: Run, state: State, trainer: Trainer, streams: tuple[ImageStream, ImageStream], watch: _Watch
 ) -> dict[str, float]:
-    """Train and test once, or what is left of an epoch begun before; the epoch's row of history.csv."""
-    train_stream, test_stream = streams
+    """Train and validate once, or what is left of an epoch begun before; the epoch's row of history.csv."""
+    train_stream, validation_stream = streams
     epoch = len(state.history)
     watch.begin_epoch()
     if state.train.num_batches < len(train_stream):
@@ -405,12 +416,17 @@ def _one_epoch(
                 num_images=len(run.split.train),
                 on_batch=watch.on_step,
             )
-    with _naming_images(run, run.split.test):
-        run.tested.eval()
-        batches = test_stream.epoch(0, state.test.num_batches)
-        num_images = len(run.split.test)
-        test_epoch(trainer, run.tested, batches, state.test, num_images=num_images, on_batch=watch.on_test_batch)
-    return _row(run.settings, state)
+    with _naming_images(run, run.split.choosing):
+        run.judged.eval()
+        validation_epoch(
+            trainer,
+            run.judged,
+            validation_stream.epoch(0, state.validation.num_batches),
+            state.validation,
+            num_images=len(run.split.choosing),
+            on_batch=watch.on_validation_batch,
+        )
+    return _row(run, state)
 
 
 @contextmanager
@@ -426,33 +442,35 @@ def _naming_images(run: Run, names: tuple[str, ...]) -> Iterator[None]:
         raise
 
 
-def _row(settings: Settings, state: State) -> dict[str, float]:
+def _row(run: Run, state: State) -> dict[str, float]:
     epoch = len(state.history) + 1
-    train, test = state.train.scores(), state.test.scores()
+    train, judged = state.train.scores(), state.validation.scores()
+    middle = (epoch - 0.5 / state.train.num_batches) / run.settings.epochs  # of the last batch
+    side = run.split.chosen_by
     return {
         "epoch": epoch,
-        "learning_rate": learning_rate_at(settings, (epoch - 0.5 / state.train.num_batches) / settings.epochs),
+        "learning_rate": learning_rate_at(run.settings, middle),
         "train_loss": train.loss,
-        "test_loss": test.loss,
+        f"{side}_loss": judged.loss,
         "train_mse": train.mse,
-        "test_mse": test.mse,
+        f"{side}_mse": judged.mse,
         "train_mae": train.mae,
-        "test_mae": test.mae,
+        f"{side}_mae": judged.mae,
         "train_psnr": train.psnr,
-        "test_psnr": test.psnr,
+        f"{side}_psnr": judged.psnr,
         "gradient_norm": state.train.gradient_norm / max(state.train.num_steps, 1),
-        "dead_channels": state.test.dead_channels(),
+        "dead_channels": state.validation.dead_channels(),
         "waiting_seconds": round(state.train.waiting_seconds, 3),
         "seconds": round(state.seconds, 3),
         "images_per_second": round(train.num_images / state.train_seconds, 3),
     }
 
 
-def _note(settings: Settings, state: State, row: dict[str, float]) -> bool:
+def _note(run: Run, state: State, row: dict[str, float]) -> bool:
     """Add the epoch that just ended to the history; gives whether it is the best so far."""
     state.history.append(row)
-    epoch, loss = len(state.history), row["test_loss"]
-    if loss < state.reference_loss - settings.early_stopping_delta:
+    epoch, loss = len(state.history), row[f"{run.split.chosen_by}_loss"]
+    if loss < state.reference_loss - run.settings.early_stopping_delta:
         state.reference_loss, state.num_stalled = loss, 0
     else:
         state.num_stalled += 1
@@ -470,12 +488,41 @@ def _keep(run: Run, state: State, *, is_best: bool) -> None:
         save_epoch(run, state, is_best=is_best)
 
 
-def _epoch_line(row: dict[str, float], settings: Settings, state: State) -> str:
+def _epoch_line(run: Run, state: State, row: dict[str, float]) -> str:
     best = ", best" if state.best_epoch == row["epoch"] else ""
+    side = run.split.chosen_by
     return (
-        f"epoch {row['epoch']}/{settings.epochs}: test {row['test_psnr']:.2f} dB, loss {row['test_loss']:.5f}; "
-        f"train {row['train_psnr']:.2f} dB; {row['images_per_second']:.1f} images/s{best}"
+        f"epoch {row['epoch']}/{run.settings.epochs}: {side} {row[f'{side}_psnr']:.2f} dB, loss "
+        f"{row[f'{side}_loss']:.5f}; train {row['train_psnr']:.2f} dB; {row['images_per_second']:.1f} images/s{best}"
     )
+
+
+def _score_test_images(run: Run) -> EpochScores | None:
+    """The scores of the kept weights on the test images, which no epoch has seen; None where none can be read.
+
+    An image that can no longer be read is named: the model is there, and better told by the others than not at all.
+    """
+    names, settings, computation = run.split.test, run.settings, run.computation
+    model = checkpoints.load_checkpoint(run.folder).model
+    computation.place(model)
+    stream = ImageStream(
+        run.source.root,
+        names,
+        run.preprocessing,
+        batch_size=settings.inference_batch_size,
+        num_processors=computation.num_processors,
+        checksums=[run.checksums[name] for name in names],
+        pin_memory=computation.device.type == "cuda",
+    )
+    totals = Totals()
+    with run.reporter.progress("scoring the test images", len(names)) as progress:
+        for batch in stream.epoch():
+            for file in batch.rejected:
+                run.reporter.warning(f"not scored: {names[file.position]} ({file.reason})")
+            if batch.files:
+                add_scores(totals, model, batch.images, settings, computation)
+            progress.advance(batch.num_files)
+    return totals.scores() if totals.num_images else None
 
 
 def _draw_pictures(run: Run, state: State) -> None:
@@ -490,20 +537,25 @@ def _draw_pictures(run: Run, state: State) -> None:
         files.write_figure(run.folder / f"reconstructions_{subset}.png", pairs_figure(title, pairs))
 
 
-def _result(run: Run, state: State, num_rejected: int, seconds: float) -> PretrainResult:
+def _result(
+    run: Run, state: State, test_scores: EpochScores | None, num_rejected: int, seconds: float
+) -> PretrainResult:
     best = state.history[state.best_epoch - 1]
     rates = [row["images_per_second"] for row in state.history]
     return PretrainResult(
         name=run.folder.name,
         folder=run.folder,
         num_train=len(run.split.train),
+        num_validation=len(run.split.validation),
         num_test=len(run.split.test),
         num_rejected=num_rejected,
         epochs=len(state.history),
         best_epoch=state.best_epoch,
         train_psnr=best["train_psnr"],
-        test_psnr=best["test_psnr"],
-        best_test_loss=state.best_loss,
+        chosen_by=run.split.chosen_by,
+        chosen_psnr=best[f"{run.split.chosen_by}_psnr"],
+        test_psnr=None if test_scores is None else test_scores.psnr,
+        best_loss=state.best_loss,
         seconds=seconds,
         seconds_of_epochs=sum(row["seconds"] for row in state.history),
         images_per_second=sum(rates) / len(rates),

@@ -17,7 +17,9 @@ from fext.data.dataset import Batch, ImageStream
 from fext.data.names import Names
 from fext.data.readers import num_usable_cores
 from fext.data.source import ImageSource
+from fext.data.split import SIDES
 from fext.jobs.choosing import refuse_vanished
+from fext.jobs.recognition import NEW
 from fext.jobs.streams import stream_for
 from fext.model.latent_statistics import LatentStatistics
 from fext.model.linear_map import LinearMap
@@ -26,7 +28,7 @@ from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store.checkpoints import Checkpoint
 
-SUBSETS = ("train", "test", "new")
+SUBSETS = (*SIDES, NEW)
 METHODS = ("model", "linear_map", "mean_image")
 _MOST_SAMPLED = 1000  # images whose features stay in memory for neighbours and maps
 _SAMPLE_GRID = 2  # positions a side that those are averaged to
@@ -87,7 +89,7 @@ class Scored:
         return chosen
 
     def found_subsets(self) -> list[str]:
-        """Those with images, in the order train, test, new."""
+        """Those with images, in the order train, validation, test, new."""
         return [subset for subset in SUBSETS if (self.subsets == subset).any()]
 
 

@@ -9,14 +9,23 @@ from fext.store.checkpoints import Checkpoint
 
 
 def stream_for(
-    checkpoint: Checkpoint, source: ImageSource, names: Sequence[str], batch_size: int, computation: Computation
+    checkpoint: Checkpoint,
+    source: ImageSource,
+    names: Sequence[str],
+    batch_size: int,
+    computation: Computation,
+    checksums: Sequence[str] | None = None,
 ) -> ImageStream:
-    """The named images of a source in order, preprocessed as the checkpoint says."""
+    """The named images of a source in order, preprocessed as the checkpoint says.
+
+    Where checksums are given, a file that has another one is rejected.
+    """
     return ImageStream(
         source.root,
         names,
         checkpoint.preprocessing,
         batch_size=batch_size,
         num_processors=computation.num_processors,
+        checksums=checksums,
         pin_memory=computation.device.type == "cuda",
     )

@@ -13,6 +13,7 @@ from fext.compute.inference import encode
 from fext.compute.training import LATENT_EDGES, Step, some_values
 from fext.data.dataset import ImageStream
 from fext.data.labels import label_of
+from fext.data.split import ChosenBy
 from fext.jobs.training_state import Run, State
 from fext.model.autoencoder import Autoencoder
 from fext.pictures.plain import as_picture
@@ -59,8 +60,8 @@ class Tracking:
         self._tracker.step(values, len(self._state.history) * self._num_batches + self._state.train.num_batches)
         self._num_images, self._since = 0, now
 
-    def test_batch(self, images: torch.Tensor, reconstructions: torch.Tensor) -> None:
-        """Keep the first images of a test pass to be shown; of one that goes on, the first from there."""
+    def validation_batch(self, images: torch.Tensor, reconstructions: torch.Tensor) -> None:
+        """Keep the first images of a validation pass to be shown; of one that goes on, the first from there."""
         missing = _NUM_TRACKED_PICTURES - len(self._pairs)
         if self._tracker is not None and missing > 0:
             pairs = torch.cat([images[:missing].float(), reconstructions[:missing].clamp(0, 1)], dim=2)
@@ -77,11 +78,12 @@ class Tracking:
             return
         epoch = len(self._state.history)
         self._tracker.flush()
-        self._tracker.scalars(_scalars(self._state), epoch)
-        self._tracker.histograms(_histograms(self._run.tested, self._state), epoch)
+        side = self._run.split.chosen_by
+        self._tracker.scalars(_scalars(self._state, side), epoch)
+        self._tracker.histograms(_histograms(self._run.judged, self._state, side), epoch)
         if self._pairs:
             sheet = as_picture(torch.cat(self._pairs, dim=2).permute(1, 2, 0).numpy())
-            self._tracker.picture("test images above their reconstructions", sheet, epoch)
+            self._tracker.picture(f"{side} images above their reconstructions", sheet, epoch)
 
     def finish(self) -> None:
         """Note that the run has come to its end."""
@@ -132,10 +134,10 @@ def _hyperparameters(settings: Settings) -> dict[str, bool | int | float | str]:
     return {name: value if isinstance(value, bool | int | float) else str(value) for name, value in values.items()}
 
 
-def _scalars(state: State) -> dict[str, float]:
+def _scalars(state: State, side: ChosenBy) -> dict[str, float]:
     """The last epoch's, and under 'best' those of the epoch whose weights are kept."""
     row, best = state.history[-1], state.history[state.best_epoch - 1]
-    scores, subsets = ("loss", "mse", "mae", "psnr"), ("train", "test")
+    scores, subsets = ("loss", "mse", "mae", "psnr"), ("train", side)
     values = {f"{score}/{subset}": row[f"{subset}_{score}"] for score in scores for subset in subsets}
     for name in ("learning_rate", "gradient_norm", "dead_channels", "waiting_seconds", "images_per_second"):
         values[name] = row[name]
@@ -144,15 +146,15 @@ def _scalars(state: State) -> dict[str, float]:
     return values
 
 
-def _histograms(model: Autoencoder, state: State) -> dict[str, Histogram]:
-    """Of each layer's weights, and of the latents of the test images."""
+def _histograms(model: Autoencoder, state: State, side: ChosenBy) -> dict[str, Histogram]:
+    """Of each layer's weights, and of the latents of the images that the epoch is chosen by."""
     layers = [(name, weights) for name, weights in model.named_parameters() if weights.ndim > 1]
     layers = layers[:: -(-len(layers) // _MAX_WEIGHTS)]
     found = {f"weights/{name.removesuffix('.weight')}": _weight_histogram(weights) for name, weights in layers}
     # What lies beyond the edges is counted up to the least and the greatest value there is.
-    test = state.test
-    low, high = min(*test.latent_low, LATENT_EDGES[0]), max(*test.latent_high, LATENT_EDGES[-1])
-    found["latents/test"] = Histogram(np.asarray(test.latent_counts), np.array([low, *LATENT_EDGES, high]))
+    seen = state.validation
+    low, high = min(*seen.latent_low, LATENT_EDGES[0]), max(*seen.latent_high, LATENT_EDGES[-1])
+    found[f"latents/{side}"] = Histogram(np.asarray(seen.latent_counts), np.array([low, *LATENT_EDGES, high]))
     return found
 
 

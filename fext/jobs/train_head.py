@@ -112,7 +112,7 @@ def train_head(
 
     Raises SourceError where the images are gone, TrainingError where the loss is not finite.
     """
-    for note in (notes := notes_on(task)):
+    for note in (notes := notes_on(workspace, task, reporter)):
         reporter.message(note)
     identity = _identity(settings, task)
     folder = place_for(workspace, name, base, identity)

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from fext.compute.device import Computation, check_jit_backend, prepare_computation, refuse_unfit_to_share
 from fext.compute.optimization import make_average, make_optimizer, restore_optimizer
 from fext.compute.processes import Processes
-from fext.compute.training import Totals
+from fext.compute.training import EpochScores, Totals
 from fext.data.images import Preprocessing, checksum
 from fext.data.names import Names
 from fext.data.source import ImageSource
@@ -29,14 +29,17 @@ from fext.model.pretext import RotationHead, build_rotation_head
 from fext.reporting import Reporter, counted
 from fext.settings import Settings, change_settings, setting_infos
 from fext.store import checkpoints
-from fext.store.checkpoints import HISTORY_COLUMNS, Description, History
+from fext.store.checkpoints import Description, History, history_columns
 
 _OF_THE_RUN = ("data", "model", "custom", "training")  # categories of settings
 
 
 @dataclass
 class State:
-    """How far a run has come: the epochs done, and the passes of the epoch that is under way."""
+    """How far a run has come: the epochs done, and the passes of the epoch that is under way.
+
+    `validation` is the pass over the images that the epoch is chosen by, which in runs of earlier FeXT are test images.
+    """
 
     weights_sha256: str = ""  # of the best epoch's model.safetensors
     history: History = field(default_factory=list)
@@ -45,25 +48,25 @@ class State:
     reference_loss: float = math.inf  # the loss that early stopping waits to see beaten
     num_stalled: int = 0
     train: Totals = field(default_factory=Totals)
-    test: Totals = field(default_factory=Totals)
+    validation: Totals = field(default_factory=Totals)
     train_seconds: float = 0.0
     seconds: float = 0.0
 
     @property
     def num_images(self) -> int:
         """Images done in the epoch that is under way."""
-        return self.train.num_images + self.test.num_images
+        return self.train.num_images + self.validation.num_images
 
     def how_far(self) -> str:
         """What is done, such as '2 epochs and 56 images of the next'."""
         done = counted(len(self.history), "epoch")
-        if self.test.num_images:
-            return f"{done} and the training of the next, of which {counted(self.test.num_images, 'image')} are tested"
+        if num_validated := self.validation.num_images:
+            return f"{done} and the training of the next, which {counted(num_validated, 'image')} have judged"
         return f"{done} and {counted(self.train.num_images, 'image')} of the next" if self.train.num_images else done
 
     def begin_epoch(self) -> None:
         """Begin the passes of another epoch."""
-        self.train, self.test = Totals(), Totals()
+        self.train, self.validation = Totals(), Totals()
         self.train_seconds = self.seconds = 0.0
 
 
@@ -91,8 +94,8 @@ class Run:
     processes: Processes
 
     @property
-    def tested(self) -> Autoencoder:
-        """What is tested and kept: the average where there is one, else the model itself."""
+    def judged(self) -> Autoencoder:
+        """What is judged and kept: the average where there is one, else the model itself."""
         if self.average is None:
             return self.model
         assert isinstance(self.average.module, Autoencoder)
@@ -117,8 +120,8 @@ def restore(
         computation = prepare_computation(settings, for_training=True)
         refuse_unfit_to_share(settings, computation, processes.count)
         _warn_of_another_computation(description, computation, processes, reporter)
-        _say_what_holds(folder.name, settings, today, reporter)
         run = _restored_run(folder, parts, state, description, settings, computation, reporter, processes)
+        _say_what_holds(run, today)
         _check(state, settings, run.split)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ValidationError) as error:
         raise CheckpointError(f"{folder / 'resume.pt'} does not fit its checkpoint: it cannot be resumed") from error
@@ -149,7 +152,7 @@ def _restored_run(
     processes: Processes,
 ) -> Run:
     split = checkpoints.load_split(folder)
-    names = split.train + split.test
+    names = split.names()
     model = build_autoencoder(description.plan, settings.seed)
     computation.place(model)
     model.load_state_dict(parts["model"])
@@ -210,10 +213,10 @@ def _restore_training(
 
 def _check(state: State, settings: Settings, split: Split) -> None:
     """Raise ValueError where a state cannot be that of a run with this split."""
-    known = set(HISTORY_COLUMNS)
+    known = set(history_columns(split.chosen_by))
     passes = [
         (state.train, len(split.train), settings.batch_size),
-        (state.test, len(split.test), settings.inference_batch_size),
+        (state.validation, len(split.choosing), settings.inference_batch_size),
     ]
     fits = (
         all(row.keys() == known for row in state.history)
@@ -237,6 +240,7 @@ def mend(run: Run, state: State) -> None:
             f"later epoch"
         )
     save_resume(run, state)  # extended on purpose: a run that had stopped early is not stalled any more
+    checkpoints.save_split(run.folder, run.split, run.checksums)  # of earlier FeXT there were no checksums in it
     publish(run, state, is_best=is_best, finished=False)
 
 
@@ -250,12 +254,21 @@ def _settings_to_resume(today: Settings, folder: Path, epochs: int | None, done:
     return change_settings(stored, epochs=epochs or stored.epochs, **machine)
 
 
-def _say_what_holds(run: str, settings: Settings, today: Settings, reporter: Reporter) -> None:
-    """Name the settings of a run that today's configurations would have otherwise."""
-    own, others = settings.model_dump(), today.model_dump()
-    names = [info.name for info in setting_infos() if info.category in _OF_THE_RUN and info.name != "epochs"]
+def _say_what_holds(run: Run, today: Settings) -> None:
+    """Name the settings of a run that today's configurations would have otherwise, and how its epoch is chosen."""
+    own, others = run.settings.model_dump(), today.model_dump()
+    is_old = run.split.chosen_by == "test"
+    left_out = {"epochs", *(["num_validation_samples"] if is_old else [])}
+    names = [info.name for info in setting_infos() if info.category in _OF_THE_RUN and info.name not in left_out]
     if differing := [f"{name} = {own[name]!r}" for name in names if own[name] != others[name]]:
-        reporter.message(f"{run} keeps the settings that it began with, others than today's: {', '.join(differing)}")
+        run.reporter.message(
+            f"{run.folder.name} keeps the settings that it began with, others than today's: {', '.join(differing)}"
+        )
+    if is_old:
+        run.reporter.message(
+            f"{run.folder.name} was begun without validation images: its epoch is chosen by the test images as before, "
+            f"and their scores are kind"
+        )
 
 
 def _warn_of_another_computation(
@@ -288,35 +301,36 @@ def _unpacked(checksums: torch.Tensor) -> list[str]:
 def save_epoch(run: Run, state: State, *, is_best: bool) -> None:
     """Bring the checkpoint up to date: resume.pt, from which all else could be made again, first."""
     if is_best:
-        state.weights_sha256 = checksum(checkpoints.weights_to_bytes(run.tested))
+        state.weights_sha256 = checksum(checkpoints.weights_to_bytes(run.judged))
     save_resume(run, state)
     publish(run, state, is_best=is_best, finished=False)
 
 
-def publish(run: Run, state: State, *, is_best: bool, finished: bool) -> None:
-    """Write what others read of a run: model.json, history.csv, and the weights where the model's are the best."""
-    description = _description(run, state, state.weights_sha256, state.best_epoch, finished)
+def publish(run: Run, state: State, *, is_best: bool, finished: bool, test_scores: EpochScores | None = None) -> None:
+    """Write what others read of a run: model.json, history.csv, and the weights where the model's are the best.
+
+    test_scores are those of the kept weights, known when a run is finished.
+    """
+    description = _description(run, state, state.weights_sha256, state.best_epoch, finished, test_scores)
     if is_best:
-        checkpoints.save_model(run.folder, checkpoints.weights_to_bytes(run.tested), description)
+        checkpoints.save_model(run.folder, checkpoints.weights_to_bytes(run.judged), description)
     else:
         checkpoints.save_description(run.folder, description)
-    checkpoints.save_history(run.folder, state.history)
+    checkpoints.save_history(run.folder, state.history, run.split.chosen_by)
 
 
 def keep_epoch(run: Run, state: State) -> None:
     """Keep the epoch that was just added to the history, where the settings say so."""
     every, epoch = run.settings.checkpoint_every, len(state.history)
     if every and epoch % every == 0:
-        weights = checkpoints.weights_to_bytes(run.tested)
+        weights = checkpoints.weights_to_bytes(run.judged)
         description = _description(run, state, checksum(weights), epoch, finished=False)
-        checkpoints.keep_epoch(
-            run.folder, epoch, weights, description, run.settings, run.split, run.settings.checkpoints_kept
-        )
+        checkpoints.keep_epoch(run.folder, epoch, weights, description, run.settings, run.split, run.checksums)
 
 
 def save_resume(run: Run, state: State) -> None:
     """Write resume.pt: all that the run goes on from."""
-    names = run.split.train + run.split.test
+    names = run.split.names()
     resume_state = {
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
@@ -329,23 +343,33 @@ def save_resume(run: Run, state: State) -> None:
     checkpoints.save_resume(run.folder, resume_state)
 
 
-def _description(run: Run, state: State, weights_sha256: str, epoch: int, finished: bool) -> Description:
+def _description(
+    run: Run,
+    state: State,
+    weights_sha256: str,
+    epoch: int,
+    finished: bool,
+    test_scores: EpochScores | None = None,
+) -> Description:
     """What model.json says of the weights of an epoch; 0 is the start."""
     source = str(run.source.location.absolute())
     summary = _summary(run, state, epoch, finished)
+    if test_scores is not None:
+        summary |= {"test_loss": test_scores.loss, "test_psnr": test_scores.psnr}
     return Description(run.model.plan, run.preprocessing, source, summary, weights_sha256)
 
 
 def _summary(run: Run, state: State, epoch: int, finished: bool) -> dict[str, Any]:
     scores = state.history[epoch - 1] if epoch else {}
+    subsets = "train", run.split.chosen_by
     return {
         "epochs": len(state.history),
         "finished": finished,
         "best_epoch": epoch,
+        "epoch_chosen_by": run.split.chosen_by,
         "loss": run.settings.loss_name,
-        **{name: scores.get(name) for name in ("train_loss", "test_loss", "train_psnr", "test_psnr")},
-        "num_train_images": len(run.split.train),
-        "num_test_images": len(run.split.test),
+        **{f"{subset}_{score}": scores.get(f"{subset}_{score}") for score in ("loss", "psnr") for subset in subsets},
+        **{f"num_{side}_images": len(names) for side, names in run.split.sides()},
         "device": run.computation.device.type,
         "precision": run.computation.precision,
         "num_processes": run.processes.count,

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from PIL import Image
 
+from fext.data.split import SIDES
 from fext.data.statistics import MEASURES
 from fext.data.thumbnails import as_webp
 from fext.pictures.figures import GREY, TEST_COLOUR, TRAIN_COLOUR
@@ -115,7 +116,7 @@ def _facts(report: DatasetReport) -> Html:
         ("other files", report.num_not_images),
     ]
     if (report.sides != "").any():
-        pairs += [(f"{side} images", int((report.sides == side).sum())) for side in ("train", "test")]
+        pairs += [(f"{side} images", int((report.sides == side).sum())) for side in SIDES]
     return facts(pairs)
 
 
@@ -126,8 +127,8 @@ def _in_short(report: DatasetReport) -> Iterator[Html]:
         if counts[finding]:
             yield said.format(finding.capitalize(), counts[finding], what)
     if report.num_across:
-        what = "Each has images on both sides of the split, and scores on the test images would be too kind."
-        yield said.format("Groups of copies in train and test", report.num_across, what)
+        what = "Each has images on several sides of the split, and scores on the test images would be too kind."
+        yield said.format("Groups of copies on several sides", report.num_across, what)
     if not any(counts.values()):
         yield Html("No copies, no damaged, black, white or uniform pictures: nothing needs to be done.")
     if report.outliers:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fext.pictures.figures import GREY, TEST_COLOUR, TRAIN_COLOUR, Tiles, shorten
 
-SUBSET_COLOURS = {"train": TRAIN_COLOUR, "test": TEST_COLOUR, "new": "#54a24b"}
+SUBSET_COLOURS = {"train": TRAIN_COLOUR, "validation": "#b279a2", "test": TEST_COLOUR, "new": "#54a24b"}
 _MOST_NUMBERED = 10  # regions a side in which a number can be read
 _MAP_PIXELS, _MARGIN = 900, 24
 
@@ -96,7 +96,7 @@ def maps_figure(
     return figure
 
 
-_COLOUR_NAMES = {"train": "blue", "test": "orange", "new": "green"}
+_COLOUR_NAMES = {"train": "blue", "validation": "purple", "test": "orange", "new": "green"}
 
 
 def pasted(points: NDArray[np.float64], thumbnails: NDArray[np.uint8], subsets: NDArray[np.str_]) -> NDArray[np.uint8]:

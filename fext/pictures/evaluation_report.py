@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
+from fext.data.split import chosen_by
 from fext.data.thumbnails import as_webp
 from fext.model.intervals import Interval
 from fext.model.latent_statistics import LatentSummary
@@ -132,11 +133,14 @@ def _how_good(summary: Summary) -> list[str]:
     for subset in ("test", "new"):
         if subset not in summary["subsets"]:
             continue
+        is_kind = subset == "test" and summary.get("epoch_chosen_by") == "test"
         scores = summary["subsets"][subset]
         psnr, ssim = (_interval(scores["model"][score]) for score in ("psnr", "ssim"))
         found.append(
             f"{subset.capitalize()} images are reconstructed at {psnr.text('dB', signed=False)} PSNR and an SSIM of "
             f"{ssim.text(digits=3, signed=False)}."
+            + " The epoch was chosen on these images: their scores are kind."
+            * is_kind
         )
         if "model_minus_linear_map" in scores:
             gain = _interval(scores["model_minus_linear_map"]["psnr"])
@@ -540,7 +544,7 @@ def _kept_channels(psnr: Mapping[int, float]) -> Section:
 def _training(report: EvaluationReport) -> Section:
     figure = go.Figure()
     epochs = [row["epoch"] for row in report.history]
-    for subset in ("train", "test"):
+    for subset in ("train", chosen_by(report.history[0])) if report.history else ():
         figure.add_scatter(
             x=epochs,
             y=[row[f"{subset}_loss"] for row in report.history],

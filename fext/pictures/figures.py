@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from fext.data.split import chosen_by
+
 TRAIN_COLOUR, TEST_COLOUR, GREY = "#4c78a8", "#e4572e", "#777777"
 COLUMNS = 6
 MOST_ERROR = 0.25  # the brightest of the error maps
@@ -60,12 +62,13 @@ def history_figure(history: Sequence[Mapping[str, float]], loss_name: str) -> Fi
     figure = Figure(figsize=(12, 3.8), dpi=110, layout="constrained")
     losses, psnr, rate = figure.subplots(1, 3)
     epochs = [row["epoch"] for row in history]
-    best = min(history, key=lambda row: row["test_loss"])
+    side = chosen_by(history[0])
+    best = min(history, key=lambda row: row[f"{side}_loss"])
     _curves(losses, epochs, history, "loss", f"loss ({loss_name})")
     losses.set_yscale("log")
     _label_within_decades(losses)
     losses.axvline(best["epoch"], color=GREY, linestyle=":", linewidth=1)
-    losses.set_title(f"best test loss {best['test_loss']:.5f} in epoch {best['epoch']:.0f}", fontsize=10)
+    losses.set_title(f"best {side} loss {best[f'{side}_loss']:.5f} in epoch {best['epoch']:.0f}", fontsize=10)
     _curves(psnr, epochs, history, "psnr", "PSNR (dB), higher is better")
     rate.plot(epochs, [row["learning_rate"] for row in history], color=GREY, marker="o", markersize=3)
     rate.set_ylabel("learning rate of the epoch's last batch")
@@ -90,7 +93,7 @@ def _label_within_decades(axes: Axes) -> None:
 def _curves(
     axes: Axes, epochs: Sequence[float], history: Sequence[Mapping[str, float]], value: str, label: str
 ) -> None:
-    for subset, colour in (("train", TRAIN_COLOUR), ("test", TEST_COLOUR)):
+    for subset, colour in (("train", TRAIN_COLOUR), (chosen_by(history[0]), TEST_COLOUR)):
         points = [row[f"{subset}_{value}"] for row in history]
         label_of = "train, as trained on" if subset == "train" else subset
         axes.plot(epochs, points, color=colour, label=label_of, marker="o", markersize=3)

@@ -300,20 +300,24 @@ def _show_training(screen: Screen, result: "PretrainResult | None") -> None:
     if result is None:  # one of several processes, and not the first
         return
     early = ", stopped early" if result.stopped_early else ""
+    sides = f"{result.num_train} train, {result.num_validation} validation, {result.num_test} test"
     facts = [
-        ("images", f"{result.num_train} train, {result.num_test} test, {result.num_rejected} rejected"),
+        ("images", f"{sides}, {result.num_rejected} rejected"),
         ("epochs", f"{result.epochs}{early}; the best is {result.best_epoch}, and its weights are kept"),
-        (
-            "PSNR",
-            f"{result.test_psnr:.2f} dB on test images, {result.train_psnr:.2f} dB on train images as they were "
-            f"trained on (best epoch)",
-        ),
+        ("PSNR", _scores_of(result)),
         ("time", f"{_time_of(result)}, {result.images_per_second:.1f} images/s while training"),
     ]
     show_facts(screen.console, f"Checkpoint {result.name}", facts)
     for hint in result.hints:
         screen.reporter.message(hint)
     show_path(screen.console, "written to", result.folder, screen.workspace.root)
+
+
+def _scores_of(result: "PretrainResult") -> str:
+    chosen = f"{result.chosen_psnr:.2f} dB on {result.chosen_by} images, which chose the epoch"
+    tested = [] if result.test_psnr is None else [f"{result.test_psnr:.2f} dB on test images"]
+    trained = f"{result.train_psnr:.2f} dB on train images as they were trained on (best epoch)"
+    return "; ".join([*(tested if result.chosen_by == "validation" else []), chosen, trained])
 
 
 def _time_of(result: "PretrainResult") -> str:

@@ -122,7 +122,7 @@ class Menu:
         settings = self._screen.settings()
         folders = choose_checkpoints(self._screen)
         if len(folders) == 1:
-            self._say(f"Evaluate {folders[0].name} on its own train and test images")
+            self._say(f"Evaluate {folders[0].name} on its own train, validation and test images")
             actions.run_evaluate(self._screen, settings, folders[0], None)
             return
         names = ", ".join(folder.name for folder in folders)

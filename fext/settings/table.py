@@ -137,23 +137,32 @@ class Settings(BaseModel):
     num_train_samples: int = _setting(
         "data",
         8000,
-        "Images to train on, chosen by split_seed. Where there are fewer images than num_train_samples + "
-        "num_test_samples, all are used and divided in the same proportion.",
+        "Images for training, chosen by split_seed; num_validation_samples of them are kept from it to choose the "
+        "epoch by. Where there are fewer images than num_train_samples + num_test_samples, all are used and divided in "
+        "the same proportion.",
         "a whole number from 1",
         ge=1,
+    )
+    num_validation_samples: Literal["auto"] | Annotated[int, Field(ge=1)] = _setting(
+        "data",
+        "auto",
+        "How many of the num_train_samples images are not trained on, but choose the epoch: that with the lowest loss "
+        "on them is kept, and training stops early by them. 'auto' takes a tenth.",
+        "'auto' or a whole number from 1, below num_train_samples",
     )
     num_test_samples: int = _setting(
         "data",
         2000,
-        "Images to test on, never trained on. The best epoch is the one with the lowest loss on them.",
+        "Images to test on. Nothing is learned from them and nothing chosen by them.",
         "a whole number from 1",
         ge=1,
     )
     split: Literal["random", "folders"] = _setting(
         "data",
         "random",
-        "'random' divides the images into train and test by split_seed; 'folders' takes those below the folders train "
-        "and test. Identical files never stand on both sides, and near copies only where nearly all images are such.",
+        "'random' divides the images into train, validation and test by split_seed; 'folders' takes those below the "
+        "folders train, validation and test, and those for validation out of train where it has no folder. Identical "
+        "files never stand on two sides, and near copies only where nearly all images are such.",
         "'random' or 'folders'",
     )
     augmentation: bool = _setting(
@@ -416,12 +425,13 @@ class Settings(BaseModel):
     early_stopping_patience: int = _setting(
         "training",
         10,
-        "Stop after this many epochs in which the test loss did not fall by early_stopping_delta; 0 never stops early.",
+        "Stop after this many epochs in which the validation loss did not fall by early_stopping_delta; 0 never stops "
+        "early.",
         "a whole number from 0",
         ge=0,
     )
     early_stopping_delta: float = _setting(
-        "training", 0.0, "How much lower a test loss must be to count as better.", "a number from 0", ge=0
+        "training", 0.0, "How much lower a validation loss must be to count as better.", "a number from 0", ge=0
     )
 
     # --- evaluation
@@ -671,7 +681,7 @@ class Settings(BaseModel):
     split_seed: int = _setting(
         "general",
         42,
-        "Seed that divides the images into train and test.",
+        "Seed that divides the images into train, validation and test.",
         "a whole number from 0 to 4294967295",
         ge=0,
         le=2**32 - 1,

@@ -20,7 +20,7 @@ from fext.store.workspace import Workspace
 _TEXT = {
     "checkpoint", "extraction", "source", "architecture", "image", "subset", "format", "mode", "sha256", "reason",
     "finding", "detail", "likeness", "measure", "method", "score", "status", "row_sha256", "device", "precision",
-    "engine",
+    "engine", "epoch_chosen_by",
 }  # fmt: skip
 _STATISTICS = ("mean", "mean_low", "mean_high", "std", "min", "max")
 
@@ -134,6 +134,7 @@ def _add_checkpoint(filler: _Filler, folder: Path) -> None:
         "architecture": described["plan"]["architecture"],
         "source": described["source"],
         "sha256": described["weights_sha256"],
+        "epoch_chosen_by": described["training"].get("epoch_chosen_by", "test"),
         "height": shape["height"],
         "width": shape["width"],
         "channels": shape["channels"],

@@ -7,7 +7,7 @@ resume.pt whatever the other files lack.
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,32 +17,20 @@ import torch
 from safetensors.torch import load, save
 
 from fext.data.images import Preprocessing
-from fext.data.split import Split
+from fext.data.split import SIDES, ChosenBy, Split
 from fext.errors import CheckpointError, FextError, SettingsError
 from fext.model.autoencoder import Autoencoder
 from fext.model.plans import Plan
 from fext.settings import Settings, settings_from_json
 from fext.store import files
 
-FORMAT_VERSION = 1
-RESUME_VERSION = 3
-HISTORY_COLUMNS = (
-    "epoch",
-    "learning_rate",
-    "train_loss",
-    "test_loss",
-    "train_mse",
-    "test_mse",
-    "train_mae",
-    "test_mae",
-    "train_psnr",
-    "test_psnr",
-    "gradient_norm",
-    "dead_channels",
-    "waiting_seconds",
-    "seconds",
-    "images_per_second",
-)
+# Version 1 had no validation images and no checksums in split.csv: the epoch was chosen by the test images.
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, FORMAT_VERSION)
+# Version 3 called the pass that an epoch is chosen by 'test'.
+RESUME_VERSION = 4
+_SPLIT_COLUMNS = ("image", "subset", "sha256")
+_OTHER_COLUMNS = ("gradient_norm", "dead_channels", "waiting_seconds", "seconds", "images_per_second")
 SCORES_FILE, EPOCHS_FOLDER = "scores.csv", "epochs"
 _NUM_READS, _SECONDS_BETWEEN_READS = 3, 0.2
 
@@ -63,16 +51,32 @@ class Checkpoint:
     summary: dict[str, Any]
     sha256: str
 
+    @property
+    def chosen_by(self) -> ChosenBy:
+        """The side of the split that the epoch of these weights was chosen by."""
+        return "validation" if self.summary.get("epoch_chosen_by") == "validation" else "test"
+
     def split(self) -> Split:
-        """The names this model was trained and tested on."""
+        """The names this model was trained and tested on, and its epoch chosen by."""
         return load_split(self.folder)
 
 
-def start_checkpoint(folder: Path, settings: Settings, split: Split) -> None:
-    """Write what is known before the first epoch: the settings and the split."""
+def history_columns(side: ChosenBy) -> tuple[str, ...]:
+    """The columns of history.csv where epochs are chosen by the images of a side."""
+    scores = (f"{subset}_{score}" for score in ("loss", "mse", "mae", "psnr") for subset in ("train", side))
+    return ("epoch", "learning_rate", *scores, *_OTHER_COLUMNS)
+
+
+def start_checkpoint(folder: Path, settings: Settings, split: Split, checksums: Mapping[str, str]) -> None:
+    """Write what is known before the first epoch: the settings and the split, with the SHA-256 of each image."""
     files.write_text(folder / "configurations.json", settings.to_json())
-    rows = [(name, "train") for name in split.train] + [(name, "test") for name in split.test]
-    files.write_csv(folder / "split.csv", ("image", "subset"), rows)
+    save_split(folder, split, checksums)
+
+
+def save_split(folder: Path, split: Split, checksums: Mapping[str, str]) -> None:
+    """Write split.csv."""
+    rows = ((name, side, checksums[name]) for side, names in split.sides() for name in names)
+    files.write_csv(folder / "split.csv", _SPLIT_COLUMNS, rows)
 
 
 def save_settings(folder: Path, settings: Settings) -> None:
@@ -121,9 +125,15 @@ def save_model(folder: Path, weights: bytes, description: Description) -> None:
 
 
 def keep_epoch(
-    folder: Path, epoch: int, weights: bytes, description: Description, settings: Settings, split: Split, num_kept: int
+    folder: Path,
+    epoch: int,
+    weights: bytes,
+    description: Description,
+    settings: Settings,
+    split: Split,
+    checksums: Mapping[str, str],
 ) -> None:
-    """Keep the model of an epoch as a checkpoint of its own below `folder`, and the last num_kept of these.
+    """Keep the model of an epoch as a checkpoint of its own below `folder`, and the last checkpoints_kept of these.
 
     One that is there already was kept by a run that was killed before it could remember having done so. Folders of
     other names are the user's.
@@ -133,10 +143,10 @@ def keep_epoch(
     if not has_weights(target, description.weights_sha256):
         files.remove_folder(target)
         with files.new_folder(target) as draft:
-            start_checkpoint(draft, settings, split)
+            start_checkpoint(draft, settings, split, checksums)
             save_model(draft, weights, description)
     kept = sorted(path for path in parent.iterdir() if path.name.startswith(name) and path.name[len(name) :].isdigit())
-    for old in kept[:-num_kept]:
+    for old in kept[: -settings.checkpoints_kept]:
         files.remove_folder(old)
 
 
@@ -145,10 +155,10 @@ def save_description(folder: Path, description: Description) -> None:
     files.write_bytes(folder / "model.json", description.to_bytes())
 
 
-def save_history(folder: Path, history: History) -> None:
+def save_history(folder: Path, history: History, side: ChosenBy) -> None:
     """One row per epoch."""
-    rows = [[repr(row[column]) for column in HISTORY_COLUMNS] for row in history]
-    files.write_csv(folder / "history.csv", HISTORY_COLUMNS, rows)
+    columns = history_columns(side)
+    files.write_csv(folder / "history.csv", columns, [[repr(row[column]) for column in columns] for row in history])
 
 
 def save_resume(folder: Path, state: dict[str, Any]) -> None:
@@ -166,8 +176,11 @@ def load_resume(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder.name} has no resume.pt: it cannot be resumed") from error
     except Exception as error:  # torch raises many kinds on a damaged or tampered file
         raise CheckpointError(f"{path} is damaged or not FeXT's: it cannot be resumed") from error
-    if not isinstance(state, dict) or state.pop("format_version", None) != RESUME_VERSION:
+    version = state.pop("format_version", None) if isinstance(state, dict) else None
+    if not isinstance(state, dict) or version not in (RESUME_VERSION - 1, RESUME_VERSION):
         raise CheckpointError(f"{path} is of another version of FeXT: it cannot be resumed")
+    if version != RESUME_VERSION and "test" in state:
+        state["validation"] = state.pop("test")
     return state
 
 
@@ -238,13 +251,41 @@ def load_settings_of(folder: Path) -> Settings:
 
 def load_split(folder: Path) -> Split:
     """Read split.csv; raises CheckpointError where it is missing or damaged."""
+    images: dict[str, list[str]] = {side: [] for side in SIDES}
     with _refusals(folder):
-        rows = files.read_csv(folder / "split.csv")
-        train = tuple(row["image"] for row in rows if row.get("subset") == "train")
-        test = tuple(row["image"] for row in rows if row.get("subset") == "test")
-        if not train or not test or len(train) + len(test) != len(rows):
-            raise CheckpointError("every row of split.csv is an image and train or test")
-    return Split(train, test)
+        for row in files.iter_csv(folder / "split.csv"):
+            if row.get("subset") not in images:
+                raise CheckpointError("every row of split.csv is an image and train, validation or test")
+            images[row["subset"]].append(row["image"])
+        split = Split(*map(tuple, images.values()))
+        if not split.train or not split.test:
+            raise CheckpointError("split.csv lacks images to train or to test on")
+    return split
+
+
+def load_checksums(folder: Path) -> bytes | None:
+    """The SHA-256 of each image of the split, in the order of Split.names, 32 bytes each, one behind the other.
+
+    Checkpoints of version 1 have them in resume.pt alone; None where that is gone. Raises CheckpointError.
+    """
+    with _refusals(folder):
+        by_side: dict[str, bytearray] = {side: bytearray() for side in SIDES}
+        for row in files.iter_csv(folder / "split.csv"):
+            if row.get("sha256") is None:
+                return _checksums_of_resume(folder)
+            digest = bytes.fromhex(row["sha256"])
+            if len(digest) != 32:
+                raise CheckpointError("a checksum in split.csv is none")
+            by_side[row["subset"]] += digest
+    return b"".join(by_side.values())
+
+
+def _checksums_of_resume(folder: Path) -> bytes | None:
+    try:
+        checksums = load_resume(folder)["checksums"]
+    except (CheckpointError, KeyError):
+        return None
+    return bytes(checksums.numpy()) if isinstance(checksums, torch.Tensor) else None
 
 
 @contextmanager
@@ -288,7 +329,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is not a checkpoint: model.json is missing") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    if version != FORMAT_VERSION:
+    if version not in READ_VERSIONS:
         raise CheckpointError(
             f"checkpoint {folder.name} has format version {version}, this FeXT reads {FORMAT_VERSION}: update FeXT"
         )

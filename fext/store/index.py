@@ -18,6 +18,7 @@ from fext.data.unchanged import Remembered, look_again
 
 _BATCH_SIZE = 256  # files that are looked at between two writes
 _COMPARED = "path IN (SELECT path FROM compared)"
+_HASH = 8  # bytes of a perceptual hash
 _NO_DATABASE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -73,6 +74,22 @@ class RememberedFiles:
         ]
         self._write(self._replace, rows)
         self._note_compared(row[0] for row in rows)
+
+    def everything(self, *columns: str) -> Iterator[tuple[Any, ...]]:
+        """The number of each row and these columns of it, whatever has become of the file since."""
+        try:
+            yield from self._database.execute(f"SELECT rowid, {', '.join(columns)} FROM {self._table}")
+        except sqlite3.Error as error:
+            self._go_on_without(self._database, error)
+
+    def of_row(self, row: int, column: str) -> Any:
+        """A column of the row of that number; None where it is gone."""
+        try:
+            found = self._database.execute(f"SELECT {column} FROM {self._table} WHERE rowid = ?", (row,)).fetchone()
+        except sqlite3.Error as error:
+            self._go_on_without(self._database, error)
+            return None
+        return found[0] if found else None
 
     def forget_vanished(self, folder: Path) -> None:
         """Drop what is known of files below a folder that are no longer there, though the folder that held them is."""
@@ -175,6 +192,17 @@ class CheckedImages:
         """The small picture of a file that has not changed since."""
         row = self._files.recall(path, "small")
         return row[0] if row else None
+
+    def good_images(self) -> Iterator[tuple[int, str, bytes]]:
+        """The row, SHA-256 and perceptual hash of every picture that was ever looked at: what its content is like."""
+        for row, sha256, perceptual_hash in self._files.everything("sha256", "perceptual_hash"):
+            if len(perceptual_hash) == _HASH:
+                yield row, sha256, perceptual_hash
+
+    def small_of_row(self, row: int) -> bytes | None:
+        """The small picture of a row that good_images gave."""
+        small = self._files.of_row(row, "small")
+        return bytes(small) if small else None
 
     def remember(self, found: Iterable[tuple[Path, FileState, CheckedImage]]) -> None:
         """Keep what was found of files in the state in which they were read."""
