@@ -165,7 +165,7 @@ WHOLE = Shard(0, 1)
 
 
 class _EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, position): in order, or shuffled anew for each epoch; from any batch on; a part of each."""
+    """Batches of (epoch, position): in order, or shuffled anew for each epoch; from any image on; a part of each."""
 
     def __init__(self, num_images: int, batch_size: int, shuffle_seed: int | None, shard: Shard) -> None:
         self.num_images = num_images
@@ -173,7 +173,7 @@ class _EpochSampler(Sampler[list[tuple[int, int]]]):
         self.shuffle_seed = shuffle_seed
         self.shard = shard
         self.epoch = 0
-        self.first_batch = 0
+        self.first_image = 0
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
@@ -182,7 +182,7 @@ class _EpochSampler(Sampler[list[tuple[int, int]]]):
         order = np.arange(self.num_images)
         if self.shuffle_seed is not None:
             order = np.random.default_rng([self.shuffle_seed, _SHUFFLE, self.epoch]).permutation(self.num_images)
-        for start in range(self.first_batch * self.batch_size, self.num_images, self.batch_size):
+        for start in range(self.first_image, self.num_images, self.batch_size):
             yield self.shard.of([(self.epoch, int(position)) for position in order[start : start + self.batch_size]])
 
 
@@ -222,12 +222,12 @@ class ImageStream:
         """Batches in an epoch."""
         return len(self._sampler)
 
-    def epoch(self, epoch: int = 0, first_batch: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from first_batch on; the same epoch gives the same batches.
+    def epoch(self, epoch: int = 0, first_image: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from the image at that place on; the same epoch gives the same images in order.
 
         Raises ReaderDiedError where one of the processes that read images has died.
         """
-        self._sampler.epoch, self._sampler.first_batch = epoch, first_batch
+        self._sampler.epoch, self._sampler.first_image = epoch, first_image
         try:
             with own_signals(), _without_advice():
                 batches = iter(self._loader)

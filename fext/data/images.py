@@ -22,7 +22,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from fext.errors import ImageRejected, TooLittleMemory
+from fext.errors import NOT_ENOUGH_MEMORY, ImageRejected, TooLittleMemory, is_out_of_memory
 
 # Pillow's own limit against decompression bombs, made ours so that it does not depend on Pillow's version.
 MAX_PIXELS = 178_956_970
@@ -137,7 +137,7 @@ def read_file(path: Path) -> tuple[bytes, FileState]:
     except OSError as error:
         raise ImageRejected(f"the file cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
-        raise TooLittleMemory("not enough memory to read it") from error
+        raise TooLittleMemory(f"{NOT_ENOUGH_MEMORY} to read it") from error
     if before != after or len(data) != after.size:
         raise ImageRejected("the file changed while it was read: start again when it is complete")
     return data, after
@@ -215,9 +215,9 @@ def _rejecting() -> Iterator[None]:
             yield
         except ImageRejected:
             raise
-        except MemoryError as error:
-            raise TooLittleMemory("not enough memory to decode it") from error
         except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+            if is_out_of_memory(error):
+                raise TooLittleMemory(f"{NOT_ENOUGH_MEMORY} to decode it") from error
             raise ImageRejected(_reason(error)) from error
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 from PIL import Image
 
 from fext.data.names import Names, name_to_bytes
-from fext.errors import SourceError
+from fext.errors import SourceError, is_out_of_memory
 
 # Formats that Pillow names but cannot decode by itself (its stubs), or that are not pictures.
 _NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -177,7 +177,9 @@ def _has_an_image_header(path: str) -> bool:
             Image.open(path).close()
     except Image.DecompressionBombError:
         return True
-    except Exception:  # Pillow's readers raise many kinds on what is none of theirs
+    except Exception as error:  # Pillow's readers raise many kinds on what is none of theirs
+        if is_out_of_memory(error):
+            raise
         return False
     return True
 

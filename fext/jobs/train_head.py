@@ -26,6 +26,7 @@ from fext.compute.head_training import (
     make_head_trainer,
     set_whitenings,
 )
+from fext.compute.memory import lowering
 from fext.compute.optimization import learning_rate_at
 from fext.compute.row_classifiers import class_weights
 from fext.data.dataset import Batch, ImageCache, ImageStream
@@ -55,8 +56,11 @@ _SHAPING = (
     "head_patience", "finetune_epochs", "balance_classes", "seed",
 )  # fmt: skip
 
-
 _ENOUGH_TO_WHITEN = 2000  # images
+_LESS_TO_TRAIN = (
+    "the epochs that were finished are kept; close other programs or set num_processors lower and start again to go "
+    "on, or set head_batch_size lower, with which it begins anew"
+)
 
 
 @dataclass
@@ -96,6 +100,7 @@ class _Run:
         return places
 
 
+@lowering(_LESS_TO_TRAIN)
 @keeping_freed_memory()
 def train_head(
     workspace: Workspace,

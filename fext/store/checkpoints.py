@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 
 from fext.data.images import Preprocessing
 from fext.data.split import Split
-from fext.errors import CheckpointError, FextError, SettingsError
+from fext.errors import CheckpointError, FextError, SettingsError, is_out_of_memory
 from fext.model.autoencoder import Autoencoder
 from fext.model.plans import Plan
 from fext.settings import Settings, settings_from_json
@@ -165,6 +165,8 @@ def load_resume(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder.name} has no resume.pt: it cannot be resumed") from error
     except Exception as error:  # torch raises many kinds on a damaged or tampered file
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(f"{path} is damaged or not FeXT's: it cannot be resumed") from error
     if not isinstance(state, dict) or state.pop("format_version", None) != RESUME_VERSION:
         raise CheckpointError(f"{path} is of another version of FeXT: it cannot be resumed")
@@ -260,6 +262,8 @@ def _refusals(folder: Path) -> Iterator[None]:
         missing = Path(error.filename).name
         raise CheckpointError(f"checkpoint {folder.name} is incomplete: {missing} is missing") from error
     except Exception as error:  # safetensors and JSON of any shape raise many kinds
+        if is_out_of_memory(error):
+            raise
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"checkpoint {folder.name} is damaged: {first_line}") from error
 

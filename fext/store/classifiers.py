@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 
 from fext.data.images import Preprocessing
-from fext.errors import ClassifierError, FextError
+from fext.errors import ClassifierError, FextError, is_out_of_memory
 from fext.store import files
 
 DESCRIPTION, WEIGHTS, UNFINISHED = "classifier.json", "classifier.safetensors", "unfinished.safetensors"
@@ -140,5 +140,7 @@ def load_state(folder: Path) -> tuple[Tensors, dict[str, Any]] | None:
         with safe_open(folder / UNFINISHED, "pt") as stored:
             words = json.loads(stored.metadata()["state"])
             return {name: stored.get_tensor(name).clone() for name in stored.keys()}, words  # noqa: SIM118
-    except Exception:  # a file that is missing or damaged in any way: training begins anew
+    except Exception as error:  # a file that is missing or damaged in any way: training begins anew
+        if is_out_of_memory(error):
+            raise
         return None
