@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from fext.errors import OutOfMemoryError, is_out_of_memory
@@ -26,13 +27,18 @@ def lowering(remedy: str) -> Iterator[None]:
         yield
     except OutOfMemoryError:
         raise
-    except Exception as error:
+    except BaseException as error:  # what is written in Rust raises none of Python's
         if not is_out_of_memory(error):
             raise
         whose = "the memory of the GPU" if _is_of_gpu(error) else "memory"
         traceback.clear_frames(error.__traceback__)  # what the step that failed holds goes free
         give_back()
         raise OutOfMemoryError(f"{whose} has ended: {remedy}") from error
+
+
+def make_sure_of(num_bytes: int) -> None:
+    """Raise MemoryError where so many bytes cannot be had: libraries in Rust would end the process instead."""
+    np.empty(num_bytes, np.uint8)
 
 
 def give_back() -> None:

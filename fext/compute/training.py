@@ -293,17 +293,17 @@ def train_epoch(
         on_batch(Step(batch_size, loss, learning_rate, computed.norm))
 
 
-def less_to_train(settings: Settings) -> str:
-    """What takes less memory in training than these settings, for a run that is resumed."""
-    size, parts = settings.batch_size, settings.gradient_accumulation
-    ways = [f"gradient_accumulation = {min(2 * parts, size)}"] if parts < size else []
-    ways += [f"batch_size = {size // 2}"] if size > 1 else []
-    ways += [f"inference_batch_size = {settings.inference_batch_size // 2}"] * (settings.inference_batch_size > 1)
-    given = f"with {', '.join(ways)} (--set, or in configurations.py and the menu), " if ways else ""
-    return (
-        f"what was done is kept; resume it {given}with a lower num_processors or without cache_images; a smaller "
-        f"picture_shape needs a new run"
-    )
+def less_to_train(settings: Settings, *, testing: bool = False) -> str:
+    """What takes less memory than training, or testing, with these settings, for a run that is resumed."""
+    size, parts, tested = settings.batch_size, settings.gradient_accumulation, settings.inference_batch_size
+    if testing:
+        ways = [f"inference_batch_size = {tested // 2}"] * (tested > 1)
+    else:
+        ways = [f"gradient_accumulation = {min(2 * parts, size)}"] * (parts < size)
+        ways += [f"batch_size = {size // 2}"] * (size > 1)
+    ways = [f"{' or '.join(ways)} (--set, or in configurations.py)"] * bool(ways)
+    ways += ["without cache_images"] * settings.cache_images + ["other programs closed"]
+    return f"what was done is kept; resume with {', '.join(ways)}, or begin anew with a smaller picture_shape"
 
 
 def _noting_waits(batches: Iterable[Batch], totals: Totals) -> Iterator[Batch]:
@@ -351,7 +351,7 @@ def test_epoch(
     Raises UnreadableImageError where an image can no longer be read, TrainingError where the loss is not finite.
     """
     for batch, num_computed in trainer.agreement.each(batches):
-        with lowering(less_to_train(trainer.settings)):
+        with lowering(less_to_train(trainer.settings, testing=True)):
             images = trainer.computation.to_device(batch.images)
             with trainer.computation.autocast():
                 latent = model.encoder(images)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
 
 from fext.data.images import Preprocessing
 from fext.data.split import Split
@@ -23,6 +22,7 @@ from fext.model.autoencoder import Autoencoder
 from fext.model.plans import Plan
 from fext.settings import Settings, settings_from_json
 from fext.store import files
+from fext.store.tensors import tensors_from_bytes, tensors_to_bytes
 
 FORMAT_VERSION = 1
 RESUME_VERSION = 3
@@ -107,7 +107,7 @@ class Description:
 
 def weights_to_bytes(model: Autoencoder) -> bytes:
     """What model.safetensors holds."""
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+    return tensors_to_bytes(model.state_dict())
 
 
 def save_model(folder: Path, weights: bytes, description: Description) -> None:
@@ -270,7 +270,7 @@ def _refusals(folder: Path) -> Iterator[None]:
 
 def _load_model(plan: Plan, weights: bytes) -> Autoencoder:
     """The model of a plan with stored weights; memory is taken only for weights that fit the plan."""
-    tensors = load(weights)
+    tensors = tensors_from_bytes(weights)
     with torch.device("meta"):
         model = Autoencoder(plan)
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
