@@ -37,6 +37,7 @@ class Extraction:
     computation: Computation
     engine: EngineName
     shape: RowShape
+    at_a_time: int = 0  # images, where memory wants fewer than the batch that it is described with
 
     @property
     def columns(self) -> Columns:
@@ -47,7 +48,7 @@ class Extraction:
 
     @property
     def batch_size(self) -> int:
-        """Images encoded at a time; rows may depend on it in their last bits, so it is part of the description."""
+        """Images in a batch; on a GPU rows may depend on it in their last bits, so it is part of the description."""
         return self.settings.inference_batch_size
 
     def describe(self) -> str:
@@ -162,6 +163,13 @@ def row_shape(settings: Settings, checkpoint: Checkpoint) -> RowShape:
     return RowShape(None if is_whole else grid, settings.reconstruction_error, all_stages)
 
 
+def taking_less(extraction: Extraction, settings: Settings) -> Extraction:
+    """The extraction in smaller batches where these settings want that and rows do not depend on it: on a CPU."""
+    if extraction.computation.device.type != "cpu" or settings.inference_batch_size >= extraction.batch_size:
+        return extraction
+    return replace(extraction, at_a_time=settings.inference_batch_size)
+
+
 def choose_extraction(
     workspace: Workspace, settings: Settings, checkpoint: Checkpoint, source: ImageSource, name: str | None
 ) -> Extraction:
@@ -172,7 +180,7 @@ def choose_extraction(
     row_shape(settings, checkpoint)  # a grid that does not fit is no other extraction, but a wrong setting
     folder = _folder(workspace, settings, checkpoint, source, name)
     before = extractions.describe(folder)
-    if before is None:
+    if before is None or extractions.has_nothing(folder):
         return join_extraction(folder, settings, checkpoint, source, None)
     try:
         return join_extraction(folder, _as_before(settings, before["computed_by"]), checkpoint, source, before)

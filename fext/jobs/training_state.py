@@ -262,7 +262,9 @@ def _settings_to_resume(today: Settings, folder: Path, epochs: int | None, done:
 
 def _changed(settings: Settings, changes: Mapping[str, int], run: str, reporter: Reporter) -> Settings:
     """The settings of a run with other values for some that it goes on with; each is told."""
-    differing = {name: value for name, value in changes.items() if getattr(settings, name) != value}
+    size = changes.get("batch_size", settings.batch_size)
+    fitting = {"gradient_accumulation": min(settings.gradient_accumulation, size)} | dict(changes)
+    differing = {name: value for name, value in fitting.items() if getattr(settings, name) != value}
     if not differing:
         return settings
     words = ", ".join(f"{name} = {value} (before: {getattr(settings, name)})" for name, value in differing.items())
