@@ -3,7 +3,14 @@
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":
-    from fext.screen.program import main
+from fext.errors import OUT_OF_MEMORY, is_out_of_memory
 
-    sys.exit(main(Path(__file__).resolve().parent, sys.argv[1:]))
+if __name__ == "__main__":
+    try:
+        from fext.screen.program import main
+
+        sys.exit(main(Path(__file__).resolve().parent, sys.argv[1:]))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit(OUT_OF_MEMORY)

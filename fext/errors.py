@@ -124,4 +124,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno is not None:  # its text has names of files
         return error.errno == errno.ENOMEM or getattr(error, "winerror", None) in _WINDOWS_NO_MEMORY
-    return not isinstance(error, FextError) and any(words in str(error).lower() for words in _NO_MEMORY)
+    if isinstance(error, FextError):
+        return False
+    said = any(words in str(error).lower() for words in _NO_MEMORY)
+    return said or (error.__cause__ is not None and is_out_of_memory(error.__cause__))

@@ -165,12 +165,8 @@ def _start_streams(count: int) -> ThreadPoolExecutor:
     num_threads = torch.get_num_threads()
     all_started = Barrier(count + 1)
     streams = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(num_threads // count,))
-    try:
-        for _ in range(count):
-            streams.submit(all_started.wait)
-    except RuntimeError:  # no memory for another thread: those that wait for it would do so for ever
-        all_started.abort()
-        raise
+    for _ in range(count):
+        streams.submit(all_started.wait)
     all_started.wait()
     torch.set_num_threads(num_threads)  # the last thread that set it did so for threads to come, too
     return streams

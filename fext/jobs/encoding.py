@@ -55,13 +55,12 @@ def encode(
 
 def encoded_batches(extraction: Extraction, names: Names) -> Iterator[tuple[Batch, Rows]]:
     """Start the engine; gives each batch of the named images, in order, with the rows of those that could be read."""
-    batch_size = extraction.at_a_time or extraction.batch_size
-    stream = stream_for(extraction.checkpoint, extraction.source, names, batch_size, extraction.computation)
+    stream = stream_for(extraction.checkpoint, extraction.source, names, extraction.batch_size, extraction.computation)
     engine = make_engine(
         extraction.engine,
         extraction.checkpoint.model,
         extraction.computation,
-        batch_size,
+        extraction.batch_size,
         extraction.shape,
     )
     return encode_all(engine, stream.epoch())

@@ -6,7 +6,7 @@ encode what is not, merge. Under torchrun each process encodes a block of it, an
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from fext.data.source import ImageSource, find_images
 from fext.errors import ExtractionError, SourceError
 from fext.jobs.choosing import WHERE_TO_GET_IMAGES
 from fext.jobs.encoding import Results, encode, refuse_mostly_not_finite
-from fext.jobs.extraction import Extraction, choose_extraction, join_extraction, taking_less
+from fext.jobs.extraction import Extraction, choose_extraction, join_extraction
 from fext.jobs.forecast import Forecast, Work
 from fext.reporting import Progress, Reporter
 from fext.settings import Settings, settings_from_json
@@ -83,7 +83,7 @@ def extract(
     source = find_images(images) if images is not None else default_source(workspace)
     if not source.names:
         raise SourceError(f"{source.describe_empty()}: {WHERE_TO_GET_IMAGES}")
-    extraction = taking_less(choose_extraction(workspace, settings, checkpoint, source, name), settings)
+    extraction = choose_extraction(workspace, settings, checkpoint, source, name)
     in_use = f"inference/{extraction.folder.name} is being worked on by another process: wait for it, or stop it"
     with locked(extraction.folder, ExtractionError(in_use)):
         return _Run(extraction, processes, reporter, started).go()
@@ -182,7 +182,6 @@ class _Run:
             "root": str(extraction.source.root),
             "start": start,
             "num_todo": num_todo,
-            "at_a_time": extraction.at_a_time,
             "description": extraction.description(),
         }
         self.processes.tell("work", json.dumps(words))
@@ -297,8 +296,7 @@ def _same_here(words: dict[str, Any], checkpoint: Checkpoint) -> Extraction:
     description = words["description"]
     settings = settings_from_json(json.dumps(description["settings"]), "the first process")
     source = ImageSource(Path(words["location"]), Path(words["root"]), Names([]), 0)
-    extraction = join_extraction(Path(words["folder"]), settings, checkpoint, source, description)
-    return replace(extraction, at_a_time=words["at_a_time"])
+    return join_extraction(Path(words["folder"]), settings, checkpoint, source, description)
 
 
 def _blocks(names: Names, count: int) -> list[Names]:

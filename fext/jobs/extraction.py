@@ -37,7 +37,6 @@ class Extraction:
     computation: Computation
     engine: EngineName
     shape: RowShape
-    at_a_time: int = 0  # images, where memory wants fewer than the batch that it is described with
 
     @property
     def columns(self) -> Columns:
@@ -48,7 +47,7 @@ class Extraction:
 
     @property
     def batch_size(self) -> int:
-        """Images in a batch; on a GPU rows may depend on it in their last bits, so it is part of the description."""
+        """Images encoded at a time; rows may depend on it in their last bits, so it is part of the description."""
         return self.settings.inference_batch_size
 
     def describe(self) -> str:
@@ -161,13 +160,6 @@ def row_shape(settings: Settings, checkpoint: Checkpoint) -> RowShape:
     all_stages = settings.feature_stages == "all"
     is_whole = rows == columns == grid and not all_stages
     return RowShape(None if is_whole else grid, settings.reconstruction_error, all_stages)
-
-
-def taking_less(extraction: Extraction, settings: Settings) -> Extraction:
-    """The extraction in smaller batches where these settings want that and rows do not depend on it: on a CPU."""
-    if extraction.computation.device.type != "cpu" or settings.inference_batch_size >= extraction.batch_size:
-        return extraction
-    return replace(extraction, at_a_time=settings.inference_batch_size)
 
 
 def choose_extraction(

@@ -17,7 +17,7 @@ from fext.data.names import Names, name_to_bytes
 from fext.data.source import find_images
 from fext.errors import CheckpointError, ExtractionError, FextError, SourceError
 from fext.jobs.encoding import encoded_batches
-from fext.jobs.extraction import Extraction, remade_extraction, taking_less
+from fext.jobs.extraction import Extraction, remade_extraction
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store import extractions
@@ -245,7 +245,6 @@ def _extraction(
 ) -> tuple[Extraction, bool]:
     """The extraction as it was made, and whether this machine computes it in the same way."""
     extraction, why_not_exactly = remade_extraction(workspace, settings, folder, manifest)
-    extraction = taking_less(extraction, settings)
     if why_not_exactly:
         findings.notes.append(f"rows are compared by similarity, not to the bit ({why_not_exactly})")
     return extraction, not why_not_exactly
