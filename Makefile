@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo run test check
+.PHONY: demo run test test-processors check
 
 demo: $(VENV)/installed
 	$(BIN)/python featext.py samples
@@ -19,6 +19,12 @@ run: $(VENV)/installed
 
 test: $(VENV)/installed-development
 	$(BIN)/python -m pytest
+
+# What depends on the processor, on two others that this one imitates: without AVX-512, and without bfloat16.
+OF_PROCESSORS := tests/test_engines.py tests/test_winograd.py tests/test_linear_path.py tests/test_verify.py
+test-processors: $(VENV)/installed-development
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(BIN)/python -m pytest $(OF_PROCESSORS)
+	ONEDNN_MAX_CPU_ISA=AVX512_CORE OMP_NUM_THREADS=4 $(BIN)/python -m pytest $(OF_PROCESSORS)
 
 check: $(VENV)/installed-development
 	$(BIN)/ruff check .

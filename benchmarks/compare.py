@@ -119,7 +119,7 @@ def multiply_matrices(trial: Trial) -> Run:
 def extract_with_fext(trial: Trial) -> Run:
     """FeXT extracts with an untrained checkpoint; the start of its engine is told and not counted."""
     command = ["extract", str(trial.untrained), "--images", str(trial.images), "--name", "benchmark"]
-    peak = _run_fext(command, trial, [])
+    peak = run_fext(command, trial, [])
     manifest_file = trial.folder / "inference" / "benchmark" / "manifest.json"
     manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
     _check_count("extracted", manifest["counts"]["written"], trial.num_images)
@@ -150,14 +150,14 @@ def make_untrained_checkpoint(trial: Trial) -> None:
 
 def pretrain(trial: Trial, settings: list[str]) -> tuple[Path, float | None]:
     """Let FeXT train for one epoch; returns the checkpoint and the peak memory in MB."""
-    peak = _run_fext(["pretrain", "--images", str(trial.images), "--name", "benchmark"], trial, settings)
+    peak = run_fext(["pretrain", "--images", str(trial.images), "--name", "benchmark"], trial, settings)
     return trial.folder / "training" / "checkpoints" / "benchmark", peak
 
 
 def analyze_with_fext(trial: Trial) -> Run:
     """FeXT analyzes a folder that it has not seen; the whole command is counted, for both."""
     started = time.perf_counter()
-    peak = _run_fext(["analyze", "--images", str(trial.images)], trial, [])
+    peak = run_fext(["analyze", "--images", str(trial.images)], trial, [])
     rate = trial.num_images / (time.perf_counter() - started)
     images = _read_csv(trial.folder / "data" / "validation" / "images.csv")
     _check_count("analyzed", len(images), trial.num_images)
@@ -171,12 +171,16 @@ def analyze_naively(trial: Trial) -> Run:
     return Run(trial.num_images / (time.perf_counter() - started), peak)
 
 
-def _run_fext(command: list[str], trial: Trial, settings: list[str]) -> float | None:
+def run_fext(command: list[str], trial: Trial, settings: list[str], num_processes: int = 1) -> float | None:
+    """Run FeXT in the folder of a trial, several processes under torchrun; returns the peak memory in MB."""
     for name in ("featext.py", "configurations.py"):
         shutil.copyfile(REPOSITORY / name, trial.folder / name)
     for setting in (f"architecture={trial.architecture}", *SAME_WORK, *settings, *trial.overrides):
         command = [*command, "--set", setting]
-    _, peak = _run_python([str(trial.folder / "featext.py"), *command], trial.folder)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+    _, peak = _run_python(
+        [*(torchrun if num_processes > 1 else []), str(trial.folder / "featext.py"), *command], trial.folder
+    )
     return peak
 
 

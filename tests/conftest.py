@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from PIL import Image
 
 from fext.jobs import evaluation_output, starting
@@ -21,6 +23,10 @@ from fext.settings import Settings, configurations_text
 from fext.store import files
 from fext.store.checkpoints import load_resume
 from fext.store.workspace import Workspace
+
+# A busy machine is no fault: how long it takes to make an example says nothing of FeXT.
+hypothesis_settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("any machine")
 
 TIMES = ("seconds", "waiting_seconds", "images_per_second")
 REPOSITORY = Path(__file__).resolve().parents[1]

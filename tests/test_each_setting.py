@@ -1,8 +1,9 @@
 """Every setting changes something that a user can see, or is refused: none is silently ignored."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import torch
 from conftest import read_history
 
 from fext.compute.device import check_jit_backend, prepare_computation
-from fext.data.dataset import ImageCache
+from fext.compute.engines import Rows
+from fext.data.dataset import Batch, ImageCache
 from fext.errors import DeviceError, SettingsError
 from fext.jobs import pretrain as pretraining
+from fext.jobs.encoding import encoded_batches
 from fext.jobs.extract import extract
 from fext.jobs.pretrain import pretrain, resume
 from fext.model.stages import stage_channels
@@ -263,17 +266,34 @@ def test_checkpoint_every_keeps_epochs_and_checkpoints_kept_limits_them(
     assert not (baseline[1] / "epochs").exists()
 
 
-def test_feature_grid_and_inference_batch_size_shape_the_extraction(
-    baseline: tuple[Workspace, Path], tiny: Tiny
-) -> None:
+def test_feature_grid_shapes_the_extraction(baseline: tuple[Workspace, Path], tiny: Tiny) -> None:
     space, folder = baseline
-    for grid, batch_size in ((2, 4), (1, 3)):
-        settings = tiny(feature_grid=grid, inference_batch_size=batch_size)
-        result = extract(space, settings, folder, None, None, SilentReporter())
-        manifest = json.loads((result.folder / "manifest.json").read_text())
+    for grid in (2, 1):
+        result = extract(space, tiny(feature_grid=grid), folder, None, None, SilentReporter())
         assert result is not None
         assert result.num_features == grid * grid * 512
-        assert manifest["computed_by"]["batch_shape"][0] == batch_size
+
+
+def test_inference_batch_size_is_how_many_images_are_read_at_a_time_and_changes_no_row(
+    baseline: tuple[Workspace, Path], tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, folder = baseline
+    made = []
+    for batch_size in (1, 5):
+        sizes: list[int] = []
+
+        def counted(*arguments: Any, sizes: list[int] = sizes) -> Iterator[tuple[Batch, Rows]]:
+            for batch, rows in encoded_batches(*arguments):
+                sizes.append(len(batch.files))
+                yield batch, rows
+
+        monkeypatch.setattr("fext.jobs.encoding.encoded_batches", counted)
+        settings = tiny(feature_grid=2, inference_batch_size=batch_size)
+        result = extract(space, settings, folder, None, f"by_{batch_size}", SilentReporter())
+        assert result is not None
+        assert max(sizes) == batch_size
+        made.append((result.folder / "features.csv").read_bytes())
+    assert made[0] == made[1]
 
 
 def test_all_stages_come_before_the_latent_in_a_row(baseline: tuple[Workspace, Path], tiny: Tiny) -> None:

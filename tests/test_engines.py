@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from conftest import small_plan
 
 from fext.compute.device import Computation, prepare_computation
 from fext.compute.engines import (
+    Engine,
     EngineName,
     Rows,
     RowShape,
@@ -17,6 +19,7 @@ from fext.compute.engines import (
     encode_all,
     feature_rows,
     fold_normalization,
+    images_together,
     make_engine,
 )
 from fext.data.dataset import Batch, FileRead
@@ -61,12 +64,20 @@ def batch_of(images: torch.Tensor) -> Batch:
     return Batch(images, [FileRead(number, NO_FILE) for number in range(len(images))], [])
 
 
+def engine_of(settings: Settings, name: EngineName, plan: str = "residual", shape: RowShape = WHOLE) -> Engine:
+    """An engine with a model of its own; skips the test where the processor does not compute so."""
+    torch.manual_seed(0)
+    try:
+        return make_engine(name, make_model(PLANS[plan]), prepare_computation(settings), 4, shape)
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+
 def rows_of(
     images: list[torch.Tensor], settings: Settings, name: EngineName, plan: str = "residual", shape: RowShape = WHOLE
 ) -> Rows:
     """The rows of batches of images, with a model of its own."""
-    torch.manual_seed(0)
-    engine = make_engine(name, make_model(PLANS[plan]), prepare_computation(settings), 4, shape)
+    engine = engine_of(settings, name, plan, shape)
     return np.concatenate([rows for _, rows in encode_all(engine, map(batch_of, images))])
 
 
@@ -81,10 +92,10 @@ def images() -> torch.Tensor:
 def test_a_row_has_the_same_bits_whatever_stands_beside_it_in_the_batch(
     tiny: Tiny, images: torch.Tensor, name: EngineName, mixed: bool, plan: str
 ) -> None:
-    engine = make_engine(name, make_model(PLANS[plan]), prepare_computation(tiny(use_mixed_precision=mixed)), 4, WHOLE)
+    engine = engine_of(tiny(use_mixed_precision=mixed), name, plan)
     together, alone, shuffled = (
         np.concatenate([rows for _, rows in encode_all(engine, map(batch_of, batches))])
-        for batches in (images.split(4), images.split(1), images.flip(0).split(3))
+        for batches in (images.split(8), images.split(1), images.flip(0).split(3))
     )
     assert together.tobytes() == alone.tobytes() == shuffled[::-1].tobytes()
 
@@ -104,6 +115,69 @@ def test_a_row_has_the_same_bits_whatever_the_number_of_threads(
     finally:
         torch.set_num_threads(before)
     assert one.tobytes() == three.tobytes()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_one_thread_alone_computes_an_image(
+    tiny: Tiny, images: torch.Tensor, name: EngineName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several divide a sum in ways that differ from processor to processor: not here, it may be, but elsewhere."""
+    seen: list[int] = []
+
+    def noted(*arguments: Any) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return feature_rows(*arguments)
+
+    monkeypatch.setattr("fext.compute.engines.feature_rows", noted)
+    before = torch.get_num_threads()
+    try:
+        rows_of(list(images.split(8)), tiny(num_threads=3), name)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1]
+
+
+@pytest.mark.skipif(not has_openvino, reason="OpenVINO is an extra")
+def test_openvino_has_a_stream_for_each_thread(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    compile_model, asked = openvino.Core.compile_model, list[dict[str, Any]]()
+
+    def noted(core: Any, graph: Any, device: str, properties: dict[str, Any]) -> Any:
+        asked.append(properties)
+        return compile_model(core, graph, device, properties)
+
+    monkeypatch.setattr("openvino.Core.compile_model", noted)
+    engine_of(tiny(num_threads=1), "openvino")
+    assert (asked[0]["NUM_STREAMS"], asked[0]["INFERENCE_NUM_THREADS"]) == (1, 1)
+
+
+@pytest.mark.skipif(not has_openvino, reason="OpenVINO is an extra")
+@pytest.mark.parametrize("how", ["refuses", "takes another precision"])
+def test_a_precision_that_openvino_does_not_compute_in_is_said(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    import openvino
+
+    compile_model = openvino.Core.compile_model
+
+    def other(core: Any, graph: Any, device: str, properties: dict[str, Any]) -> Any:
+        if how == "refuses":
+            raise RuntimeError("could not create a primitive descriptor")
+        return compile_model(core, graph, device, properties | {"INFERENCE_PRECISION_HINT": "f32"})
+
+    monkeypatch.setattr("openvino.Core.compile_model", other)
+    model = make_model(PLANS["residual"])
+    with pytest.raises(DeviceError, match="does not compute this model in bfloat16"):
+        make_engine("openvino", model, prepare_computation(tiny(use_mixed_precision=True)), 4, WHOLE)
+
+
+def test_how_many_images_are_computed_together_follows_from_their_size_on_a_cpu() -> None:
+    cpu, gpu = (Computation(torch.device(name), "float32", 1) for name in ("cpu", "cuda:0"))
+    sizes = [(32, 32, 3), (96, 96, 1), (256, 256, 3), (1024, 512, 3)]
+    assert [images_together(size, cpu, 8) for size in sizes] == [64, 28, 4, 1]
+    assert [images_together(size, gpu, 8) for size in sizes] == [8, 8, 8, 8]
 
 
 @for_each_plan
@@ -151,7 +225,7 @@ def test_an_engine_gives_every_stage_of_the_encoder_and_the_latent_last(
 
 def test_results_come_in_order_however_many_batches_are_under_way(tiny: Tiny, images: torch.Tensor) -> None:
     class Slow:
-        num_at_a_time = 3
+        num_under_way = 3
 
         def __init__(self) -> None:
             self.started: list[float] = []

@@ -61,7 +61,11 @@ def test_the_onnx_encoder_gives_the_same_latent_in_onnx_runtime_for_any_batch(
         with torch.inference_mode():
             expected = checkpoint.model.encoder(images).numpy()
         latent = session.run(["latent"], {"images": images.numpy()})[0]
-        np.testing.assert_allclose(latent, expected, rtol=1e-4, atol=1e-5)
+        # What float32 loses of a sum of thousands goes by the largest of its terms, and differs between processors.
+        np.testing.assert_allclose(latent, expected, rtol=0, atol=3e-5 * np.abs(expected).max())
+        one, other = latent.reshape(count, -1).astype(float), expected.reshape(count, -1).astype(float)
+        cosines = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+        assert cosines.min() > 1 - 1e-9
     metadata = session.get_modelmeta().custom_metadata_map
     assert metadata["sha256"] == checkpoint.sha256
     assert json.loads(metadata["preprocessing"])["height"] == 64

@@ -273,7 +273,7 @@ def test_the_manifest_says_how_the_table_was_made(copy: Workspace, tiny: Tiny) -
         "engine": "torch",
         "engine_version": torch.__version__,
         "decoders": f"{DECODERS}, preprocessing 1",
-        "batch_shape": [4, 3, 64, 64],
+        "batch_shape": [64, 3, 64, 64],
     }
     assert manifest["settings"] == json.loads(tiny().to_json())
     images = pd.read_csv(result.folder / "images.csv")
@@ -576,8 +576,11 @@ def test_another_checkpoint_is_another_extraction(copy: Workspace, tiny: Tiny) -
 
 def test_a_table_goes_on_in_the_way_it_was_begun(copy: Workspace, tiny: Tiny) -> None:
     folder = run(copy, tiny()).folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["computed_by"]["batch_shape"][0] = 4  # as an earlier version computed them
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     change_the_folder(copy.images)
-    run(copy, tiny(inference_batch_size=3, use_mixed_precision="auto", inference_engine="auto"))
+    run(copy, tiny(use_mixed_precision="auto", inference_engine="auto"))
     manifest = json.loads((folder / "manifest.json").read_text())["computed_by"]
     assert (manifest["batch_shape"][0], manifest["precision"], manifest["engine"]) == (4, "float32", "torch")
     assert table_of(folder) == table_of(run(copy, tiny(), "fresh").folder)

@@ -18,7 +18,7 @@ from fext.settings import Settings, load_settings, settings_from_json
 from fext.store import files
 from fext.store.tables import csv_row
 
-A_FOLDER_IS_ENOUGH = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+A_FOLDER_IS_ENOUGH = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=40)
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

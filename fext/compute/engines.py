@@ -1,7 +1,9 @@
-"""Engines: what runs a trained model over many batches, always in one batch shape.
+"""Engines: what runs a trained model over many batches, always in one shape.
 
-A smaller batch is filled up with black images whose results are dropped: a row of features then never depends on how
-many images stood beside it. An engine may work on several batches at a time; results come in the order of the batches.
+On a CPU images are computed in small groups, each by one thread alone: libraries divide a sum among threads in ways
+that differ from processor to processor, and one thread adds up in one order. A smaller group is filled up with black
+images whose results are dropped. So a row of features depends neither on the number of threads or processes nor on
+what stands beside it. An engine works on several batches at a time; results come in the order of the batches.
 """
 
 import importlib.metadata
@@ -21,7 +23,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fext.compute.device import Computation
+from fext.compute.device import Computation, device_name
 from fext.compute.inference import filled_up
 from fext.data.dataset import Batch
 from fext.errors import DeviceError
@@ -33,6 +35,10 @@ from fext.settings import Settings
 
 if TYPE_CHECKING:
     import openvino
+
+# Images that a CPU computes together have as many pixels as four of 256x256, and are at most so many: in larger groups
+# no model was quicker by more than a tenth, and each thread needs the memory of one.
+_PIXELS_TOGETHER, _MOST_TOGETHER = 2**18, 64
 
 Rows = NDArray[np.float32]
 EngineName = Literal["torch", "openvino"]
@@ -51,9 +57,12 @@ class RowShape:
 
 
 class Engine(Protocol):
-    """Runs a model; `start` takes up to batch_size images and gives a function that waits for their rows."""
+    """Runs a model; `start` takes a batch of images and gives a function that waits for their rows.
 
-    num_at_a_time: int
+    `num_under_way` images keep it busy: with these behind it, the oldest batch is waited for.
+    """
+
+    num_under_way: int
 
     def start(self, images: torch.Tensor) -> Callable[[], Rows]:
         """Begin with images (N, C, H, W) float32 in [0, 1]; the function gives (N, values) float32."""
@@ -88,28 +97,38 @@ def engine_version(name: EngineName) -> str:
     return str(torch.__version__) if name == "torch" else importlib.metadata.version(name)
 
 
+def images_together(picture_shape: tuple[int, int, int], computation: Computation, batch_size: int) -> int:
+    """How many images are computed together: on a CPU by their size alone, elsewhere a whole batch."""
+    if computation.device.type != "cpu":
+        return batch_size
+    height, width, _ = picture_shape
+    return min(_MOST_TOGETHER, max(1, _PIXELS_TOGETHER // (height * width)))
+
+
 def make_engine(
-    name: EngineName, model: Autoencoder, computation: Computation, batch_size: int, shape: RowShape
+    name: EngineName, model: Autoencoder, computation: Computation, num_together: int, shape: RowShape
 ) -> Engine:
-    """An engine for a trained model, which is the engine's own from now on."""
+    """An engine for a trained model, which is the engine's own from now on; it computes num_together images at once.
+
+    Raises DeviceError where the processor cannot compute in that precision with that engine.
+    """
     engines: dict[EngineName, Callable[..., Engine]] = {"torch": TorchEngine, "openvino": OpenVinoEngine}
-    return engines[name](model.eval(), computation, batch_size, shape)
+    return engines[name](model.eval(), computation, num_together, shape)
 
 
 def encode_all(engine: Engine, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Rows]]:
     """Each batch with the rows of its images, in order; several are worked on while the next is read."""
     started: deque[tuple[Batch, Callable[[], Rows]]] = deque()
+    num_started = 0
     for batch in batches:
         started.append((batch, engine.start(batch.images) if batch.files else _no_rows))
-        while len(started) > engine.num_at_a_time:
-            yield _finished(started)
-    while started:
-        yield _finished(started)
-
-
-def _finished(started: deque[tuple[Batch, Callable[[], Rows]]]) -> tuple[Batch, Rows]:
-    batch, finish = started.popleft()
-    return batch, finish()
+        num_started += len(batch.files)
+        while started and num_started - len(started[0][0].files) >= engine.num_under_way:
+            oldest, finish = started.popleft()
+            num_started -= len(oldest.files)
+            yield oldest, finish()
+    for oldest, finish in started:
+        yield oldest, finish()
 
 
 def _no_rows() -> Rows:
@@ -117,31 +136,30 @@ def _no_rows() -> Rows:
 
 
 class TorchEngine:
-    """torch itself: channels-last, batch normalization folded into the convolutions, autocast.
+    """torch itself: channels-last, batch normalization folded into the convolutions, autocast."""
 
-    On a CPU, threads that each compute a batch of their own wait less for each other than those that share one.
-    """
-
-    def __init__(self, model: Autoencoder, computation: Computation, batch_size: int, shape: RowShape) -> None:
+    def __init__(self, model: Autoencoder, computation: Computation, num_together: int, shape: RowShape) -> None:
         computation.place(model)
         fold_normalization(model.encoder)
         fold_normalization(model.decoder)
         for convolution in convolutions(model):
             convolution.keep_kernels()
         self._parts = _Parts(model, shape)
-        self._computation, self._batch_size, self._shape = computation, batch_size, shape
-        self.num_at_a_time = _num_at_a_time(computation.device)
-        self._streams = _start_streams(self.num_at_a_time) if computation.device.type == "cpu" else None
+        self._computation, self._num_together, self._shape = computation, num_together, shape
+        self._threads = _Threads(num_together) if computation.device.type == "cpu" else None
+        # A GPU works by itself while the next batch is read; an Apple GPU is waited for.
+        ahead = 2 * num_together if computation.device.type == "cuda" else 0
+        self.num_under_way = self._threads.num_under_way if self._threads else ahead
 
     def start(self, images: torch.Tensor) -> Callable[[], Rows]:
-        if self._streams is None:
+        if self._threads is None:
             return self._begin(images)
-        return self._streams.submit(lambda: self._begin(images)()).result
+        return self._threads.start(images, lambda group: self._begin(group)())
 
     @torch.inference_mode()
     def _begin(self, images: torch.Tensor) -> Callable[[], Rows]:
         count = len(images)
-        placed = self._computation.to_device(filled_up(images, self._batch_size))
+        placed = self._computation.to_device(filled_up(images, self._num_together))
         with self._computation.autocast():
             maps, reconstructions = self._parts(placed)
         rows = feature_rows(self._shape, maps, placed, reconstructions)
@@ -150,26 +168,29 @@ class TorchEngine:
         return _copied_from_gpu(rows, count)
 
 
-def _num_at_a_time(device: torch.device) -> int:
-    """Batches that are begun before the first of them is waited for.
+class _Threads:
+    """Threads of this process that each compute a group of images alone, as many as torch may use."""
 
-    On a CPU up to four, for each holds memory, with as many threads for each. A GPU works by itself while the next
-    batch is read; an Apple GPU is waited for.
-    """
-    if device.type == "cpu":
-        return max(number for number in (1, 2, 3, 4) if torch.get_num_threads() % number == 0)
-    return 2 if device.type == "cuda" else 0
+    def __init__(self, num_together: int) -> None:
+        self._num_together, self.count = num_together, torch.get_num_threads()
+        self.num_under_way = self.count * num_together
+        self._pool = ThreadPoolExecutor(self.count, initializer=_compute_alone)
+        all_started = Barrier(self.count + 1)
+        for _ in range(self.count):
+            self._pool.submit(all_started.wait)
+        all_started.wait()
+        torch.set_num_threads(self.count)  # the last thread that set it did so for threads to come, too
+
+    def start(self, images: torch.Tensor, rows_of: Callable[[torch.Tensor], Rows]) -> Callable[[], Rows]:
+        """Begin with the groups of a batch; the function gives the rows of all."""
+        running = [self._pool.submit(rows_of, group) for group in torch.split(images, self._num_together)]
+        return lambda: np.concatenate([group.result() for group in running])
 
 
-def _start_streams(count: int) -> ThreadPoolExecutor:
-    num_threads = torch.get_num_threads()
-    all_started = Barrier(count + 1)
-    streams = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(num_threads // count,))
-    for _ in range(count):
-        streams.submit(all_started.wait)
-    all_started.wait()
-    torch.set_num_threads(num_threads)  # the last thread that set it did so for threads to come, too
-    return streams
+def _compute_alone() -> None:
+    """Let the operations of this thread be divided among no others."""
+    torch.get_num_threads()  # a thread takes the number that is set for all when it first asks, and keeps its own then
+    torch.set_num_threads(1)
 
 
 def _copied_from_gpu(rows: torch.Tensor, count: int) -> Callable[[], Rows]:
@@ -187,42 +208,59 @@ def _copied_from_gpu(rows: torch.Tensor, count: int) -> Callable[[], Rows]:
 
 
 class OpenVinoEngine:
-    """OpenVINO on the CPU: one stream of work for every few cores, each with a batch of its own.
+    """OpenVINO on the CPU: a stream of work on one thread for each group of images.
 
     The graph is the model's own, traced with torch; precision is a property of the compiled graph, and what comes out
-    is float32. Its bits were found not to depend on streams, threads or batch size (benchmarks/exactness.py).
+    is float32.
     """
 
-    def __init__(self, model: Autoencoder, computation: Computation, batch_size: int, shape: RowShape) -> None:
-        import openvino
-
-        graph = _traced(model, batch_size, shape)
-        kind = {"float32": "f32", "bfloat16": "bf16"}[computation.precision]
-        properties = {
-            "INFERENCE_PRECISION_HINT": kind,
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        }
-        compiled = openvino.Core().compile_model(graph, "CPU", properties)
-        self._batch_size, self._shape = batch_size, shape
-        self.num_at_a_time = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        # One more than work at a time: its result is being taken while the others compute.
-        self._free = deque(compiled.create_infer_request() for _ in range(self.num_at_a_time + 1))
+    def __init__(self, model: Autoencoder, computation: Computation, num_together: int, shape: RowShape) -> None:
+        self._num_together, self._shape = num_together, shape
+        self._threads = _Threads(num_together)
+        self.num_under_way = self._threads.num_under_way
+        compiled = _compiled(_traced(model, num_together, shape), computation, self._threads.count)
+        self._free = deque(compiled.create_infer_request() for _ in range(self._threads.count))
 
     def start(self, images: torch.Tensor) -> Callable[[], Rows]:
+        return self._threads.start(images, self._rows)
+
+    def _rows(self, images: torch.Tensor) -> Rows:
         request = self._free.popleft()
-        padded = filled_up(images, self._batch_size)
+        padded = filled_up(images, self._num_together)
         request.start_async({0: padded.permute(0, 2, 3, 1).numpy()}, share_inputs=True)
+        request.wait()
+        maps = [torch.from_numpy(output.data) for output in request.output_tensors]
+        reconstructions = maps.pop() if self._shape.has_error else None
+        rows = feature_rows(self._shape, maps, padded, reconstructions)
+        found = rows[: len(images)].numpy().copy()  # the request's own memory is for its next group
+        self._free.append(request)
+        return found
 
-        def finish() -> Rows:
-            request.wait()
-            maps = [torch.from_numpy(output.data) for output in request.output_tensors]
-            reconstructions = maps.pop() if self._shape.has_error else None
-            rows = feature_rows(self._shape, maps, padded, reconstructions)
-            self._free.append(request)
-            return rows[: len(images)].numpy().copy()  # the request's own memory is for its next batch
 
-        return finish
+def _compiled(graph: "openvino.Model", computation: Computation, num_threads: int) -> "openvino.CompiledModel":
+    """Raises DeviceError where the processor would compute in another precision, or not at all."""
+    import openvino
+
+    kind = {"float32": "f32", "bfloat16": "bf16"}[computation.precision]
+    properties = {
+        "INFERENCE_PRECISION_HINT": kind,
+        "NUM_STREAMS": num_threads,
+        "INFERENCE_NUM_THREADS": num_threads,
+    }
+    try:
+        compiled = openvino.Core().compile_model(graph, "CPU", properties)
+    except RuntimeError as error:
+        raise _not_with_openvino(computation) from error
+    if compiled.get_property("INFERENCE_PRECISION_HINT") != getattr(openvino.Type, kind):
+        raise _not_with_openvino(computation)
+    return compiled
+
+
+def _not_with_openvino(computation: Computation) -> DeviceError:
+    return DeviceError(
+        f"OpenVINO does not compute this model in {computation.precision} on {device_name(computation.device)}: set "
+        f"inference_engine to 'torch', or use_mixed_precision to False"
+    )
 
 
 class _Parts(nn.Module):

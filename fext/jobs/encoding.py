@@ -60,7 +60,7 @@ def encoded_batches(extraction: Extraction, names: Names) -> Iterator[tuple[Batc
         extraction.engine,
         extraction.checkpoint.model,
         extraction.computation,
-        extraction.batch_size,
+        extraction.num_together,
         extraction.shape,
     )
     return encode_all(engine, stream.epoch())

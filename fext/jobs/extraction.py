@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fext.compute.device import Computation, prepare_computation
-from fext.compute.engines import EngineName, RowShape, choose_engine, engine_version
+from fext.compute.engines import EngineName, RowShape, choose_engine, engine_version, images_together
 from fext.data.images import DECODERS
 from fext.data.names import Names, readable
 from fext.data.source import ImageSource, known_images
@@ -37,6 +37,7 @@ class Extraction:
     computation: Computation
     engine: EngineName
     shape: RowShape
+    num_together: int
 
     @property
     def columns(self) -> Columns:
@@ -47,8 +48,8 @@ class Extraction:
 
     @property
     def batch_size(self) -> int:
-        """Images encoded at a time; rows may depend on it in their last bits, so it is part of the description."""
-        return self.settings.inference_batch_size
+        """Images read at a time."""
+        return self.settings.inference_batch_size if self.computation.device.type == "cpu" else self.num_together
 
     def describe(self) -> str:
         """Such as 'CPU (Intel Xeon), bfloat16, openvino'."""
@@ -84,7 +85,7 @@ class Extraction:
             "engine": self.engine,
             "engine_version": engine_version(self.engine),
             "decoders": f"{DECODERS}, preprocessing {self.checkpoint.preprocessing.version}",
-            "batch_shape": [self.batch_size, channels, height, width],
+            "batch_shape": [self.num_together, channels, height, width],
         }
 
     def _convolutions(self) -> str:
@@ -135,7 +136,6 @@ def remade_extraction(
         feature_grid=manifest["feature_grid"],
         feature_stages=stages_of(manifest),
         reconstruction_error=manifest["reconstruction_error"],
-        inference_batch_size=computed_by["batch_shape"][0],
     )
     exact = change_settings(
         settings,
@@ -192,7 +192,10 @@ def join_extraction(
     if _keeps_float32(engine, checkpoint):
         computation = replace(computation, precision="float32")
     shape = row_shape(settings, checkpoint)
-    extraction = Extraction(folder, checkpoint, source, settings, computation, engine, shape)
+    # Rows may depend in their last bits on how many images are computed together: it is what it was at first.
+    before = description["computed_by"]["batch_shape"][0] if description is not None else None
+    num_together = before or images_together(checkpoint.preprocessing.shape, computation, settings.inference_batch_size)
+    extraction = Extraction(folder, checkpoint, source, settings, computation, engine, shape, num_together)
     if description is not None:
         _refuse_other_ways(folder, description["computed_by"], extraction.description()["computed_by"])
     return extraction
@@ -251,7 +254,6 @@ def _as_before(settings: Settings, computed_by: dict[str, Any]) -> Settings:
         settings,
         use_mixed_precision=computed_by["precision"] != "float32",
         inference_engine=computed_by["engine"],
-        inference_batch_size=computed_by["batch_shape"][0],
     )
 
 

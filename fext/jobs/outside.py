@@ -40,7 +40,7 @@ class OutsideEncoder:
             extraction.engine,
             extraction.checkpoint.model,
             extraction.computation,
-            extraction.batch_size,
+            extraction.num_together,
             replace(extraction.shape, has_error=False),
         )
 
