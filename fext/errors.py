@@ -36,7 +36,7 @@ _NO_MEMORY = (
     NOT_ENOUGH_MEMORY, "out of memory", "can't allocate memory", "cannot allocate memory", "unable to allocate",
     "bad_alloc", "bad allocation", "alloc_failed", "insufficient memory", "memory allocation", "failed to map segment",
     "can't start new thread", "resource temporarily unavailable", "paging file is too small",
-    "pyobject pointer is null",
+    "pyobject pointer is null", "could not create a primitive",
 )  # fmt: skip
 _WINDOWS_NO_MEMORY = (8, 14, 1455)  # not enough, none left, the paging file is too small
 

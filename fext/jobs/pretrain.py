@@ -357,7 +357,7 @@ def _streams(run: Run) -> tuple[ImageStream, ImageStream]:
     settings, computation = run.settings, run.computation
     is_cached = settings.cache_images and _fits_memory(run)
 
-    def stream(names: tuple[str, ...], batch_size: int, **seeds: int | None) -> ImageStream:
+    def stream(names: tuple[str, ...], batch_size: int, **options: Any) -> ImageStream:
         return ImageStream(
             run.source.root,
             names,
@@ -367,15 +367,16 @@ def _streams(run: Run) -> tuple[ImageStream, ImageStream]:
             checksums=[run.checksums[name] for name in names],
             cache=ImageCache(len(names), run.preprocessing.shape) if is_cached else None,
             pin_memory=computation.device.type == "cuda",
+            as_bytes=computation.device.type == "cuda",
             shard=Shard(run.processes.rank, run.processes.count),
-            **seeds,
+            **options,
         )
 
     augmentation_seed = settings.seed if settings.augmentation else None
     train = stream(
         run.split.train, settings.batch_size, shuffle_seed=settings.seed, augmentation_seed=augmentation_seed
     )
-    return train, stream(run.split.test, settings.inference_batch_size)
+    return train, stream(run.split.test, settings.inference_batch_size, beside=train)
 
 
 def _fits_memory(run: Run) -> bool:

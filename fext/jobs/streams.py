@@ -9,9 +9,18 @@ from fext.store.checkpoints import Checkpoint
 
 
 def stream_for(
-    checkpoint: Checkpoint, source: ImageSource, names: Sequence[str], batch_size: int, computation: Computation
+    checkpoint: Checkpoint,
+    source: ImageSource,
+    names: Sequence[str],
+    batch_size: int,
+    computation: Computation,
+    *,
+    as_bytes: bool = False,
 ) -> ImageStream:
-    """The named images of a source in order, preprocessed as the checkpoint says."""
+    """The named images of a source in order, preprocessed as the checkpoint says.
+
+    `as_bytes` is for images that go to a device as they come: for a GPU they stay bytes, where they are such.
+    """
     return ImageStream(
         source.root,
         names,
@@ -19,4 +28,5 @@ def stream_for(
         batch_size=batch_size,
         num_processors=computation.num_processors,
         pin_memory=computation.device.type == "cuda",
+        as_bytes=as_bytes and computation.device.type == "cuda",
     )

@@ -162,7 +162,9 @@ def _streams(
     is_cached = settings.cache_images and size <= free_memory(shared=computation.num_processors > 1) // 2
     checksums = file_checksums(task.source, np.concatenate(list(task.division)), reporter) if is_cached else None
 
-    def stream(places: NDArray[np.int64], shuffle_seed: int | None) -> ImageStream:
+    def stream(
+        places: NDArray[np.int64], shuffle_seed: int | None = None, beside: ImageStream | None = None
+    ) -> ImageStream:
         return ImageStream(
             task.source.root,
             task.source.names.select(places.tolist()),
@@ -173,10 +175,13 @@ def _streams(
             checksums=None if checksums is None else [checksums[place] for place in places.tolist()],
             cache=None if checksums is None else ImageCache(len(places), task.checkpoint.preprocessing.shape),
             pin_memory=computation.device.type == "cuda",
+            as_bytes=computation.device.type == "cuda",
+            beside=beside,
         )
 
     train, validation, test = task.division
-    return stream(train, settings.seed), stream(validation, None), stream(test, None)
+    first = stream(train, settings.seed)
+    return first, stream(validation, beside=first), stream(test, beside=first)
 
 
 def _train(run: _Run) -> _State:

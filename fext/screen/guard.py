@@ -1,5 +1,6 @@
 """How every action ends badly, in one place: a line for the user, a log for what nobody expected."""
 
+import mmap
 import sys
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ from fext.screen.actions import Screen
 from fext.screen.console import show_error
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
+_LEAST_ROOM = 2**30
 
 
 class LeftQuestion(Exception):
@@ -25,8 +27,21 @@ def guarded(screen: Screen, doing: str, action: Callable[[], None]) -> int:
             give_back()  # what an error held is free only now
 
 
+def _make_sure_of_room() -> None:
+    """Raise MemoryError where a process may not have the addresses that torch and what it brings take.
+
+    Under such a limit (`ulimit -v`) linear algebra libraries wait for ever while they are loaded, or crash.
+    """
+    if hasattr(mmap, "PROT_READ") and "torch" not in sys.modules:
+        try:
+            mmap.mmap(-1, _LEAST_ROOM, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ).close()
+        except OSError as error:
+            raise MemoryError from error
+
+
 def _shown(screen: Screen, doing: str, action: Callable[[], None]) -> int:
     try:
+        _make_sure_of_room()
         action()
     except LeftQuestion:
         return DONE
