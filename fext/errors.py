@@ -10,6 +10,7 @@ FextError
 ├── ModelError               an architecture cannot be built as asked
 ├── DeviceError              the asked device or precision is not there
 ├── ReaderDiedError          a process that reads images died
+├── OutOfMemoryError         the memory of the machine or of a GPU has ended
 ├── ProcessGroupError        another process of the same run cannot be reached
 ├── CheckpointError          a checkpoint is missing, damaged, of a later version, or its name is taken
 ├── ExtractionError          an extraction is missing, unfinished, damaged, too small, or cannot be made as asked
@@ -19,8 +20,26 @@ FextError
 └── TrainingError            training cannot go on, such as a loss that is not finite
     └── UnreadableImageError an image of the split can no longer be used
 
-Whatever else is raised is a fault of FeXT: the screen shows one line and the path of the log with the traceback.
+Whatever else is raised is a fault of FeXT: the screen shows one line and the path of the log with the traceback. But
+memory may end anywhere, in whatever library: `is_out_of_memory` knows such an error.
 """
+
+import errno
+
+NOT_ENOUGH_MEMORY = "not enough memory"
+OUT_OF_MEMORY = (
+    "memory has ended: what was finished is kept; set num_processors, inference_batch_size, batch_size or explore_grid "
+    "lower, or close other programs, and start again"
+)
+
+# How torch, oneDNN, CUDA, cuBLAS, OpenVINO, FAISS, C++, image libraries and the system say it.
+_NO_MEMORY = (
+    NOT_ENOUGH_MEMORY, "out of memory", "can't allocate memory", "cannot allocate memory", "unable to allocate",
+    "bad_alloc", "bad allocation", "alloc_failed", "insufficient memory", "memory allocation", "failed to map segment",
+    "can't start new thread", "resource temporarily unavailable", "paging file is too small",
+    "pyobject pointer is null", "could not create a primitive",
+)  # fmt: skip
+_WINDOWS_NO_MEMORY = (8, 14, 1455)  # not enough, none left, the paging file is too small
 
 
 class FextError(Exception):
@@ -61,6 +80,10 @@ class DeviceError(FextError):
 
 class ReaderDiedError(FextError):
     """A process that reads images died."""
+
+
+class OutOfMemoryError(FextError):
+    """Memory has ended, that of the machine or of a GPU; what was finished is kept."""
 
 
 class ProcessGroupError(FextError):
@@ -105,3 +128,15 @@ class UnreadableImageError(TrainingError):
         super().__init__(reason)
         self.position = position
         self.reason = reason
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library means that there was no memory, or none for another thread or process."""
+    if isinstance(error, MemoryError | OutOfMemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:  # its text has names of files
+        return error.errno == errno.ENOMEM or getattr(error, "winerror", None) in _WINDOWS_NO_MEMORY
+    if isinstance(error, FextError):
+        return False
+    said = any(words in str(error).lower() for words in _NO_MEMORY)
+    return said or (error.__cause__ is not None and is_out_of_memory(error.__cause__))

@@ -54,6 +54,7 @@ from fext.reporting import Progress, SilentReporter, StopRequested
 from fext.settings import Settings
 from fext.store import classifiers, files
 from fext.store.checkpoints import load_split
+from fext.store.tensors import tensors_from_bytes, tensors_to_bytes
 from fext.store.workspace import Workspace
 
 Tiny = Callable[..., Settings]
@@ -712,8 +713,8 @@ def test_a_model_that_is_gone_or_another_is_told_so(space: Workspace, settings: 
     do(space, settings(), "probe", "one")
     model = space.checkpoints / "model"
     description = json.loads((model / "model.json").read_text(encoding="utf-8"))
-    tensors = {name: one + 1 for name, one in classifiers.load((model / "model.safetensors").read_bytes()).items()}
-    (model / "model.safetensors").write_bytes(classifiers.save(tensors))
+    tensors = {name: one + 1 for name, one in tensors_from_bytes((model / "model.safetensors").read_bytes()).items()}
+    (model / "model.safetensors").write_bytes(tensors_to_bytes(tensors))
     (model / "model.json").write_text(json.dumps(description | {"weights_sha256": ""}), encoding="utf-8")
     # The folder that the classifier was made with is another one, of the same name here.
     path = space.classifiers / "one" / "classifier.json"

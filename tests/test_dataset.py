@@ -1,5 +1,6 @@
 """The dataset generator: every image once, in an order and with an augmentation that the seeds fix."""
 
+import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from fext.compute.device import Computation
 from fext.data.dataset import WHOLE, Batch, ImageCache, ImageStream, Shard, augment
 from fext.data.images import Preprocessing, checksum, load_image
 
@@ -39,12 +41,14 @@ def stream(
     augmentation_seed: int | None = None,
     cache: ImageCache | None = None,
     shard: Shard = WHOLE,
+    as_bytes: bool = False,
+    beside: ImageStream | None = None,
 ) -> ImageStream:
     """A stream of small pictures."""
     return ImageStream(
         paths[0].parent, [path.name for path in paths], SHAPE,
         batch_size=batch_size, num_processors=num_processors, shuffle_seed=shuffle_seed,
-        augmentation_seed=augmentation_seed, cache=cache, shard=shard,
+        augmentation_seed=augmentation_seed, cache=cache, shard=shard, as_bytes=as_bytes, beside=beside,
         checksums=[checksum(path.read_bytes()) for path in paths] if cache else None,
     )  # fmt: skip
 
@@ -249,6 +253,48 @@ def test_a_batch_of_fewer_images_than_processes_is_given_whole_to_each(paths: li
     for rank in range(3):
         *_, last = stream(good, batch_size=4, shard=Shard(rank, 3)).epoch()
         assert positions(last) == [4, 5]
+
+
+# ---------------------------------------------------------------- other processes
+
+
+def test_streams_that_share_processes_give_what_each_gives_alone(paths: list[Path]) -> None:
+    """From the place in an epoch that is asked for, bytes and floats among them, with one set of processes for all."""
+    sixteen = paths[0].with_name("sixteen.png")
+    Image.fromarray(np.random.default_rng(1).integers(0, 65536, (32, 64), dtype=np.uint16)).save(sixteen)
+    options = [{"shuffle_seed": 1}, {"batch_size": 2}, {"augmentation_seed": 3}]
+    alone = [stream([*paths, sixteen], **one) for one in options]  # type: ignore[arg-type]
+    first = stream([*paths, sixteen], num_processors=2, **options[0])  # type: ignore[arg-type]
+    shared = [first, *(stream([*paths, sixteen], beside=first, **one) for one in options[1:])]  # type: ignore[arg-type]
+    for epoch, first_image in ((0, 0), (1, 3)):
+        for one, other in zip(alone, shared, strict=True):
+            assert len(one) == len(other)
+            assert_same(list(other.epoch(epoch, first_image)), list(one.epoch(epoch, first_image)))
+    assert len(multiprocessing.active_children()) == 2
+
+
+def test_images_cross_as_bytes_where_these_are_their_255ths_and_become_the_same_floats(paths: list[Path]) -> None:
+    sixteen = paths[0].with_name("sixteen.png")
+    Image.fromarray(np.random.default_rng(1).integers(0, 65536, (32, 64), dtype=np.uint16)).save(sixteen)
+    good = [path for path in paths if path != paths[DAMAGED]]
+    expected = list(stream([*good, sixteen], batch_size=3).epoch())
+    crossed = list(stream([*good, sixteen], batch_size=3, num_processors=2, as_bytes=True).epoch())
+    assert [batch.images.dtype for batch in crossed] == [torch.uint8, torch.uint8, torch.float32]
+    computation = Computation(torch.device("cpu"), "float32", 1)
+    for batch, other in zip(crossed, expected, strict=True):
+        placed = computation.to_device(batch.images)
+        assert torch.equal(placed, other.images)
+        assert placed.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_epoch_goes_on_at_any_image_with_batches_of_any_size(paths: list[Path]) -> None:
+    good = [path for path in paths if path != paths[DAMAGED]]
+    order = [file for batch in stream(good, shuffle_seed=1).epoch(2) for file in positions(batch)]
+    for first_image, batch_size in ((0, 4), (3, 2), (4, 1), (5, 8), (6, 1)):
+        images = stream(good, shuffle_seed=1, batch_size=batch_size)
+        rest = [positions(batch) for batch in images.epoch(2, first_image)]
+        assert [file for batch in rest for file in batch] == order[first_image:]
+        assert all(len(batch) == batch_size for batch in rest[:-1])
 
 
 # ---------------------------------------------------------------- images kept in memory

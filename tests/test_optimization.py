@@ -206,7 +206,7 @@ def test_a_batch_computed_in_parts_gives_the_gradient_of_the_whole(tiny: Tiny) -
 
 
 def test_more_parts_than_images_are_one_for_each_image(tiny: Tiny) -> None:
-    losses, reconstructions, _ = trainer_of(tiny(gradient_accumulation=8), small_autoencoder()).step(images(3))
+    losses, reconstructions, *_ = trainer_of(tiny(gradient_accumulation=8), small_autoencoder()).step(images(3))
     assert losses.shape == (3,)
     assert reconstructions.shape == (3, 3, 32, 32)
 
@@ -218,7 +218,7 @@ def test_a_long_gradient_is_shortened_and_a_short_one_left(tiny: Tiny) -> None:
             tiny(optimizer="sgd", gradient_clip=clip, learning_rate=1.0, weight_decay=0), small_autoencoder()
         )
         before = weights_of(trainer).clone()
-        _, _, norm = trainer.step(images())
+        norm = trainer.step(images()).norm
         change = weights_of(trainer) - before
         changes.append(change.norm().item())
         assert norm > 1e-3  # told as it was before
@@ -228,7 +228,7 @@ def test_a_long_gradient_is_shortened_and_a_short_one_left(tiny: Tiny) -> None:
 
 def test_float16_gives_about_the_gradient_of_float32(tiny: Tiny) -> None:
     full, half = (trainer_of(tiny(), small_autoencoder(), precision) for precision in ("float32", "float16"))
-    assert half.step(images())[2] == pytest.approx(full.step(images())[2], rel=0.01)
+    assert half.step(images()).norm == pytest.approx(full.step(images()).norm, rel=0.01)
 
 
 def test_a_gradient_too_large_for_float16_changes_no_weights_and_the_next_is_scaled_less(tiny: Tiny) -> None:
@@ -236,7 +236,7 @@ def test_a_gradient_too_large_for_float16_changes_no_weights_and_the_next_is_sca
     before = weights_of(trainer).clone()
     assert trainer.average is not None
     trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 2.0**40})
-    assert trainer.step(images())[2] is None
+    assert trainer.step(images()).norm is None
     assert torch.equal(weights_of(trainer), before)
     assert int(trainer.average.n_averaged) == 0
     assert trainer.scaler.get_scale() == 2.0**39
@@ -246,12 +246,12 @@ def test_a_gradient_too_large_for_float16_changes_no_weights_and_the_next_is_sca
 def test_an_optimizer_whose_first_step_was_left_out_is_restored_and_goes_on(tiny: Tiny, optimizer: str) -> None:
     trainer = trainer_of(tiny(optimizer=optimizer), small_autoencoder(), "float16")
     trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 2.0**40})
-    assert trainer.step(images())[2] is None
+    assert trainer.step(images()).norm is None
     restored = trainer_of(tiny(optimizer=optimizer), small_autoencoder(), "float16")
     restore_optimizer(restored.optimizer, restored.settings, trainer.optimizer.state_dict(), begun=False)
     for one in (trainer, restored):
         one.scaler.load_state_dict(one.scaler.state_dict() | {"scale": 1024.0})
-        assert one.step(images())[2] is not None
+        assert one.step(images()).norm is not None
     assert torch.equal(weights_of(restored), weights_of(trainer))
     assert weights_of(restored).isfinite().all()
 
@@ -278,7 +278,7 @@ def test_activity_l1_lowers_the_mean_absolute_latent_value_too_and_the_loss_told
     reference = small_autoencoder()
     reference.encoder(images()).abs().mean().backward()
     penalty = torch.cat([weight.grad.flatten() for weight in reference.encoder.parameters() if weight.grad is not None])
-    told = [trainer.step(images())[0] for trainer in (plain, weighted)]
+    told = [trainer.step(images()).losses for trainer in (plain, weighted)]
     assert torch.equal(*told)  # beside the loss of test images, which knows no penalty
     difference = gradient_of(weighted) - gradient_of(plain)
     assert torch.allclose(difference[: len(penalty)], 0.5 * penalty, atol=1e-6)
@@ -345,5 +345,6 @@ def test_a_channel_that_never_changes_is_dead() -> None:
     latent[:, 1] = 0
     latent[:, 2] = torch.tensor([0.0, 1.0]).reshape(2, 1, 1)  # the same everywhere in an image, but not in both
     for _ in range(2):
-        totals.add_latent(*channel_ranges(latent), num_values=18)
+        low, high = channel_ranges(latent)
+        totals.add_latent(low.tolist(), high.tolist(), num_values=18)
     assert totals.dead_channels() == 0.25

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import psutil
 import torch
 from torch import nn
 
+from fext.data.images import from_bytes
 from fext.data.readers import num_usable_cores
 from fext.errors import DeviceError, SettingsError
 from fext.model.winograd import convolutions
@@ -58,14 +60,30 @@ class Computation:
         """What keeps small gradients from being lost in float16; does nothing in other precisions."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Channels last; not on an Apple GPU, where the gradient of batch normalization is wrong for that.
+
+        See https://github.com/pytorch/pytorch/issues/175189 and 174345.
+        """
+        return torch.contiguous_format if self.device.type == "mps" else torch.channels_last
+
     def to_device(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) on the device, in channels-last memory order."""
-        return images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        """(N, C, H, W) float32 on the device, in its memory order; bytes become 255ths there, a quarter to copy.
+
+        Only from pinned memory to CUDA the copy goes on meanwhile: on an Apple GPU such a copy may read memory that is
+        something else by then (https://github.com/pytorch/pytorch/issues/189690).
+        """
+        meanwhile = self.device.type == "cuda" and images.is_pinned()
+        placed = images.to(self.device, memory_format=self.memory_format, non_blocking=meanwhile)
+        return as_floats(placed)
 
     def place(self, model: nn.Module) -> None:
-        """Move a model to the device, its weights in channels-last memory order, and choose how it convolves there."""
+        """Move a model to the device, its weights in its memory order, and choose how it convolves there."""
         model.to(device=self.device)
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=self.memory_format)
+        if self.device.type == "mps":
+            keep_contiguous(model)
         by_winograd = self.filters_by_winograd(model)
         for convolution in convolutions(model):
             convolution.by_winograd = by_winograd
@@ -89,6 +107,28 @@ class Computation:
     def device_kind(self) -> str:
         """What computes, whichever of several equal ones it is: 'GPU (NVIDIA H200)'."""
         return re.sub(r"^GPU \d+", "GPU", device_name(self.device))
+
+
+def as_floats(images: torch.Tensor) -> torch.Tensor:
+    """Images of bytes as float32 in [0, 1], channels last, by a table: what a GPU makes of a division differs.
+
+    Images (N, C, H, W) of floats stay as they are.
+    """
+    if images.dtype != torch.uint8:
+        return images
+    table = torch.from_numpy(from_bytes(np.arange(256, dtype=np.uint8))).to(images.device)
+    return table[images.permute(0, 2, 3, 1).int()].permute(0, 3, 1, 2)
+
+
+def keep_contiguous(model: nn.Module) -> None:
+    """Give normalizations and poolings what lies contiguous, whatever a layer before has made of the order."""
+
+    def bring_in_order(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return tuple(one.contiguous() for one in given)
+
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d | nn.AvgPool2d | nn.MaxPool2d):
+            layer.register_forward_pre_hook(bring_in_order)
 
 
 def find_machine() -> Machine:
@@ -156,12 +196,29 @@ def prepare_computation(settings: Settings, *, for_training: bool = False) -> Co
     """
     device = choose_device(settings.training_device)
     torch.set_num_threads(_cores_of_this_process() if settings.num_threads == "auto" else settings.num_threads)
+    _compute_reproducibly(device)
     if device.type == "cuda":
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
         torch.cuda.set_device(device)  # what torch asks and pins memory for is the current one
     precision = _choose_precision(settings.use_mixed_precision, device, for_training)
     return Computation(device, precision, _choose_processors(settings.num_processors, device))
+
+
+def _compute_reproducibly(device: torch.device) -> None:
+    """Let float32 be float32, and let a GPU add up in one order, where there is one; where not, torch warns of it.
+
+    Without this cuDNN would round what it convolves in float32 to the 10 bits of TF32.
+    """
+    backends: Any = torch.backends
+    for kind in (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv):
+        kind.fp32_precision = "ieee"
+    is_cuda = device.type == "cuda"
+    if is_cuda:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # looked at when cuBLAS starts
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(is_cuda, warn_only=True)
+    deterministic: Any = torch.utils.deterministic
+    deterministic.fill_uninitialized_memory = False  # costs time, and shows mistakes alone
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from fext.compute.device import Computation, device_name
 from fext.compute.inference import filled_up
 from fext.compute.openvino_package import import_openvino
 from fext.data.dataset import Batch
-from fext.errors import DeviceError
+from fext.errors import DeviceError, is_out_of_memory
 from fext.model.autoencoder import Autoencoder
 from fext.model.scores import mean_squared_error
 from fext.model.stages import StagedEncoder
@@ -174,8 +174,12 @@ class _Threads:
         self.num_under_way = self.count * num_together
         self._pool = ThreadPoolExecutor(self.count, initializer=_compute_alone)
         all_started = Barrier(self.count + 1)
-        for _ in range(self.count):
-            self._pool.submit(all_started.wait)
+        try:
+            for _ in range(self.count):
+                self._pool.submit(all_started.wait)
+        except RuntimeError:  # no memory for another thread: those that wait for it would do so for ever
+            all_started.abort()
+            raise
         all_started.wait()
         torch.set_num_threads(self.count)  # the last thread that set it did so for threads to come, too
 
@@ -247,6 +251,8 @@ def _compiled(graph: "openvino.Model", computation: Computation, num_threads: in
     try:
         compiled = openvino.Core().compile_model(graph, "CPU", properties)
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise _not_with_openvino(computation) from error
     if compiled.get_property("INFERENCE_PRECISION_HINT") != getattr(openvino.Type, kind):
         raise _not_with_openvino(computation)

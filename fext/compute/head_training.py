@@ -85,7 +85,9 @@ class HeadTrainer:
         with _drawing_from(seed, self.computation.device), self.computation.autocast():
             scores = self.model(images)
         loss = functional.cross_entropy(scores.float(), codes, self.weights, label_smoothing=_SMOOTHING)
-        if not bool(torch.isfinite(loss)):
+        hits = (scores.argmax(dim=1) == codes).sum()
+        told = torch.stack([loss.detach(), loss.detach() * len(codes), hits]).cpu()  # all at once: a GPU is waited for
+        if not bool(torch.isfinite(told[0])):
             raise TrainingError(
                 "the loss of the head is not finite: finished epochs are kept; a lower head_learning_rate may help"
             )
@@ -93,7 +95,7 @@ class HeadTrainer:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return torch.stack([loss.detach() * len(codes), (scores.argmax(dim=1) == codes).sum()]).cpu()
+        return told[1:]
 
 
 def make_head_trainer(

@@ -1,8 +1,9 @@
 """The passes over the data: one epoch of training and one of validation."""
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from fext.compute.device import Computation
+from fext.compute.memory import lowering
 from fext.compute.optimization import learning_rate_at
 from fext.compute.parallel import Agreement, in_sum
 from fext.compute.processes import Processes
@@ -31,6 +33,18 @@ _DISTURBANCE = 2  # the random stream of the seed that disturbances and dropout 
 _EDGES = [0.001 * 1.1**power for power in range(146)]
 LATENT_EDGES = (*(-edge for edge in reversed(_EDGES)), 0.0, *_EDGES)
 _NUM_COUNTED_VALUES = 65536  # of a batch, evenly spread: more would show nothing else
+
+
+class Computed(NamedTuple):
+    """What a step computed of its batch: losses (N,), reconstructions, and what `batch_sums` gives for all processes.
+
+    There is no norm of the gradient where float16 did not hold it.
+    """
+
+    losses: torch.Tensor
+    reconstructions: torch.Tensor
+    sums: list[float]
+    norm: float | None
 
 
 class Step(NamedTuple):
@@ -77,27 +91,25 @@ class Totals:
     num_latent_values: int = 0  # of each channel
     latent_counts: list[int] = field(default_factory=list)  # below, between and above LATENT_EDGES
 
-    def add(self, num_images: int, sums: torch.Tensor, num_computed: int) -> float:
+    def add(self, num_images: int, sums: Sequence[float], num_computed: int) -> float:
         """Add a batch of so many images, with what batch_sums gives for all that were computed; gives its mean loss.
 
         More are computed than there are where each of several processes has the whole of a small batch.
         """
-        loss, mse, mae, psnr = (value * (num_images / num_computed) for value in sums.tolist())
+        loss, mse, mae, psnr = (value * (num_images / num_computed) for value in sums)
         self.num_batches, self.num_images = self.num_batches + 1, self.num_images + num_images
         self.loss, self.mse, self.mae, self.psnr = self.loss + loss, self.mse + mse, self.mae + mae, self.psnr + psnr
         return float(loss / num_images)
 
-    def add_latent(self, low: torch.Tensor, high: torch.Tensor, num_values: int) -> None:
+    def add_latent(self, low: list[float], high: list[float], num_values: int) -> None:
         """Take note of the range of each channel of a latent, and of how many values it has in each."""
-        lowest, highest = low.tolist(), high.tolist()
-        self.latent_low = [min(pair) for pair in zip(self.latent_low or lowest, lowest, strict=True)]
-        self.latent_high = [max(pair) for pair in zip(self.latent_high or highest, highest, strict=True)]
+        self.latent_low = [min(pair) for pair in zip(self.latent_low or low, low, strict=True)]
+        self.latent_high = [max(pair) for pair in zip(self.latent_high or high, high, strict=True)]
         self.num_latent_values += num_values
 
-    def add_latent_counts(self, counts: torch.Tensor) -> None:
+    def add_latent_counts(self, counts: list[int]) -> None:
         """Add what count_values gives for a latent."""
-        added = counts.tolist()
-        self.latent_counts = [sum(pair) for pair in zip(self.latent_counts or [0] * len(added), added, strict=True)]
+        self.latent_counts = [sum(pair) for pair in zip(self.latent_counts or [0] * len(counts), counts, strict=True)]
 
     def scores(self) -> EpochScores:
         """The means over the images so far."""
@@ -157,6 +169,7 @@ class Trainer:
     computation: Computation
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
     agreement: Agreement = field(default_factory=lambda: Agreement(Processes(), torch.device("cpu")))
+    statistics: Sequence[torch.Tensor] = ()  # what the forward pass of a step changes
 
     def set_learning_rate(self, progress: float) -> float:
         """Set, and give, what the schedule says when `progress` of all epochs is done, from 0 to 1."""
@@ -169,47 +182,72 @@ class Trainer:
         """The images, each turned at random where the settings want that told, and by how much."""
         return turned(images) if self.settings.rotation_weight else (images, None)
 
-    def step(
-        self, images: torch.Tensor, batch_size: int | None = None, turns: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, float | None]:
-        """Change the weights by one batch; gives the losses (N,), the reconstructions, and the norm of the gradient.
+    def step(self, images: torch.Tensor, batch_size: int | None = None, turns: torch.Tensor | None = None) -> Computed:
+        """Change the weights by one batch.
 
         `turns` says how the images were turned. The losses are those of the reconstructions, without what else a step
         lowers. Of several processes, each gives its part of a batch, of which they have batch_size images together. It
-        is computed in gradient_accumulation parts. Where float16 did not hold the gradient, there is no norm and the
-        weights stay; the next one is scaled less. Raises TrainingError where the loss or the gradient is not finite,
-        before that changes the weights.
+        is computed in gradient_accumulation parts. Where float16 did not hold the gradient, the weights stay; the next
+        one is scaled less. Raises TrainingError where the loss or the gradient is not finite, OutOfMemoryError where
+        memory ends in computing them: all is then as it was before the step.
         """
-        batch_size = batch_size or len(images)
-        num_parts = min(self.settings.gradient_accumulation, batch_size // self.agreement.processes.count)
-        self.optimizer.zero_grad(set_to_none=True)
-        computed = []
-        parts_of_turns = turns.tensor_split(num_parts) if turns is not None else [None] * num_parts
-        for number, part in enumerate(zip(images.tensor_split(num_parts), parts_of_turns, strict=True), start=1):
-            with in_sum(self.forward, is_last=number == num_parts):
-                computed.append(self._backward(*part, batch_size))
-        norm = self._clip_gradient()
-        if norm is not None:
+        with self._undone_where_it_fails(), lowering(less_to_train(self.settings)):
+            computed = self._compute(images, batch_size or len(images), turns)
+        if computed.norm is not None:
             self.scaler.step(self.optimizer)
             if self.average is not None:
                 self.average.update_parameters(self.model)
         self.scaler.update()
-        losses, reconstructions = (torch.cat(list(values)) for values in zip(*computed, strict=True))
-        return losses, reconstructions, norm
+        return computed
+
+    @contextmanager
+    def _undone_where_it_fails(self) -> Iterator[None]:
+        """Put back the statistics of normalizations, which a forward pass moves on before all of a step is known."""
+        before = [statistic.clone() for statistic in self.statistics]
+        try:
+            yield
+        except Exception:
+            for statistic, value in zip(self.statistics, before, strict=True):
+                statistic.copy_(value)
+            self.optimizer.zero_grad(set_to_none=True)
+            raise
+
+    def _compute(self, images: torch.Tensor, batch_size: int, turns: torch.Tensor | None) -> Computed:
+        """The gradient of a batch, in place, and what is told of it: read in one go, for a GPU is waited for."""
+        num_parts = min(self.settings.gradient_accumulation, batch_size // self.agreement.processes.count)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = []
+        parts_of_turns = turns.tensor_split(num_parts) if turns is not None else [None] * num_parts
+        for number, part in enumerate(zip(images.tensor_split(num_parts), parts_of_turns, strict=True), start=1):
+            with in_sum(self.forward, is_last=number == num_parts):
+                parts.append(self._backward(*part, batch_size))
+        lowered, losses, reconstructions = (list(values) for values in zip(*parts, strict=True))
+        whole = torch.cat(losses), torch.cat(reconstructions)
+        self.scaler.unscale_(self.optimizer)
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        summed = self.agreement.processes.sum(torch.cat([torch.stack(lowered), batch_sums(*whole, images)]))
+        *told, length = torch.cat([summed, norm[None]]).tolist()
+        for loss in told[:num_parts]:
+            _refuse_not_finite("loss", loss)
+        if not math.isfinite(length) and self.scaler.get_scale() > 1:
+            return Computed(*whole, told[num_parts:], None)
+        _refuse_not_finite("gradient", length)
+        if self.settings.gradient_clip:
+            torch.nn.utils.clip_grads_with_norm_(weights, self.settings.gradient_clip, norm)
+        return Computed(*whole, told[num_parts:], length)
 
     def _backward(
         self, images: torch.Tensor, turns: torch.Tensor | None, batch_size: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         with self.computation.autocast():
             outcome = self.forward(images)
         reconstructions = outcome.reconstructions.float()
         losses = make_loss(self.settings.loss)(reconstructions, images)
         lowered = self._lowered(losses, outcome, turns).sum() / batch_size
-        processes = self.agreement.processes
-        _refuse_not_finite("loss", processes.sum(lowered.detach()).item())
         # Where there are several processes, what comes out is the mean of their gradients.
-        self.scaler.scale(lowered * processes.count).backward()  # type: ignore[no-untyped-call]
-        return losses.detach(), reconstructions.detach()
+        self.scaler.scale(lowered * self.agreement.processes.count).backward()  # type: ignore[no-untyped-call]
+        return lowered.detach(), losses.detach(), reconstructions.detach()
 
     def _lowered(self, losses: torch.Tensor, outcome: Outcome, turns: torch.Tensor | None) -> torch.Tensor:
         """What a step lowers: the losses, which alone are told, and what the settings put beside them."""
@@ -221,22 +259,6 @@ class Trainer:
             wrong = functional.cross_entropy(outcome.turns.float(), turns, reduction="none")
             losses = losses + self.settings.rotation_weight * wrong
         return losses
-
-    def _clip_gradient(self) -> float | None:
-        """Shorten the gradient to gradient_clip where it is longer (Pascanu et al., 2013); gives its length before.
-
-        None where it is not finite for the scale it was computed at.
-        """
-        self.scaler.unscale_(self.optimizer)
-        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-        length = norm.item()
-        if not math.isfinite(length) and self.scaler.get_scale() > 1:
-            return None
-        _refuse_not_finite("gradient", length)
-        if self.settings.gradient_clip:
-            torch.nn.utils.clip_grads_with_norm_(weights, self.settings.gradient_clip, norm)
-        return length
 
 
 def train_epoch(
@@ -251,23 +273,37 @@ def train_epoch(
     """Train on the batches of epoch `epoch` (from 0) that `totals` does not hold yet, and add them to it.
 
     `num_images` are in the whole epoch, in all processes. `on_batch` hears what came of each batch, at a moment when
-    weights, optimizer and totals belong together; so they do where UnreadableImageError is raised. Raises TrainingError
-    where the loss or a gradient is not finite, before that changes the weights.
+    weights, optimizer and totals belong together; so they do where UnreadableImageError or OutOfMemoryError is raised.
+    Raises TrainingError where the loss or a gradient is not finite, before that changes the weights.
     """
-    num_batches = -(-num_images // trainer.settings.batch_size)
+    size = trainer.settings.batch_size
+    num_batches = -(-num_images // size)
     for batch, num_computed in trainer.agreement.each(_noting_waits(batches, totals)):
-        middle = (totals.num_batches + 0.5) / num_batches  # of the batch: a warm-up does not waste its first one
-        learning_rate = trainer.set_learning_rate((epoch + middle) / trainer.settings.epochs)
-        images = trainer.computation.to_device(batch.images)
+        # Of the middle of the batch: a warm-up does not waste its first one. Those before it may have been larger.
+        done = (totals.num_images / size + 0.5) / num_batches
+        learning_rate = trainer.set_learning_rate((epoch + done) / trainer.settings.epochs)
         with _random_stream(trainer, epoch, totals.num_batches):
-            images, turns = trainer.turned(images)
-            losses, reconstructions, norm = trainer.step(images, num_computed, turns)
-        sums = trainer.agreement.processes.sum(batch_sums(losses, reconstructions, images))
-        batch_size = min(trainer.settings.batch_size, num_images - totals.num_images)
-        loss = totals.add(batch_size, sums, num_computed)
-        if norm is not None:
-            totals.gradient_norm, totals.num_steps = totals.gradient_norm + norm, totals.num_steps + 1
-        on_batch(Step(batch_size, loss, learning_rate, norm))
+            with lowering(less_to_train(trainer.settings)):
+                images, turns = trainer.turned(trainer.computation.to_device(batch.images))
+            computed = trainer.step(images, num_computed, turns)
+        batch_size = min(size, num_images - totals.num_images)
+        loss = totals.add(batch_size, computed.sums, num_computed)
+        if computed.norm is not None:
+            totals.gradient_norm, totals.num_steps = totals.gradient_norm + computed.norm, totals.num_steps + 1
+        on_batch(Step(batch_size, loss, learning_rate, computed.norm))
+
+
+def less_to_train(settings: Settings, *, evaluating: bool = False) -> str:
+    """What takes less memory than training, or evaluating, with these settings, for a run that is resumed."""
+    size, parts, tested = settings.batch_size, settings.gradient_accumulation, settings.inference_batch_size
+    if evaluating:
+        ways = [f"inference_batch_size = {tested // 2}"] * (tested > 1)
+    else:
+        ways = [f"gradient_accumulation = {min(2 * parts, size)}"] * (parts < size)
+        ways += [f"batch_size = {size // 2}"] * (size > 1)
+    ways = [f"{' or '.join(ways)} (--set, or in configurations.py)"] * bool(ways)
+    ways += ["without cache_images"] * settings.cache_images + ["other programs closed"]
+    return f"what was done is kept; resume with {', '.join(ways)}, or begin anew with a smaller picture_shape"
 
 
 def _noting_waits(batches: Iterable[Batch], totals: Totals) -> Iterator[Batch]:
@@ -314,16 +350,16 @@ def validation_epoch(
     moment when all of the batch is in `totals`.
     Raises UnreadableImageError where an image can no longer be read, TrainingError where the loss is not finite.
     """
-    processes = trainer.agreement.processes
     for batch, num_computed in trainer.agreement.each(batches):
-        images = trainer.computation.to_device(batch.images)
-        latent, reconstructions, sums = _judged(model, images, trainer.settings, trainer.computation)
+        with lowering(less_to_train(trainer.settings, evaluating=True)):
+            images = trainer.computation.to_device(batch.images)
+            latent, reconstructions, losses = _judged(model, images, trainer.settings, trainer.computation)
+            sums, low, high, counts = _read(trainer.agreement.processes, losses, reconstructions, images, latent)
         batch_size = min(trainer.settings.inference_batch_size, num_images - totals.num_images)
-        _refuse_not_finite("validation loss", totals.add(batch_size, processes.sum(sums), num_computed))
-        low, high = channel_ranges(latent)
-        totals.add_latent(processes.least(low), processes.greatest(high), batch_size * math.prod(latent.shape[2:]))
+        _refuse_not_finite("validation loss", totals.add(batch_size, sums, num_computed))
+        totals.add_latent(low, high, batch_size * math.prod(latent.shape[2:]))
         # Where each process has the whole of a small batch, all of them have counted it.
-        totals.add_latent_counts(processes.sum(count_values(latent)) * batch_size // num_computed)
+        totals.add_latent_counts([int(count) * batch_size // num_computed for count in counts])
         on_batch(batch_size, images, reconstructions)
 
 
@@ -332,17 +368,42 @@ def add_scores(
     totals: Totals, model: Autoencoder, images: torch.Tensor, settings: Settings, computation: Computation
 ) -> None:
     """Add to `totals` what a model in evaluation mode, alone, makes of a batch."""
-    _, _, sums = _judged(model, computation.to_device(images), settings, computation)
+    with lowering(less_to_train(settings, evaluating=True)):
+        placed = computation.to_device(images)
+        _, reconstructions, losses = _judged(model, placed, settings, computation)
+        sums = batch_sums(losses, reconstructions, placed).tolist()
     totals.add(len(images), sums, len(images))
 
 
 def _judged(
     model: Autoencoder, images: torch.Tensor, settings: Settings, computation: Computation
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The latent and the reconstructions of a batch, and what batch_sums gives for it."""
+    """The latent, the reconstructions and the losses of a batch."""
     with computation.autocast():
         latent = model.encoder(images)
         reconstructions = model.decoder(latent)
     reconstructions = reconstructions.float()
-    losses = make_loss(settings.loss)(reconstructions, images)
-    return latent, reconstructions, batch_sums(losses, reconstructions, images)
+    return latent, reconstructions, make_loss(settings.loss)(reconstructions, images)
+
+
+def _read(
+    processes: Processes,
+    losses: torch.Tensor,
+    reconstructions: torch.Tensor,
+    images: torch.Tensor,
+    latent: torch.Tensor,
+) -> tuple[list[float], ...]:
+    """Of all processes, the sums of a batch, the range of each channel of its latent, and how its values spread.
+
+    Read in one go, for a GPU is waited for; float32 holds numbers of values that are whole up to 2**24.
+    """
+    low, high = channel_ranges(latent)
+    told = [
+        processes.sum(batch_sums(losses, reconstructions, images)),
+        processes.least(low),
+        processes.greatest(high),
+        processes.sum(count_values(latent)).float(),
+    ]
+    values = torch.cat(told).tolist()
+    ends = list(itertools.accumulate(map(len, told)))
+    return tuple(values[start:end] for start, end in zip([0, *ends], ends, strict=False))

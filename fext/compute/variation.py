@@ -34,4 +34,5 @@ def vary(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     )
     grid = functional.affine_grid(rows.to(images.device), list(images.shape), align_corners=False)
     varied = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    return varied.contiguous(memory_format=torch.channels_last)
+    is_last = images.is_contiguous(memory_format=torch.channels_last)
+    return varied.contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)

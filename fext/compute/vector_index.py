@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.data.readers import num_usable_cores
+from fext.errors import is_out_of_memory
 from fext.settings import Settings
 
 Metric = Literal["cosine", "euclidean"]
@@ -143,6 +144,8 @@ class VectorIndex:
         try:
             index = faiss.read_index(faiss.PyCallbackIOReader(data))
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise ValueError("FAISS cannot read it") from error
         if not isinstance(index, faiss.IndexIDMap2 | faiss.IndexIVFScalarQuantizer):
             raise ValueError("it is another kind of index")

@@ -51,7 +51,7 @@ class FileRead(NamedTuple):
 class Batch(NamedTuple):
     """Images (N, C, H, W) float32 in [0, 1], the N files they come from, and the files that were rejected.
 
-    In memory the channels come last.
+    In memory the channels come last. Where a stream was asked for that, images may be the bytes that are 255ths.
     """
 
     images: torch.Tensor
@@ -177,7 +177,7 @@ WHOLE = Shard(0, 1)
 
 
 class _EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, position): in order, or shuffled anew for each epoch; from any batch on; a part of each."""
+    """Batches of (epoch, position): in order, or shuffled anew for each epoch; from any image on; a part of each."""
 
     def __init__(self, num_images: int, batch_size: int, shuffle_seed: int | None, shard: Shard) -> None:
         self.num_images = num_images
@@ -185,7 +185,7 @@ class _EpochSampler(Sampler[list[tuple[int, int]]]):
         self.shuffle_seed = shuffle_seed
         self.shard = shard
         self.epoch = 0
-        self.first_batch = 0
+        self.first_image = 0
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
@@ -194,12 +194,46 @@ class _EpochSampler(Sampler[list[tuple[int, int]]]):
         order = np.arange(self.num_images)
         if self.shuffle_seed is not None:
             order = np.random.default_rng([self.shuffle_seed, _SHUFFLE, self.epoch]).permutation(self.num_images)
-        for start in range(self.first_batch * self.batch_size, self.num_images, self.batch_size):
+        for start in range(self.first_image, self.num_images, self.batch_size):
             yield self.shard.of([(self.epoch, int(position)) for position in order[start : start + self.batch_size]])
 
 
+class _Datasets(Dataset[_Loaded]):
+    """Several datasets for the same processes: those of streams that are read one after the other."""
+
+    def __init__(self) -> None:
+        self.datasets: list[ImageDataset] = []
+
+    def __getitem__(self, key: tuple[int, int, int]) -> _Loaded:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[tuple[int, int, int]]) -> list[_Loaded]:
+        """The images at (number of the dataset, which is the same for all, epoch, position)."""
+        return self.datasets[keys[0][0]].__getitems__([key[1:] for key in keys])
+
+
+class _Turn(Sampler[list[tuple[int, int, int]]]):
+    """Hands on the batches of the stream whose turn it is."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.samplers: list[_EpochSampler] = []
+
+    def __len__(self) -> int:
+        return len(self.samplers[self.number])
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        number = self.number
+        for batch in self.samplers[number]:
+            yield [(number, *key) for key in batch]
+
+
 class ImageStream:
-    """Batches of images, epoch after epoch, decoded by `num_processors` processes (1: this one)."""
+    """Batches of images, epoch after epoch, decoded by `num_processors` processes (1: this one).
+
+    A stream `beside` another has the other's processes and settings of them; it is made before either is read, and of
+    all of them one at a time is. With `as_bytes` images come as the bytes that are 255ths, where they are such.
+    """
 
     def __init__(
         self,
@@ -214,14 +248,27 @@ class ImageStream:
         checksums: Sequence[str] | None = None,
         cache: ImageCache | None = None,
         pin_memory: bool = False,
+        as_bytes: bool = False,
         shard: Shard = WHOLE,
+        beside: "ImageStream | None" = None,
     ) -> None:
         self._sampler = _EpochSampler(len(names), batch_size, shuffle_seed, shard)
+        self._as_bytes = as_bytes
+        self._datasets: _Datasets = _Datasets() if beside is None else beside._datasets
+        self._turn: _Turn = _Turn() if beside is None else beside._turn
+        self._number = len(self._datasets.datasets)
+        self._datasets.datasets.append(ImageDataset(root, names, preprocessing, augmentation_seed, checksums, cache))
+        self._turn.samplers.append(self._sampler)
+        self._loader: DataLoader[_Loaded] = (
+            self._make_loader(num_processors, pin_memory) if beside is None else beside._loader
+        )
+
+    def _make_loader(self, num_processors: int, pin_memory: bool) -> "DataLoader[_Loaded]":
         num_workers = 0 if num_processors == 1 else num_processors
         with _without_advice():
-            self._loader = DataLoader(
-                ImageDataset(root, names, preprocessing, augmentation_seed, checksums, cache),
-                batch_sampler=self._sampler,
+            return DataLoader(
+                self._datasets,
+                batch_sampler=self._turn,
                 collate_fn=_collate,
                 num_workers=num_workers,
                 multiprocessing_context="spawn" if num_workers else None,
@@ -234,16 +281,18 @@ class ImageStream:
         """Batches in an epoch."""
         return len(self._sampler)
 
-    def epoch(self, epoch: int = 0, first_batch: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from first_batch on; the same epoch gives the same batches.
+    def epoch(self, epoch: int = 0, first_image: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from the image at that place on; the same epoch gives the same images in order.
 
         Raises ReaderDiedError where one of the processes that read images has died.
         """
-        self._sampler.epoch, self._sampler.first_batch = epoch, first_batch
+        self._sampler.epoch, self._sampler.first_image = epoch, first_image
+        self._turn.number = self._number
         try:
             with own_signals(), _without_advice():
                 batches = iter(self._loader)
-            yield from batches
+            for batch in batches:
+                yield batch if self._as_bytes else batch._replace(images=_as_floats(batch.images))
         except (RuntimeError, OSError) as error:
             if isinstance(error, RuntimeError) and not any(words in str(error) for words in _DIED):
                 raise
@@ -260,13 +309,35 @@ def _without_advice() -> Iterator[None]:
 
 def _collate(loaded: list[_Loaded]) -> Batch:
     arrays = [item.image for item in loaded if item.image is not None]
+    is_beside = get_worker_info() is not None
+    stacked = _stacked(arrays, as_bytes=is_beside) if arrays else None
     # Stacked as they lie, with channels last in memory: the order in which convolutions are quickest.
-    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) if arrays else torch.empty(0)
-    if get_worker_info() is not None:
+    images = torch.from_numpy(stacked).permute(0, 3, 1, 2) if stacked is not None else torch.empty(0)
+    if is_beside:
         # Here it can fail aloud: torch itself would do it in a thread whose errors are lost.
         images.share_memory_()  # type: ignore[no-untyped-call]
     files = [item.file for item in loaded]
     return Batch(images, [file for file in files if not file.reason], [file for file in files if file.reason])
+
+
+def _stacked(arrays: list[NDArray[np.float32]], *, as_bytes: bool) -> NDArray[np.float32] | NDArray[np.uint8]:
+    """Images one above the other: as bytes, a quarter of the memory, where all are made of whole 255ths."""
+    if as_bytes and _is_bytes(arrays[0][:1]):  # a first row tells most of what is not
+        pixels = to_bytes(np.stack(arrays))
+        if all(map(np.array_equal, map(from_bytes, pixels), arrays)):
+            return pixels
+    return np.stack(arrays)
+
+
+def _is_bytes(image: NDArray[np.float32]) -> bool:
+    return np.array_equal(from_bytes(to_bytes(image)), image)
+
+
+def _as_floats(images: torch.Tensor) -> torch.Tensor:
+    """Images (N, C, H, W) of bytes or floats as float32 in [0, 1], in the same order of memory."""
+    if images.dtype != torch.uint8:
+        return images
+    return torch.from_numpy(from_bytes(images.permute(0, 2, 3, 1).numpy())).permute(0, 3, 1, 2)
 
 
 def augment(image: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:

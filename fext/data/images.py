@@ -27,7 +27,7 @@ from fext.data.colours import visible
 from fext.data.formats import why_not_decoded
 from fext.data.opening import JPEG, Opened, open_picture
 from fext.data.orientation import Orientation
-from fext.errors import ImageRejected, TooLittleMemory
+from fext.errors import NOT_ENOUGH_MEMORY, ImageRejected, TooLittleMemory, is_out_of_memory
 
 # A file is read whole; pictures within the pixel limit stay below this even where they are stored plainly.
 MAX_BYTES = 2**31
@@ -134,7 +134,7 @@ def read_file(path: Path) -> tuple[bytes, FileState]:
     except OSError as error:
         raise ImageRejected(f"the file cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
-        raise TooLittleMemory("not enough memory to read it") from error
+        raise TooLittleMemory(f"{NOT_ENOUGH_MEMORY} to read it") from error
     if before != after or len(data) != after.size:
         raise ImageRejected("the file changed while it was read: start again when it is complete")
     return data, after
@@ -233,9 +233,9 @@ def _rejecting() -> Iterator[None]:
             yield
         except ImageRejected:
             raise
-        except MemoryError as error:
-            raise TooLittleMemory("not enough memory to decode it") from error
         except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+            if is_out_of_memory(error):
+                raise TooLittleMemory(f"{NOT_ENOUGH_MEMORY} to decode it") from error
             raise ImageRejected(why_not_decoded(error)) from error
 
 

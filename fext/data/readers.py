@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Literal, TypeVar
 
-from fext.errors import ReaderDiedError
+from fext.errors import ReaderDiedError, is_out_of_memory
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -39,8 +39,7 @@ def map_in_processes(
     pending: deque[Future[_Result]] = deque()
     try:
         for item in items:
-            with own_signals():
-                pending.append(pool.submit(function, item))
+            pending.append(_submitted(pool, function, item))
             if len(pending) >= _AHEAD * num_processors:
                 yield pending.popleft().result()
         while pending:
@@ -49,6 +48,17 @@ def map_in_processes(
         raise ReaderDiedError(READER_DIED) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _submitted(pool: ProcessPoolExecutor, function: Callable[[_Item], _Result], item: _Item) -> Future[_Result]:
+    """Give work to the processes, of which as many are started as it takes."""
+    try:
+        with own_signals():
+            return pool.submit(function, item)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, BrokenProcessPool) or is_out_of_memory(error) or isinstance(error, BlockingIOError):
+            raise ReaderDiedError(READER_DIED) from error
+        raise
 
 
 def num_processes(asked: int | Literal["auto"]) -> int:

@@ -20,7 +20,7 @@ from fext.data.formats import CAMERA_RAW_EXTENSIONS
 from fext.data.listing import column_name, lines_of, read_text, rows_of
 from fext.data.names import Names, name_to_bytes
 from fext.data.spelling import Disk
-from fext.errors import SourceError
+from fext.errors import SourceError, is_out_of_memory
 from fext.reporting import Reporter, SilentReporter, counted
 
 # Formats that Pillow names but cannot decode by itself (its stubs), or that are not pictures.
@@ -247,7 +247,9 @@ def _has_an_image_header(path: str) -> bool:
             Image.open(path).close()
     except Image.DecompressionBombError:
         return True
-    except Exception:  # Pillow's readers raise many kinds on what is none of theirs
+    except Exception as error:  # Pillow's readers raise many kinds on what is none of theirs
+        if is_out_of_memory(error):
+            raise
         return False
     return True
 

@@ -78,7 +78,9 @@ def _telling_of_notes(names: Names, reporter: Reporter) -> Iterator[Callable[[Ba
 
 def encoded_batches(extraction: Extraction, names: Names) -> Iterator[tuple[Batch, Rows]]:
     """Start the engine; gives each batch of the named images, in order, with the rows of those that could be read."""
-    stream = stream_for(extraction.checkpoint, extraction.source, names, extraction.batch_size, extraction.computation)
+    stream = stream_for(
+        extraction.checkpoint, extraction.source, names, extraction.batch_size, extraction.computation, as_bytes=True
+    )
     engine = make_engine(
         extraction.engine,
         extraction.checkpoint.model,

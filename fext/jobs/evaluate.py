@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.compute.device import keeping_freed_memory, prepare_computation
+from fext.compute.memory import LESS_TO_EVALUATE, lowering
 from fext.data.names import Names, name_to_bytes
 from fext.data.source import ImageSource, find_images, known_images
 from fext.errors import SourceError
@@ -47,6 +48,7 @@ class EvaluationResult:
     images_per_second: float
 
 
+@lowering(LESS_TO_EVALUATE)
 @keeping_freed_memory()
 def evaluate(
     workspace: Workspace, settings: Settings, folder: Path, images: Path | None, reporter: Reporter

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import save
 
 from fext.errors import UsageError
 from fext.store import files
 from fext.store.checkpoints import Checkpoint, load_checkpoint
+from fext.store.tensors import tensors_to_bytes
 
 Format = Literal["onnx", "safetensors"]
 FORMATS: tuple[Format, ...] = ("onnx", "safetensors")
@@ -45,8 +45,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _to_safetensors(checkpoint: Checkpoint) -> bytes:
-    weights = {name: tensor.contiguous() for name, tensor in checkpoint.model.encoder.state_dict().items()}
-    return save(weights, _metadata(checkpoint))
+    return tensors_to_bytes(checkpoint.model.encoder.state_dict(), _metadata(checkpoint))
 
 
 def _to_onnx(checkpoint: Checkpoint) -> bytes:

@@ -14,6 +14,7 @@ import torch
 
 import fext
 from fext.compute.device import keeping_freed_memory
+from fext.compute.memory import LESS_TO_EXTRACT, lowering
 from fext.compute.processes import Processes, join_processes
 from fext.data.names import Names
 from fext.data.source import ImageSource, find_images
@@ -62,6 +63,7 @@ class ExtractionResult:
     images_per_second: float
 
 
+@lowering(LESS_TO_EXTRACT)
 @keeping_freed_memory()
 def extract(
     workspace: Workspace,

@@ -199,7 +199,7 @@ def choose_extraction(
     row_shape(settings, checkpoint)  # a grid that does not fit is no other extraction, but a wrong setting
     folder = _folder(workspace, settings, checkpoint, source, name)
     before = extractions.describe(folder)
-    if before is None:
+    if before is None or extractions.has_nothing(folder):
         return own_extraction(folder, settings, checkpoint, source)
     computed_by = before["computed_by"]
     try:

@@ -15,7 +15,7 @@ from fext.compute.head_training import EncoderAndHead, head_probabilities
 from fext.compute.row_classifiers import row_classifier_from
 from fext.data.names import Names, readable
 from fext.data.source import ImageSource, find_images, known_images
-from fext.errors import ClassifierError, SourceError, UsageError
+from fext.errors import ClassifierError, SourceError, UsageError, is_out_of_memory
 from fext.jobs.choosing import refuse_vanished
 from fext.jobs.extraction import Extraction, checkpoint_of, own_extraction, remade_extraction
 from fext.jobs.features import averaged
@@ -171,6 +171,8 @@ class _Telling:
         try:
             return kind(self.extraction, self.classifier)
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             name = self.classifier.name
             raise ClassifierError(f"the classifier {name} is damaged: it does not fit its model") from error
 

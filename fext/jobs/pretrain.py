@@ -6,7 +6,7 @@ The state of a run is kept at every epoch's end, every few minutes within an epo
 import datetime
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,16 +22,34 @@ from fext.compute.device import (
     prepare_computation,
     refuse_unfit_to_share,
 )
+from fext.compute.memory import lowering
 from fext.compute.optimization import learning_rate_at, make_average, make_optimizer
 from fext.compute.parallel import Agreement, compiled, in_parallel
 from fext.compute.processes import Processes, join_processes
-from fext.compute.training import EpochScores, Step, Totals, Trainer, add_scores, train_epoch, validation_epoch
+from fext.compute.training import (
+    EpochScores,
+    Step,
+    Totals,
+    Trainer,
+    add_scores,
+    less_to_train,
+    train_epoch,
+    validation_epoch,
+)
 from fext.data.dataset import ImageCache, ImageStream, Shard
 from fext.data.images import Preprocessing
 from fext.data.names import Names
 from fext.data.source import ImageSource, find_images, known_images
 from fext.data.split import ChosenBy
-from fext.errors import DeviceError, ProcessGroupError, ReaderDiedError, TrackingError, UnreadableImageError
+from fext.errors import (
+    NOT_ENOUGH_MEMORY,
+    DeviceError,
+    OutOfMemoryError,
+    ProcessGroupError,
+    ReaderDiedError,
+    TrackingError,
+    UnreadableImageError,
+)
 from fext.jobs.choosing import choose_split, say_split
 from fext.jobs.diagnosis import Outlook, hints
 from fext.jobs.forecast import readable_size
@@ -45,7 +63,18 @@ from fext.jobs.starting import (
     start_model,
 )
 from fext.jobs.tracking import Tracking, track_latents, tracking
-from fext.jobs.training_state import Run, State, keep_epoch, mend, publish, restore, save_epoch, save_resume, trained
+from fext.jobs.training_state import (
+    NO_CHANGES,
+    Run,
+    State,
+    keep_epoch,
+    mend,
+    publish,
+    restore,
+    save_epoch,
+    save_resume,
+    trained,
+)
 from fext.model.disturbed import Disturbances, disturbed
 from fext.model.pretext import build_rotation_head
 from fext.pictures.figures import history_figure, pairs_figure
@@ -59,6 +88,10 @@ from fext.store.workspace import Workspace
 SECONDS_BETWEEN_SAVES = 180.0
 _BEGUN, _READY = "run begun", "run ready"  # what processes tell each other: the folder of the run
 _NUM_PICTURES = 12
+_LESS_TO_BEGIN = (
+    "nothing is lost; set batch_size, picture_shape or num_processors lower, choose a smaller architecture, or close "
+    "other programs, and start again"
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +122,7 @@ class PretrainResult:
     hints: tuple[str, ...]
 
 
+@lowering(_LESS_TO_BEGIN)
 @keeping_freed_memory()
 def pretrain(
     workspace: Workspace,
@@ -102,8 +136,8 @@ def pretrain(
 
     Under torchrun the processes train one model together: the first one begins the run and alone writes and has a
     result, the others join it. Started again by torchrun, they go on with it. Raises SourceError, TooFewImagesError,
-    ModelError, DeviceError, CheckpointError (the name is taken), TrainingError, and ProcessGroupError where another
-    process has ended.
+    ModelError, DeviceError, CheckpointError (the name is taken), TrainingError, OutOfMemoryError, and ProcessGroupError
+    where another process has ended.
     """
     processes = join_processes()
     if not processes.is_first:
@@ -164,29 +198,44 @@ def _source(workspace: Workspace, images: Path, only: Names | None, reporter: Re
     return source if only is None else known_images(images, only)
 
 
+@lowering(_LESS_TO_BEGIN)
 @keeping_freed_memory()
-def resume(settings: Settings, folder: Path, epochs: int | None, reporter: Reporter) -> PretrainResult | None:
+def resume(
+    settings: Settings,
+    folder: Path,
+    epochs: int | None,
+    reporter: Reporter,
+    changes: Mapping[str, int] = NO_CHANGES,
+) -> PretrainResult | None:
     """Go on with an interrupted run, or extend a finished one to a new total of epochs; under torchrun like pretrain.
 
-    The checkpoint's own settings are used, but those of the machine (category 'advanced') are today's. Raises
-    CheckpointError where there is nothing to go on with.
+    The checkpoint's own settings are used, but those of the machine (category 'advanced') are today's. `changes` are
+    other values for those of CHANGEABLE, with which memory suffices. Raises CheckpointError where there is nothing to
+    go on with, SettingsError where a change cannot be.
     """
     processes = join_processes()
     if not processes.is_first:
         _join(processes, settings, reporter)
         return None
     # What torchrun starts again may have been extended before.
-    return _go_on(processes, settings, folder, None if processes.recall(_BEGUN) else epochs, reporter)
+    if processes.recall(_BEGUN):
+        return _go_on(processes, settings, folder, None, reporter)
+    return _go_on(processes, settings, folder, epochs, reporter, changes)
 
 
 def _go_on(
-    processes: Processes, settings: Settings, folder: Path, epochs: int | None, reporter: Reporter
+    processes: Processes,
+    settings: Settings,
+    folder: Path,
+    epochs: int | None,
+    reporter: Reporter,
+    changes: Mapping[str, int] = NO_CHANGES,
 ) -> PretrainResult:
     """Go on with the run in a folder, and let the other processes join."""
     started = time.perf_counter()
     with locked(folder):
         stored = checkpoints.load_resume(folder)
-        run, state = restore(settings, folder, epochs, stored, reporter, processes)
+        run, state = restore(settings, folder, epochs, stored, reporter, processes, changes)
         checkpoints.save_settings(folder, run.settings)
         mend(run, state)
         reporter.message(f"{folder.name}: going on after {state.how_far()}")
@@ -242,6 +291,11 @@ def _made_up_name(workspace: Workspace, architecture: str) -> str:
 
 
 def _train(run: Run, state: State, num_rejected: int, started: float) -> PretrainResult:
+    with lowering(less_to_train(run.settings)):
+        return _train_to_the_end(run, state, num_rejected, started)
+
+
+def _train_to_the_end(run: Run, state: State, num_rejected: int, started: float) -> PretrainResult:
     settings, computation = run.settings, run.computation
     run.reporter.message(f"training {settings.architecture} on {computation.describe()}")
     with run.processes.sharing_tensors(computation.device):
@@ -286,7 +340,9 @@ def _keeping_what_is_done(run: Run, state: State) -> Iterator[None]:
     """Save the batches of an epoch that is left between two of them, for whatever reason that is known."""
     try:
         yield
-    except (StopRequested, UnreadableImageError, ReaderDiedError, ProcessGroupError, TrackingError):
+    except (
+        StopRequested, UnreadableImageError, ReaderDiedError, OutOfMemoryError, ProcessGroupError, TrackingError
+    ):  # fmt: skip
         if not run.processes.is_first:
             raise
         save_resume(run, state)
@@ -308,7 +364,10 @@ def _make_trainer(run: Run) -> Trainer:
     if settings.jit_compile:
         forward = compiled(forward, settings.jit_backend)
     agreement = Agreement(run.processes, device)
-    return Trainer(forward, run.model, run.optimizer, run.average, settings, run.computation, run.scaler, agreement)
+    statistics = tuple(model.buffers())
+    return Trainer(
+        forward, run.model, run.optimizer, run.average, settings, run.computation, run.scaler, agreement, statistics
+    )
 
 
 def _stopped_early(settings: Settings, state: State) -> bool:
@@ -319,7 +378,7 @@ def _streams(run: Run) -> tuple[ImageStream, ImageStream]:
     settings, computation = run.settings, run.computation
     is_cached = settings.cache_images and _fits_memory(run)
 
-    def stream(names: tuple[str, ...], batch_size: int, **seeds: int | None) -> ImageStream:
+    def stream(names: tuple[str, ...], batch_size: int, **options: Any) -> ImageStream:
         return ImageStream(
             run.source.root,
             names,
@@ -329,15 +388,16 @@ def _streams(run: Run) -> tuple[ImageStream, ImageStream]:
             checksums=[run.checksums[name] for name in names],
             cache=ImageCache(len(names), run.preprocessing.shape) if is_cached else None,
             pin_memory=computation.device.type == "cuda",
+            as_bytes=computation.device.type == "cuda",
             shard=Shard(run.processes.rank, run.processes.count),
-            **seeds,
+            **options,
         )
 
     augmentation_seed = settings.seed if settings.augmentation else None
     train = stream(
         run.split.train, settings.batch_size, shuffle_seed=settings.seed, augmentation_seed=augmentation_seed
     )
-    return train, stream(run.split.choosing, settings.inference_batch_size)
+    return train, stream(run.split.choosing, settings.inference_batch_size, beside=train)
 
 
 def _fits_memory(run: Run) -> bool:
@@ -405,12 +465,12 @@ def _one_epoch(
     train_stream, validation_stream = streams
     epoch = len(state.history)
     watch.begin_epoch()
-    if state.train.num_batches < len(train_stream):
+    if state.train.num_images < len(run.split.train):
         with _naming_images(run, run.split.train):
             run.model.train()
             train_epoch(
                 trainer,
-                train_stream.epoch(epoch, state.train.num_batches),
+                train_stream.epoch(epoch, state.train.num_images),
                 state.train,
                 epoch=epoch,
                 num_images=len(run.split.train),
@@ -421,7 +481,7 @@ def _one_epoch(
         validation_epoch(
             trainer,
             run.judged,
-            validation_stream.epoch(0, state.validation.num_batches),
+            validation_stream.epoch(0, state.validation.num_images),
             state.validation,
             num_images=len(run.split.choosing),
             on_batch=watch.on_validation_batch,
@@ -436,6 +496,8 @@ def _naming_images(run: Run, names: tuple[str, ...]) -> Iterator[None]:
         yield
     except UnreadableImageError as error:
         name = names[error.position]
+        if error.reason.startswith(NOT_ENOUGH_MEMORY):
+            raise OutOfMemoryError(f"{name}: {error.reason}: {less_to_train(run.settings)}") from error
         what = name if run.source.is_there(name) else f"the folder {run.source.path(name).parent}"
         advice = f"put it back and resume {run.folder.name}, or train a new model"
         error.args = (f"{what} can no longer be used ({error.reason}): {advice}",)

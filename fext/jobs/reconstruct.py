@@ -9,6 +9,7 @@ import torch
 
 from fext.compute.device import Computation, keeping_freed_memory, prepare_computation
 from fext.compute.inference import reconstruct as reconstruct_batch
+from fext.compute.memory import LESS_TO_EVALUATE, lowering
 from fext.data.dataset import Batch, ImageStream
 from fext.data.source import ImageSource, find_images
 from fext.errors import SourceError, UsageError
@@ -32,6 +33,7 @@ class ReconstructionResult:
     seconds: float
 
 
+@lowering(LESS_TO_EVALUATE)
 @keeping_freed_memory()
 def reconstruct(
     settings: Settings, checkpoint_folder: Path, images: Path, output: Path, reporter: Reporter

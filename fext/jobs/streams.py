@@ -15,10 +15,13 @@ def stream_for(
     batch_size: int,
     computation: Computation,
     checksums: Sequence[str] | None = None,
+    *,
+    as_bytes: bool = False,
 ) -> ImageStream:
     """The named images of a source in order, preprocessed as the checkpoint says.
 
-    Where checksums are given, a file that has another one is rejected.
+    Where checksums are given, a file that has another one is rejected. `as_bytes` is for images that go to a device as
+    they come: for a GPU they stay bytes, where they are such.
     """
     return ImageStream(
         source.root,
@@ -28,4 +31,5 @@ def stream_for(
         num_processors=computation.num_processors,
         checksums=checksums,
         pin_memory=computation.device.type == "cuda",
+        as_bytes=as_bytes and computation.device.type == "cuda",
     )

@@ -26,6 +26,7 @@ from fext.compute.head_training import (
     make_head_trainer,
     set_whitenings,
 )
+from fext.compute.memory import lowering
 from fext.compute.optimization import learning_rate_at
 from fext.compute.row_classifiers import class_weights
 from fext.data.dataset import Batch, ImageCache, ImageStream
@@ -56,8 +57,11 @@ _SHAPING = (
     "head_patience", "finetune_epochs", "balance_classes", "seed",
 )  # fmt: skip
 
-
 _ENOUGH_TO_WHITEN = 2000  # images
+_LESS_TO_TRAIN = (
+    "the epochs that were finished are kept; close other programs or set num_processors lower and start again to go "
+    "on, or set head_batch_size lower, with which it begins anew"
+)
 
 
 @dataclass
@@ -98,6 +102,7 @@ class _Run:
         return places
 
 
+@lowering(_LESS_TO_TRAIN)
 @keeping_freed_memory()
 def train_head(
     workspace: Workspace,
@@ -160,7 +165,9 @@ def _streams(
     is_cached = settings.cache_images and size <= free_memory(shared=computation.num_processors > 1) // 2
     checksums = file_checksums(task.source, np.concatenate(list(task.division)), reporter) if is_cached else None
 
-    def stream(places: NDArray[np.int64], shuffle_seed: int | None) -> ImageStream:
+    def stream(
+        places: NDArray[np.int64], shuffle_seed: int | None = None, beside: ImageStream | None = None
+    ) -> ImageStream:
         return ImageStream(
             task.source.root,
             task.source.names.select(places.tolist()),
@@ -171,10 +178,13 @@ def _streams(
             checksums=None if checksums is None else [checksums[place] for place in places.tolist()],
             cache=None if checksums is None else ImageCache(len(places), task.checkpoint.preprocessing.shape),
             pin_memory=computation.device.type == "cuda",
+            as_bytes=computation.device.type == "cuda",
+            beside=beside,
         )
 
     train, validation, test = task.division
-    return stream(train, settings.seed), stream(validation, None), stream(test, None)
+    first = stream(train, settings.seed)
+    return first, stream(validation, beside=first), stream(test, beside=first)
 
 
 def _train(run: _Run) -> _State:

@@ -5,9 +5,10 @@ resume.pt holds the whole of it and is written first; the files that others read
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from fext.data.images import Preprocessing, checksum
 from fext.data.names import Names
 from fext.data.source import ImageSource
 from fext.data.split import Split
-from fext.errors import CheckpointError
+from fext.errors import CheckpointError, is_out_of_memory
+from fext.jobs.starting import refuse_contradictions, refuse_single_values
 from fext.model.autoencoder import Autoencoder, build_autoencoder
 from fext.model.pretext import RotationHead, build_rotation_head
 from fext.reporting import Reporter, counted
@@ -32,6 +34,7 @@ from fext.store import checkpoints
 from fext.store.checkpoints import Description, History, history_columns
 
 _OF_THE_RUN = ("data", "model", "custom", "training")  # categories of settings
+NO_CHANGES: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass
@@ -109,21 +112,30 @@ def restore(
     stored: dict[str, Any],
     reporter: Reporter,
     processes: Processes,
+    changes: Mapping[str, int] = NO_CHANGES,
 ) -> tuple[Run, State]:
-    """The run that resume.pt holds, as it was when it was saved; raises CheckpointError where it does not fit."""
+    """The run that resume.pt holds, as it was when it was saved, but for the changes of settings.
+
+    Raises CheckpointError where it does not fit, SettingsError where a change cannot be.
+    """
     try:
         parts, state = _parts_and_state(stored)
         description = checkpoints.load_description(folder)
         finished = description.summary["finished"] is True
         settings = _settings_to_resume(today, folder, epochs, len(state.history), finished)
+        settings = _changed(settings, changes, folder.name, reporter)
         check_jit_backend(settings)
         computation = prepare_computation(settings, for_training=True)
         refuse_unfit_to_share(settings, computation, processes.count)
         _warn_of_another_computation(description, computation, processes, reporter)
         run = _restored_run(folder, parts, state, description, settings, computation, reporter, processes)
         _say_what_holds(run, today)
-        _check(state, settings, run.split)
+        _check(state, run.split)
+        for num_left in (len(run.split.train), len(run.split.train) - state.train.num_images) if changes else ():
+            refuse_single_values(run.model.plan, settings, num_left)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ValidationError) as error:
+        if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+            raise
         raise CheckpointError(f"{folder / 'resume.pt'} does not fit its checkpoint: it cannot be resumed") from error
     had_stopped_early = 0 < settings.early_stopping_patience <= state.num_stalled
     if finished or (had_stopped_early and epochs is not None):
@@ -211,20 +223,18 @@ def _restore_training(
     return average, scaler
 
 
-def _check(state: State, settings: Settings, split: Split) -> None:
+def _check(state: State, split: Split) -> None:
     """Raise ValueError where a state cannot be that of a run with this split."""
     known = set(history_columns(split.chosen_by))
-    passes = [
-        (state.train, len(split.train), settings.batch_size),
-        (state.validation, len(split.choosing), settings.inference_batch_size),
-    ]
+    passes = [(state.train, len(split.train)), (state.validation, len(split.choosing))]
     fits = (
         all(row.keys() == known for row in state.history)
         and 0 <= state.best_epoch <= len(state.history)
         and not math.isnan(state.best_loss + state.reference_loss)
         and all(
-            totals.num_batches >= 0 and totals.num_images == min(totals.num_batches * batch_size, num_images)
-            for totals, num_images, batch_size in passes
+            bool(totals.num_batches) == bool(totals.num_images)
+            and 0 <= totals.num_batches <= totals.num_images <= num_images  # of batches of any size: it may change
+            for totals, num_images in passes
         )
     )
     if not fits:
@@ -252,6 +262,20 @@ def _settings_to_resume(today: Settings, folder: Path, epochs: int | None, done:
     stored = checkpoints.load_settings_of(folder)
     machine = {info.name: getattr(today, info.name) for info in setting_infos() if info.category == "advanced"}
     return change_settings(stored, epochs=epochs or stored.epochs, **machine)
+
+
+def _changed(settings: Settings, changes: Mapping[str, int], run: str, reporter: Reporter) -> Settings:
+    """The settings of a run with other values for some that it goes on with; each is told."""
+    size = changes.get("batch_size", settings.batch_size)
+    fitting = {"gradient_accumulation": min(settings.gradient_accumulation, size)} | dict(changes)
+    differing = {name: value for name, value in fitting.items() if getattr(settings, name) != value}
+    if not differing:
+        return settings
+    words = ", ".join(f"{name} = {value} (before: {getattr(settings, name)})" for name, value in differing.items())
+    reporter.warning(f"{run} goes on with {words}: the result differs from that of a run left alone")
+    changed = change_settings(settings, **differing)
+    refuse_contradictions(changed)
+    return changed
 
 
 def _say_what_holds(run: Run, today: Settings) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fext.compute.device import keeping_freed_memory
+from fext.compute.memory import LESS_TO_EVALUATE, lowering
 from fext.data.images import NO_FILE, file_state
 from fext.data.names import Names, name_to_bytes
 from fext.data.source import ImageSource, find_images
@@ -58,6 +59,7 @@ class _Findings:
             self.problems.append(text)
 
 
+@lowering(LESS_TO_EVALUATE)
 @keeping_freed_memory()
 def verify(
     workspace: Workspace, settings: Settings, folder: Path, everything: bool, reporter: Reporter

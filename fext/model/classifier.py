@@ -104,7 +104,7 @@ class _Normalization(nn.BatchNorm2d):
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if self.training:
+        if self.training and self.momentum != _MOMENTUM:  # it stays so: a GPU need not be asked at each step
             self.momentum = max(_MOMENTUM, 1 / (int(self.num_batches_tracked or 0) + 1))
         return super().forward(images)
 
@@ -123,7 +123,7 @@ class _Residual(nn.Module):
 
 def _convolution(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False), _Normalization(width), nn.ReLU()
+        nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False), _Normalization(width, momentum=1.0), nn.ReLU()
     )
 
 
@@ -151,6 +151,6 @@ def _shrunken(maps: torch.Tensor) -> torch.Tensor:
 def _brought_to(maps: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """To a grid that is smaller, or the same."""
     rows, columns = maps.shape[2:]
-    if (rows, columns) == (2 * grid[0], 2 * grid[1]):
-        return functional.max_pool2d(maps, 2)
-    return functional.adaptive_max_pool2d(maps, grid)
+    if rows % grid[0] == columns % grid[1] == 0:
+        return functional.max_pool2d(maps, (rows // grid[0], columns // grid[1]))
+    return functional.adaptive_max_pool2d(maps, grid)  # on a GPU its gradient may differ in the last bits

@@ -3,7 +3,7 @@
 Jobs are imported when they start, not before: torch takes seconds to load and the menu must be there at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,11 +76,13 @@ def run_pretrain(screen: Screen, settings: "Settings", images: Path, name: str |
     _show_training(screen, pretrain(screen.workspace, settings, images, name, screen.reporter))
 
 
-def run_resume(screen: Screen, settings: "Settings", folder: Path, epochs: int | None) -> None:
+def run_resume(
+    screen: Screen, settings: "Settings", folder: Path, epochs: int | None, changes: Mapping[str, int]
+) -> None:
     """Go on with a checkpoint, up to a new total of epochs where one is given, and show how it went."""
     from fext.jobs.pretrain import resume
 
-    _show_training(screen, resume(settings, folder, epochs, screen.reporter))
+    _show_training(screen, resume(settings, folder, epochs, screen.reporter, changes))
 
 
 def run_evaluate(screen: Screen, settings: "Settings", folder: Path, images: Path | None) -> None:

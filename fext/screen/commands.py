@@ -148,10 +148,14 @@ def _pretrain(screen: Screen, words: argparse.Namespace) -> None:
 
 
 def _resume(screen: Screen, words: argparse.Namespace) -> None:
+    from fext.settings import CHANGEABLE, names_of
+
     settings = screen.settings(words.overrides)
     folder = screen.workspace.find_checkpoint(words.checkpoint)
-    _refuse_other_settings(settings, words, folder, _of_categories(*_OF_A_MODEL, "data", "training", "general"))
-    actions.run_resume(screen, settings, folder, words.epochs)
+    own = _of_categories(*_OF_A_MODEL, "data", "training", "general").difference(CHANGEABLE)
+    _refuse_other_settings(settings, words, folder, own)
+    changes = {name: getattr(settings, name) for name in names_of(words.overrides) if name in CHANGEABLE}
+    actions.run_resume(screen, settings, folder, words.epochs, changes)
 
 
 def _of_categories(*categories: str) -> set[str]:

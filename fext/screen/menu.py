@@ -112,11 +112,11 @@ class Menu:
         done, total, finished = run_progress(folder)
         if not finished:
             self._say(f"Go on with {folder.name} after epoch {done} of {total}")
-            actions.run_resume(self._screen, settings, folder, None)
+            actions.run_resume(self._screen, settings, folder, None, _taking_less(settings, folder))
             return
         self._say(f"{folder.name} is finished with {done} epochs; a new total extends it")
         answer = ask(questionary.text("New total of epochs:", validate=lambda text: _above(text, done)))
-        actions.run_resume(self._screen, settings, folder, int(answer))
+        actions.run_resume(self._screen, settings, folder, int(answer), _taking_less(settings, folder))
 
     def _evaluate(self) -> None:
         settings = self._screen.settings()
@@ -185,6 +185,22 @@ class Menu:
 
     def _say(self, text: str) -> None:
         self._screen.reporter.message(text)
+
+
+def _taking_less(settings: "Settings", folder: Path) -> dict[str, int]:
+    """What configurations.py has otherwise than a run began with, and takes less memory, where the user wants that."""
+    from fext.settings import CHANGEABLE
+    from fext.store.checkpoints import load_settings_of
+
+    trained = load_settings_of(folder)
+    less: dict[str, int] = {}
+    for name in CHANGEABLE:
+        now, before = int(getattr(settings, name)), int(getattr(trained, name))
+        if now > before if name == "gradient_accumulation" else now < before:
+            less[name] = now
+    words = ", ".join(f"{name} = {value} ({folder.name} has {getattr(trained, name)})" for name, value in less.items())
+    question = f"configurations.py has {words}, which takes less memory: go on so?"
+    return less if less and ask(questionary.confirm(question, default=False)) else {}
 
 
 def _above(text: str, done: int) -> bool | str:

@@ -27,6 +27,9 @@ RENAMED = {
     "training_epochs": "epochs",
 }
 
+# What a run that is resumed may have otherwise than it began: with less of them at a time, less memory suffices.
+CHANGEABLE = ("batch_size", "gradient_accumulation", "inference_batch_size")
+
 CATEGORIES = {
     "advanced": "Device, precision and speed",
     "data": "Images and how they become tensors",

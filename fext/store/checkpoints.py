@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
 
 from fext.data.images import Preprocessing
 from fext.data.split import SIDES, ChosenBy, Split
-from fext.errors import CheckpointError, FextError, SettingsError
+from fext.errors import CheckpointError, FextError, SettingsError, is_out_of_memory
 from fext.model.autoencoder import Autoencoder
 from fext.model.plans import Plan
 from fext.settings import Settings, settings_from_json
 from fext.store import files
+from fext.store.tensors import tensors_from_bytes, tensors_to_bytes
 
 # Version 1 had no validation images and no checksums in split.csv: the epoch was chosen by the test images.
 FORMAT_VERSION = 2
@@ -111,7 +111,7 @@ class Description:
 
 def weights_to_bytes(model: Autoencoder) -> bytes:
     """What model.safetensors holds."""
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+    return tensors_to_bytes(model.state_dict())
 
 
 def save_model(folder: Path, weights: bytes, description: Description) -> None:
@@ -175,6 +175,8 @@ def load_resume(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder.name} has no resume.pt: it cannot be resumed") from error
     except Exception as error:  # torch raises many kinds on a damaged or tampered file
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(f"{path} is damaged or not FeXT's: it cannot be resumed") from error
     version = state.pop("format_version", None) if isinstance(state, dict) else None
     if not isinstance(state, dict) or version not in (RESUME_VERSION - 1, RESUME_VERSION):
@@ -301,13 +303,15 @@ def _refusals(folder: Path) -> Iterator[None]:
         missing = Path(error.filename).name
         raise CheckpointError(f"checkpoint {folder.name} is incomplete: {missing} is missing") from error
     except Exception as error:  # safetensors and JSON of any shape raise many kinds
+        if is_out_of_memory(error):
+            raise
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"checkpoint {folder.name} is damaged: {first_line}") from error
 
 
 def _load_model(plan: Plan, weights: bytes) -> Autoencoder:
     """The model of a plan with stored weights; memory is taken only for weights that fit the plan."""
-    tensors = load(weights)
+    tensors = tensors_from_bytes(weights)
     with torch.device("meta"):
         model = Autoencoder(plan)
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}

@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import safe_open
-from safetensors.torch import load, save
 
 from fext.data.images import Preprocessing
-from fext.errors import ClassifierError, FextError
+from fext.errors import ClassifierError, FextError, is_out_of_memory
 from fext.store import files
 from fext.store.extractions import ComputedBy
+from fext.store.tensors import tensors_from_bytes, tensors_to_bytes
 
 DESCRIPTION, WEIGHTS, UNFINISHED = "classifier.json", "classifier.safetensors", "unfinished.safetensors"
 FORMAT_VERSION = 1
@@ -85,7 +85,7 @@ class Classifier:
 
 def save_classifier(folder: Path, tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]) -> None:
     """Write a classifier; what was kept of its training goes."""
-    weights = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+    weights = tensors_to_bytes(tensors)
     whole = {
         "format_version": FORMAT_VERSION,
         **description,
@@ -109,7 +109,7 @@ def load_classifier(folder: Path) -> Classifier:
         if hashlib.sha256(weights).hexdigest() != description["weights_sha256"]:
             raise ClassifierError(f"the classifier {folder.name} is damaged: {WEIGHTS} is not what {DESCRIPTION} says")
         # Copied out of the file's bytes, where they lie at any address.
-        return Classifier(folder, description, {name: one.clone() for name, one in load(weights).items()})
+        return Classifier(folder, description, {name: one.clone() for name, one in tensors_from_bytes(weights).items()})
     except OSError as error:
         raise ClassifierError(f"the classifier {folder.name} is damaged: {WEIGHTS} cannot be read") from error
 
@@ -133,8 +133,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def save_state(folder: Path, tensors: Mapping[str, torch.Tensor], words: Mapping[str, Any]) -> None:
     """Keep how far training has come, in one file."""
-    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    files.write_bytes(folder / UNFINISHED, save(contents, {"state": json.dumps(words)}))
+    files.write_bytes(folder / UNFINISHED, tensors_to_bytes(tensors, {"state": json.dumps(words)}))
 
 
 def load_state(folder: Path) -> tuple[Tensors, dict[str, Any]] | None:
@@ -143,5 +142,7 @@ def load_state(folder: Path) -> tuple[Tensors, dict[str, Any]] | None:
         with safe_open(folder / UNFINISHED, "pt") as stored:
             words = json.loads(stored.metadata()["state"])
             return {name: stored.get_tensor(name).clone() for name in stored.keys()}, words  # noqa: SIM118
-    except Exception:  # a file that is missing or damaged in any way: training begins anew
+    except Exception as error:  # a file that is missing or damaged in any way: training begins anew
+        if is_out_of_memory(error):
+            raise
         return None

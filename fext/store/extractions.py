@@ -40,6 +40,7 @@ from fext.store.parts import (
     find_parts,
     newest,
     next_start,
+    part_files,
     read_part,
 )
 from fext.store.tables import FORMATS, Columns, TableWriter, make_writer, open_table, table_files
@@ -208,6 +209,12 @@ def is_stopped(folder: Path) -> bool:
     return (folder / _UNFINISHED).is_dir()
 
 
+def has_nothing(folder: Path) -> bool:
+    """Whether no row, nor a reason why there is none, has been written into a folder."""
+    parts = (part_files(folder / _UNFINISHED, *part)[0] for part in find_parts(folder / _UNFINISHED))
+    return not is_finished(folder) and not any(journal.stat().st_size for journal in parts)
+
+
 def begin(folder: Path, description: Description, *, anew: bool = False) -> int:
     """Make a folder ready for work; returns the number of this start.
 
@@ -220,6 +227,8 @@ def begin(folder: Path, description: Description, *, anew: bool = False) -> int:
             with files.new_folder(folder) as draft:
                 (draft / _UNFINISHED).mkdir()
                 files.write_json(draft / _UNFINISHED / _DESCRIPTION, description)
+        elif has_nothing(folder):
+            files.write_json(folder / _UNFINISHED / _DESCRIPTION, description)
         start = next_start(folder / _UNFINISHED)
         _describe_start(folder, description, start, anew=anew)
         return start
