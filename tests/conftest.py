@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from fext.jobs import evaluation_output, starting
 from fext.jobs import pretrain as pretraining
@@ -60,6 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def one_thread() -> None:
     """The tests run in two processes, which would stand in each other's way with more."""
     torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = (80, 64), seed: int = 7) -> list[str]:

@@ -205,7 +205,8 @@ if sys.argv[2] == "True":
 getpass.getuser()
 assert torch.hub.get_dir().startswith(sys.argv[1])
 """
-    kept = {name: value for name, value in environment().items() if name not in ("HOME", "USER", "LOGNAME", "USERNAME")}
+    gone = {"HOME", "USER", "LOGNAME", "USERNAME", "TORCH_HOME", "XDG_CACHE_HOME"}
+    kept = {name: value for name, value in environment().items() if name not in gone}
     command = [sys.executable, "-c", script, str(home), str(HAS_OPENVINO)]
     finished = subprocess.run(command, env=kept, cwd=home, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from fext.jobs import pretrain as pretraining
 from fext.jobs import tracking
 from fext.jobs.pretrain import pretrain, resume
 from fext.pictures.sprite import THUMBNAIL_SIDE, sprite_sheet
-from fext.reporting import SilentReporter, StopRequested
+from fext.reporting import Progress, SilentReporter, StopRequested
 from fext.settings import Settings
 from fext.store.checkpoints import load_checkpoint
 from fext.store.projector import Embedding, write_projector
@@ -48,10 +49,8 @@ class StopAfter(SilentReporter):
     def __exit__(self, *_: object) -> None:
         pass
 
-    def progress(self, title: str, total: int) -> "StopAfter":  # type: ignore[override]
-        if title != "training":
-            self.left += total
-        return self
+    def progress(self, title: str, total: int) -> AbstractContextManager[Progress]:
+        return self if title == "training" else super().progress(title, total)
 
 
 def images_in_folders(space: Workspace) -> None:

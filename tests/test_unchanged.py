@@ -31,6 +31,7 @@ from fext.reporting import SilentReporter, StopRequested
 from fext.settings import Settings
 from fext.store import files
 from fext.store.analyzed import AnalyzedImages
+from fext.store.checkpoints import load_checkpoint
 from fext.store.index import CheckedImages
 from fext.store.parts import find_parts, part_files
 from fext.store.workspace import Workspace
@@ -77,13 +78,14 @@ def swap(folder: Path) -> set[str]:
     return {frame(1), frame(2)}
 
 
-def replace(folder: Path) -> set[str]:
+def replace(folder: Path, name: str = "") -> set[str]:
     """Another file of equal size, with the time of the one before ('touch -r')."""
-    data = (folder / frame(3)).read_bytes()
-    (folder / frame(3)).unlink()
-    (folder / frame(3)).write_bytes(data[:-300] + bytes(300))
-    set_time(folder / frame(3))
-    return {frame(3)}
+    file = folder / (name or frame(3))
+    data = file.read_bytes()
+    file.unlink()
+    file.write_bytes(data[:-300] + bytes(300))
+    set_time(file)
+    return {file.name}
 
 
 def write_into(folder: Path) -> set[str]:
@@ -542,7 +544,7 @@ def test_a_new_run_takes_images_for_what_they_hold_even_where_the_system_tells_t
     decoded.clear()
     assert pretrain(space, settings, space.images, "third", QUIET) is not None
     assert decoded == []
-    replace(space.images)
+    replace(space.images, load_checkpoint(space.checkpoints / "third").split().train[0])
     with pytest.raises(TrainingError, match=r"put it back and resume third, or train a new model"):
         resume(tiny(), space.checkpoints / "third", 2, QUIET)
 
