@@ -258,7 +258,7 @@ def test_an_extraction_goes_on_with_less_at_a_time_to_the_same_table(
 ) -> None:
     pretrain(workspace, tiny(), workspace.images, "model", QUIET)
     folder = workspace.checkpoints / "model"
-    monkeypatch.setattr(engines, "_MOST_TOGETHER", 2)
+    monkeypatch.setattr(engines, "_TOGETHER_ON_CPU", 2)
     whole = extract(workspace, tiny(), folder, workspace.images, "whole", QUIET)
     assert whole is not None
     start, calls = engines.TorchEngine._begin, [0]
@@ -315,28 +315,33 @@ for words in commands:
 """
 
 
+def run_limited(home: Path, *commands: str) -> str:
+    """What commands tell that may have so many megabytes more than there are before them, in one process."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(home), *commands],
+        env=environment() | {"COLUMNS": "1000"}, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    return ended.stdout + ended.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
 def test_a_limit_of_the_system_ends_no_job_with_more_than_a_line_and_nothing_is_lost(tmp_path: Path) -> None:
     shape = {"picture_shape": (256, 256, 3), "architecture": "cifar", "use_mixed_precision": False}
     make_home(tmp_path, batch_size=8, inference_batch_size=64, **shape)  # type: ignore[arg-type]
-    commands = [
-        "700,pretrain,--name,model",
-        "0,resume,model,--set,batch_size=1,--set,inference_batch_size=1",
-        "60,extract,model,--name,table",
-        "100,evaluate,model",
-        "0,extract,model,--name,table,--set,inference_batch_size=1",
-    ]
-    ended = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path), *commands],
-        env=environment() | {"COLUMNS": "1000"}, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    told = ended.stdout + ended.stderr
+    extracting = "extract,model,--name,table"
+    told = run_limited(tmp_path, "350,pretrain,--name,model,--set,num_train_samples=5")
+    told += run_limited(tmp_path, f"60,{extracting}", "60,evaluate,model")
+    told += run_limited(tmp_path, f"0,{extracting}", "0,resume,model,--set,batch_size=1,--set,inference_batch_size=1")
     assert "Traceback" not in told
     assert [line for line in told.splitlines() if line.startswith("exit code")] == [
-        f"exit code {code}" for code in (1, 0, 1, 1, 0)
+        f"exit code {code}" for code in (1, 1, 1, 0, 0)
     ], told
     lines = [line for line in told.splitlines() if line.startswith("memory has ended: ")]
-    for line, words in zip(lines, ("batch_size = 4", "start again to go on", "inference_batch_size"), strict=True):
+    for line, words in zip(
+        lines,
+        ("gradient_accumulation = 2 or batch_size = 4", "start again to go on", "inference_batch_size"),
+        strict=True,
+    ):
         assert words in line
     assert not (tmp_path / "training" / "logs").exists()
 

@@ -209,14 +209,17 @@ def _compute_reproducibly(device: torch.device) -> None:
     Without this cuDNN would round what it convolves in float32 to the 10 bits of TF32.
     """
     backends: Any = torch.backends
-    for kind in (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv):
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    cudnn.allow_tf32 = False  # the older way to say it, which torch's own exporter asks, and wants to agree
+    for kind in (backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv):
         kind.fp32_precision = "ieee"
     is_cuda = device.type == "cuda"
     if is_cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # looked at when cuBLAS starts
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(is_cuda, warn_only=True)
+    if is_cuda != torch.are_deterministic_algorithms_enabled():  # to ask for it loads torch's compiler: seconds
+        torch.use_deterministic_algorithms(is_cuda, warn_only=True)
     deterministic: Any = torch.utils.deterministic
     deterministic.fill_uninitialized_memory = False  # costs time, and shows mistakes alone
 
