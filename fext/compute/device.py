@@ -209,7 +209,8 @@ def _compute_reproducibly(device: torch.device) -> None:
     Without this cuDNN would round what it convolves in float32 to the 10 bits of TF32.
     """
     backends: Any = torch.backends
-    for kind in (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv):
+    backends.cudnn.allow_tf32 = False  # where torch.export, too, looks; it refuses cudnn.conv.fp32_precision
+    for kind in (backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv):
         kind.fp32_precision = "ieee"
     is_cuda = device.type == "cuda"
     if is_cuda:
