@@ -285,9 +285,9 @@ def test_inference_batch_size_is_how_many_images_are_read_at_a_time_and_changes_
     space, folder = baseline
     sizes, made = [], []
 
-    def noted(*arguments: Any) -> ImageStream:
+    def noted(*arguments: Any, **options: Any) -> ImageStream:
         sizes.append(arguments[3])
-        return stream_for(*arguments)
+        return stream_for(*arguments, **options)
 
     monkeypatch.setattr("fext.jobs.encoding.stream_for", noted)
     for batch_size in (1, 5):

@@ -120,7 +120,7 @@ def test_float32_is_float32_and_a_gpu_adds_up_in_one_order(monkeypatch: pytest.M
     backends: Any = torch.backends
     for is_cuda in (True, False):
         devices._compute_reproducibly(CUDA if is_cuda else torch.device("cpu"))
-        kinds = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+        kinds = (backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv)
         assert {kind.fp32_precision for kind in kinds} == {"ieee"}
         assert not backends.cudnn.allow_tf32  # as torch's compiler and exporter ask
         assert not backends.cuda.matmul.allow_tf32

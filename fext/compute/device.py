@@ -209,9 +209,8 @@ def _compute_reproducibly(device: torch.device) -> None:
     Without this cuDNN would round what it convolves in float32 to the 10 bits of TF32.
     """
     backends: Any = torch.backends
-    cudnn, mkldnn = backends.cudnn, backends.mkldnn
-    cudnn.allow_tf32 = False  # the older way to say it, which torch's own exporter asks, and wants to agree
-    for kind in (backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv):
+    backends.cudnn.allow_tf32 = False  # where torch.export, too, looks; it refuses cudnn.conv.fp32_precision
+    for kind in (backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv):
         kind.fp32_precision = "ieee"
     is_cuda = device.type == "cuda"
     if is_cuda:
