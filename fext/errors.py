@@ -138,5 +138,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM or getattr(error, "winerror", None) in _WINDOWS_NO_MEMORY
     if isinstance(error, FextError):
         return False
-    said = any(words in str(error).lower() for words in _NO_MEMORY)
+    # oneDNN cannot describe what the processor cannot compute, which is another matter.
+    text = str(error).lower().replace("primitive descriptor", "description")
+    said = any(words in text for words in _NO_MEMORY)
     return said or (error.__cause__ is not None and is_out_of_memory(error.__cause__))
