@@ -27,8 +27,8 @@ from fext.data.dataset import Batch, FileRead, ImageStream
 from fext.data.images import NO_FILE, Preprocessing
 from fext.data.source import find_images
 from fext.errors import DeviceError
+from fext.jobs.starting import plan_of
 from fext.model.autoencoder import Autoencoder, build_autoencoder
-from fext.model.plans import make_plan
 from fext.settings import Settings
 
 SHORTCUT = "+shortcut"  # after the name of an architecture: with a linear shortcut
@@ -52,12 +52,12 @@ def engines() -> tuple[EngineName, ...]:
 
 def make_model(architecture: str, images: torch.Tensor) -> Autoencoder:
     """A model whose normalization has seen images; its statistics depend on the number of threads, so make it once."""
-    plan = make_plan(
-        architecture.removesuffix(SHORTCUT),
-        (*images.shape[2:], images.shape[1]),
+    settings = Settings(
+        architecture=architecture.removesuffix(SHORTCUT),
+        picture_shape=(*images.shape[2:], images.shape[1]),
         linear_shortcut=architecture.endswith(SHORTCUT),
     )
-    model = build_autoencoder(plan, seed=0)
+    model = build_autoencoder(plan_of(settings), seed=0)
     with torch.no_grad():
         model.encoder(images[:8])
     return model.eval()
