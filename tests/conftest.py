@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from fext.jobs import evaluation_output, starting
 from fext.jobs import pretrain as pretraining
 from fext.model.plans import Plan, Stage, make_plan
+from fext.reporting import SilentReporter
 from fext.settings import Settings, configurations_text
 from fext.store import files
 from fext.store.checkpoints import load_resume
@@ -64,6 +66,34 @@ def one_thread() -> None:
     """The tests run in two processes, which would stand in each other's way with more."""
     torch.set_num_threads(1)
     threadpool_limits(1)
+
+
+class Said(SilentReporter):
+    """Keeps what a job says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+    warning = message
+
+
+class Acting(SilentReporter):
+    """Does something once, when the job has done a number of images."""
+
+    def __init__(self, after: int, act: Callable[[], None]) -> None:
+        self._left, self._act = after, act
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Any]:
+        yield self
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        before, self._left = self._left, self._left - count
+        if before > 0 >= self._left:
+            self._act()
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = (80, 64), seed: int = 7) -> list[str]:

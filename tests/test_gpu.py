@@ -5,15 +5,14 @@ Each test that needs CUDA or an Apple GPU states one claim. None was run on a GP
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import same_tensors
+from conftest import Acting, same_tensors
 from torch import nn
 
 from fext.compute import device as devices
@@ -176,20 +175,8 @@ def test_a_step_is_read_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Non
 # ---------------------------------------------------------------- CUDA
 
 
-class Stopping(SilentReporter):
-    """Stops a job when so many images are done."""
-
-    def __init__(self, left: int) -> None:
-        self._left = left
-
-    @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[Any]:
-        yield self
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        before, self._left = self._left, self._left - count
-        if before > 0 >= self._left:
-            raise StopRequested
+def stop() -> None:
+    raise StopRequested
 
 
 @on_cuda
@@ -220,7 +207,7 @@ def test_training_twice_and_in_two_halves_makes_the_same_bits(
     assert same_tensors(first.folder, second.folder)
 
     with pytest.raises(StopRequested):
-        pretrain(workspace, settings, workspace.images, "halves", Stopping(16))
+        pretrain(workspace, settings, workspace.images, "halves", Acting(16, stop))
     resume(settings, workspace.checkpoints / "halves", None, QUIET)
     assert same_tensors(first.folder, workspace.checkpoints / "halves")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import read_history, same_tensors, write_images
+from conftest import Said, read_history, same_tensors, write_images
 from PIL import Image
 
 from fext.data.images import checksum
@@ -35,18 +35,6 @@ SMALL: dict[str, object] = {
     "num_test_samples": 4, "epochs": 2,
 }  # fmt: skip
 SIDES = {"train": 6, "validation": 2, "test": 4}
-
-
-class Said(SilentReporter):
-    """Keeps what a job says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.lines.append(text)
-
-    warning = message
 
 
 @pytest.fixture(scope="module")

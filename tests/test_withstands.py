@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REPOSITORY, history_without_times, read_history, same_tensors, write_images
+from conftest import REPOSITORY, Acting, Said, history_without_times, read_history, same_tensors, write_images
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -40,18 +40,6 @@ Tiny = Callable[..., Settings]
 QUIET = SilentReporter()
 pytestmark = pytest.mark.usefixtures("small_model")
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
-
-
-class Said(SilentReporter):
-    """Keeps what a job says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.lines.append(text)
-
-    warning = message
 
 
 @pytest.fixture(scope="module")
@@ -257,22 +245,6 @@ def test_a_file_that_somebody_is_writing_is_rejected(tmp_path: Path, monkeypatch
 
 
 MORE_THAN_UNDER_WAY = 80  # images that one thread computes, and reads before it has done the first of them
-
-
-class Acting(SilentReporter):
-    """Does something once, when the job has done a number of images."""
-
-    def __init__(self, after: int, act: Callable[[], None]) -> None:
-        self._left, self._act = after, act
-
-    @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[Any]:
-        yield self
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        before, self._left = self._left, self._left - count
-        if before > 0 >= self._left:
-            self._act()
 
 
 def test_a_file_deleted_while_the_job_runs_is_rejected(trained: Workspace, tiny: Tiny, tmp_path: Path) -> None:

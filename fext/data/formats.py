@@ -52,7 +52,8 @@ _AVIF_EXIF = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
 _CERTAIN = (
     "PNG", "JPEG", "TIFF", "WEBP", "GIF", "AVIF", "JPEG2000", "PSD", "DDS", "ICNS", "QOI", "FITS", "EPS", "BMP",
 )  # fmt: skip
-_STUBS = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+# Formats that Pillow names but cannot decode by itself (its stubs), or that are not pictures.
+NOT_DECODED = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF"))
 
 
 def refuse_camera_raw(data: bytes, extension: str) -> None:
@@ -225,7 +226,7 @@ def why_not_decoded(error: Exception, file_format: str = "") -> str:
     text = _in_words(error)
     if "Ghostscript" in text:
         return "EPS is drawn by Ghostscript, which is not installed here: save it as PNG"
-    if file_format in _STUBS:
+    if file_format in NOT_DECODED:
         return f"{file_format}, which Pillow finds but cannot decode: save it as PNG or TIFF"
     return f"damaged or not decodable: {text}"
 

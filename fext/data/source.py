@@ -16,15 +16,13 @@ from typing import Literal
 
 from PIL import Image
 
-from fext.data.formats import CAMERA_RAW_EXTENSIONS
+from fext.data.formats import CAMERA_RAW_EXTENSIONS, NOT_DECODED
 from fext.data.listing import column_name, lines_of, read_text, rows_of
 from fext.data.names import Names, name_to_bytes
 from fext.data.spelling import Disk
 from fext.errors import SourceError, is_out_of_memory
 from fext.reporting import Reporter, SilentReporter, counted
 
-# Formats that Pillow names but cannot decode by itself (its stubs), or that are not pictures.
-_NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 # Images that Pillow does not open: found, and then rejected with that reason rather than passed over.
 _OTHER_IMAGES = {f".{name}" for name in ("heic", "heif", "jxl", "svg", "wmf", "emf")} | CAMERA_RAW_EXTENSIONS
 _LIST_EXTENSIONS = {".txt", ".csv"}
@@ -132,11 +130,13 @@ class _LeftOut:
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def add_of_system(self, name: str) -> None:
+        """Count a file or folder of the system; the first are kept as examples."""
         self.num_system += 1
         if len(self.of_system) < _NUM_EXAMPLES:
             self.of_system.append(name)
 
     def tell(self, reporter: Reporter) -> None:
+        """Say what is left out, and why."""
         if self.num_system:
             such = _such_as(self.of_system, self.num_system)
             reporter.message(f"files and folders of the system, which are left out: {self.num_system:,} ({such})")
@@ -258,7 +258,7 @@ def _has_an_image_header(path: str) -> bool:
 def _image_extensions() -> frozenset[str]:
     Image.init()
     known = Image.registered_extensions()
-    decoded = {ext for ext, name in known.items() if name in Image.OPEN and name not in _NOT_DECODED}
+    decoded = {ext for ext, name in known.items() if name in Image.OPEN and name not in NOT_DECODED}
     return frozenset(decoded | _OTHER_IMAGES)
 
 
@@ -266,7 +266,7 @@ def _image_extensions() -> frozenset[str]:
 def _signatures() -> tuple:  # type: ignore[type-arg]  # Pillow does not name the type of its accept functions
     """Pillow's own tests of a file's first bytes, for the formats that have one."""
     Image.init()
-    return tuple(accept for name, (_, accept) in Image.OPEN.items() if accept is not None and name not in _NOT_DECODED)
+    return tuple(accept for name, (_, accept) in Image.OPEN.items() if accept is not None and name not in NOT_DECODED)
 
 
 def _from_list(file: Path, reporter: Reporter) -> ImageSource:

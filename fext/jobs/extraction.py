@@ -229,9 +229,11 @@ def own_extraction(
     if _keeps_float32(engine, checkpoint):
         computation = replace(computation, precision="float32")
     shape = row_shape(settings, checkpoint)
-    num_together = images_together(computation, settings.inference_batch_size)
-    if computed_by is not None:
-        num_together = computed_by["batch_shape"][0]
+    num_together = (
+        images_together(computation, settings.inference_batch_size)
+        if computed_by is None
+        else computed_by["batch_shape"][0]
+    )
     return Extraction(folder, checkpoint, source, settings, computation, engine, shape, num_together)
 
 

@@ -309,12 +309,9 @@ def plan_work(
             if position is None:
                 plan.num_removed += record is not None and record.lasts
                 continue
-            if record is not None and record.lasts and source.is_unreadable(record.image):
+            if record is not None and (state is not None or _stays_unseen(record, source)):
                 plan.num_kept += 1
-                continue
-            if record is not None and state is not None:
-                plan.num_kept += 1
-                plan.num_seen += seen.add(record, state)
+                plan.num_seen += state is not None and seen.add(record, state)
                 continue
             plan.todo.append(position)
             if record is None:
@@ -333,9 +330,14 @@ def _remembered(
 ) -> Remembered[tuple[int | None, Record | None]]:
     """An image found, by position, or one that is gone, and what is to be compared with its file."""
     record = done.record if done is not None else None
-    if position is None or record is None or not record.lasts or source.is_unreadable(record.image):
+    if position is None or record is None or not record.lasts or _stays_unseen(record, source):
         return Remembered((position, record), None, NO_FILE, "")
     return Remembered((position, record), source.path(record.image), record.state, record.sha256, by_contents)
+
+
+def _stays_unseen(record: Record, source: ImageSource) -> bool:
+    """Whether what is done of an image stays, for its folder cannot be read now."""
+    return record.lasts and source.is_unreadable(record.image)
 
 
 class _SeenFiles:
@@ -364,11 +366,7 @@ def unreachable(folder: Path, source: ImageSource, columns: Columns) -> list[byt
     if not source.unreadable:
         return []
     others = (done for position, done in _matched(source.names, folder, columns) if position is None and done)
-    return [
-        name_to_bytes(done.record.image)
-        for done in others
-        if done.record.lasts and source.is_unreadable(done.record.image)
-    ]
+    return [name_to_bytes(done.record.image) for done in others if _stays_unseen(done.record, source)]
 
 
 def is_whole(folder: Path, columns: Columns, formats: Iterable[str], num_found: int) -> bool:
