@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import REPOSITORY, Acting, Said, history_without_times, read_history, same_tensors, write_images
+from filelock import FileLock
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -137,21 +139,23 @@ def as_somebody_else(*folders: Path) -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    closed = {parent for folder in folders for parent in folder.parents if not parent.stat().st_mode & 0o001}
-    modes = {parent: parent.stat().st_mode for parent in closed}
-    for parent, mode in modes.items():
-        parent.chmod(mode | 0o001)
-    for folder in folders:
-        os.chown(folder, 65534, 65534)
-    os.setegid(65534)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
+    # The tests of another copy of FeXT may run here, too, and close again what these have opened.
+    with FileLock(Path(tempfile.gettempdir()) / "fext_tests_open_folders.lock"):
+        closed = {parent for folder in folders for parent in folder.parents if not parent.stat().st_mode & 0o001}
+        modes = {parent: parent.stat().st_mode for parent in closed}
         for parent, mode in modes.items():
-            parent.chmod(mode)
+            parent.chmod(mode | 0o001)
+        for folder in folders:
+            os.chown(folder, 65534, 65534)
+        os.setegid(65534)
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+            for parent, mode in modes.items():
+                parent.chmod(mode)
 
 
 def test_rows_of_a_folder_that_cannot_be_read_for_a_while_stay_and_new_images_come_to_them(
