@@ -315,6 +315,12 @@ explore_grid = 2
 # Allowed: 'cosine' or 'euclidean'.
 similarity = "cosine"
 
+# How features are made comparable in search, viewer, clusters, map and method 'knn'. 'auto' takes signed
+# square roots and up to 128 principal components, partially whitened, learned from the images themselves; of
+# fewer than 64 images, and with 'none', features are compared as they are.
+# Allowed: 'auto' or 'none'.
+similarity_normalization = "auto"
+
 # From which cosine similarity of their features on two images are near copies. 'auto' learns from copies that
 # it makes of some of the images what a copy changes, and compares the pictures of those that come near.
 # Allowed: 'auto', or a number above 0, up to 1, such as 0.95.

@@ -59,10 +59,10 @@ def measure(rows: NoisyRows, num_rows: int, folder: Path) -> dict[str, object]:
     index, recall_told = make_index(num_rows, num_values, "cosine", rows.at, SilentReporter())
     building = time.perf_counter() - began
     checksums = np.full(num_rows, b"\xff" * 32)
-    save_index(folder, "cosine", 1, KeptIndex(index, checksums, num_rows, recall_told))
+    save_index(folder, "cosine", 1, KeptIndex(index, checksums, num_rows, recall_told), None)
     del index
     began = time.perf_counter()
-    kept = load_index(folder, "cosine", 1, num_values)
+    kept = load_index(folder, "cosine", 1, num_values, None)
     reading = time.perf_counter() - began
     assert kept is not None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -94,6 +94,7 @@ TESTED_ON_THEIR_OWN = {
     "imagenet_reference",
     "explore_grid",
     "similarity",
+    "similarity_normalization",  # test_normalization.py
     "duplicate_similarity",
     "cluster_method",
     "num_clusters",

@@ -14,8 +14,6 @@ import pytest
 from handmade import write_extraction
 from PIL import Image
 
-from fext.compute import neighbours
-from fext.compute.neighbours import find_neighbours, of_length_one
 from fext.data.analysis import analyze_file
 from fext.errors import ExtractionError, FextError
 from fext.jobs import thumbnails as jobs_thumbnails
@@ -24,7 +22,7 @@ from fext.jobs.view import ViewResult, view
 from fext.pictures.viewer import Viewed, viewer
 from fext.reporting import SilentReporter
 from fext.settings import Settings
-from fext.store import files, scratch
+from fext.store import files
 from fext.store.analyzed import AnalyzedImages
 from fext.store.scratch import ScratchRows
 from fext.store.workspace import Workspace
@@ -112,27 +110,6 @@ def test_the_nearest_come_first_with_their_cosine_similarity(space: Workspace, l
     assert page.near("c.png") == []
 
 
-@pytest.mark.parametrize("rows_per_block", [1, 7, 100])
-def test_blocks_find_what_a_full_comparison_finds(rows_per_block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "_MAX_BLOCK_ROWS", rows_per_block)
-    rows = np.array([of_length_one(row) for row in np.random.default_rng(3).normal(size=(40, 6)).astype(np.float32)])
-    similar = rows @ rows.T
-    np.fill_diagonal(similar, -np.inf)
-    steps: list[None] = []
-    found = find_neighbours(rows, 5, lambda: steps.append(None))
-    assert np.array_equal(found.places, np.argsort(-similar, axis=1, kind="stable")[:, :5])
-    assert np.allclose(found.similarities, np.sort(similar, axis=1)[:, :-6:-1], atol=1e-6)
-    assert len(steps) == neighbours.num_block_pairs(*rows.shape)
-
-
-def test_equal_rows_are_near_in_their_order_and_zeros_are_near_to_nothing() -> None:
-    rows = np.array([of_length_one(np.float32(row)) for row in ([3, 4], [3, 4], [0, 0], [6, 8])])
-    found = find_neighbours(rows, 8, lambda: None)
-    assert found.places.tolist() == [[1, 3, 2], [0, 3, 2], [0, 1, 3], [0, 1, 2]]
-    assert np.allclose(found.similarities[2], 0)
-    assert find_neighbours(rows[:1], 8, lambda: None).places.shape == (1, 0)
-
-
 # ---------------------------------------------------------------- pictures and what is said of them
 
 
@@ -217,17 +194,6 @@ def test_each_format_of_the_table_makes_the_same_page(space: Workspace, look: Ca
     for file in ("features.npy", "features.parquet"):
         (folder / file).unlink()
         assert look().text == before
-
-
-def test_rows_that_do_not_fit_into_memory_go_through_a_file_that_is_gone_afterwards(
-    space: Workspace, look: Callable[[], Page], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = write_table(space)
-    before = look().text
-    there = sorted(folder.iterdir())
-    monkeypatch.setattr(scratch, "_MAX_IN_MEMORY", 0)
-    assert look().text == before
-    assert sorted(folder.iterdir()) == there
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")

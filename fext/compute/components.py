@@ -1,4 +1,4 @@
-"""Few numbers in place of many: rows of features brought to their principal components, a block at a time.
+"""Few numbers in place of many: rows of features that are not normalized, brought to their principal components.
 
 Rows are compared by where they point from the mean row: the mean is subtracted, each row scaled to the length 1, and
 the result laid on its first 50 principal components. So prepared, 60 clusters of tiles cut from 60 photographs (8 of
@@ -9,11 +9,13 @@ linear map alone do better as they are (0.56) than so (0.53). That model is buil
 convolutions alone all of these ways lie between 0.59 and 0.61.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fext.compute.normalization import features_of
 
 NUM_COMPONENTS = 50
 _MOST_LEARNED_FROM, _MOST_BYTES = 10_000, 256 * 2**20
@@ -25,13 +27,17 @@ Rows = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Components:
-    """What rows (N, D) become: the mean (D,), directions (K, D), the share of the variance of each, and the length
-    below which a row counts as the mean itself."""
+    """What rows (N, D) become: the mean (D,), directions (K, D), and the length below which a row counts as the mean
+    itself."""
 
     mean: NDArray[np.float64]
     directions: Rows
-    shares: NDArray[np.float64]
     shortest: float
+
+    @property
+    def num_values(self) -> int:
+        """K, of a row on them."""
+        return len(self.directions)
 
     def of(self, rows: Rows) -> Rows:
         """A block of rows as (N, K)."""
@@ -56,19 +62,19 @@ def learn_components(rows: Rows, seed: int, count: int = NUM_COMPONENTS) -> Comp
         return None
     count = min(count, *directed.shape)
     analysis = PCA(count, svd_solver="randomized", random_state=seed).fit(directed)
-    return Components(mean, analysis.components_.astype(np.float32), analysis.explained_variance_ratio_, shortest)
+    return Components(mean, analysis.components_.astype(np.float32), shortest)
 
 
-def add_points(
-    components: Components, rows: Rows, add: Callable[[Rows], None], advance: Callable[[int], object]
-) -> None:
-    """Hand the components of each row to `add`, and the number of rows of each block to `advance`."""
+def in_blocks(rows: Rows) -> Iterator[Rows]:
+    """Rows of a table that may be larger than memory, some at a time."""
     size = max(1, _BLOCK_BYTES // (8 * rows.shape[1]))
     for start in range(0, len(rows), size):
-        block = components.of(rows[start : start + size])
-        for point in block:
-            add(point)
-        advance(len(block))
+        yield rows[start : start + size]
+
+
+def described_components(grid: int) -> str:
+    """In words what rows are brought to."""
+    return f"{features_of(grid)}, as directions from the mean on their first {NUM_COMPONENTS} principal components"
 
 
 def some_places(count: int, most: int, seed: int) -> NDArray[np.int64]:

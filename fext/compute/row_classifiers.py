@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fext.compute.normalization import Normalization, normalization_from
 from fext.errors import ClassifierError
 from fext.model.moments import Moments
 
@@ -56,19 +57,21 @@ class LinearProbe:
 
 @dataclass(frozen=True)
 class NearestLabels:
-    """The labels of the `count` rows nearest by cosine, (M, D) of length 1 with a code each.
+    """The labels of the `count` rows nearest by cosine, (M, K) of length 1 with a code each.
 
-    The probability of a class is its share of these.
+    Rows are normalized before, where there is a normalization; the first classifiers have none. The probability of a
+    class is its share of the nearest.
     """
 
     rows: torch.Tensor
     codes: torch.Tensor
     num_classes: int
     count: int
+    normalization: Normalization | None = None
 
     def probabilities(self, rows: Rows) -> NDArray[np.float32]:
         """The share of each class among the nearest rows: (N, num_classes) for rows (N, D)."""
-        wanted = torch.nn.functional.normalize(torch.from_numpy(np.array(rows, np.float32)))
+        wanted = _of_length_one(rows, self.normalization)
         nearest, codes = self._nearest(wanted)
         # What is nearer weighs a trifle more, so that of equal shares that of the nearest wins.
         votes = 1 + 1e-3 * nearest.clamp(min=0)
@@ -89,9 +92,10 @@ class NearestLabels:
         return nearest, codes
 
     def tensors(self) -> Tensors:
-        """rows, codes, num_classes and count, the two numbers as tensors of no dimension."""
+        """rows, codes, num_classes and count, the two numbers as tensors of no dimension, and the normalization's."""
         numbers = {"num_classes": torch.tensor(self.num_classes), "count": torch.tensor(self.count)}
-        return {"rows": self.rows, "codes": self.codes, **numbers}
+        normalization = {} if self.normalization is None else self.normalization.tensors()
+        return {"rows": self.rows, "codes": self.codes, **numbers, **normalization}
 
 
 def row_classifier_from(tensors: Mapping[str, torch.Tensor]) -> RowClassifier:
@@ -99,7 +103,8 @@ def row_classifier_from(tensors: Mapping[str, torch.Tensor]) -> RowClassifier:
     try:
         if "count" in tensors:
             numbers = int(tensors["num_classes"]), int(tensors["count"])
-            return NearestLabels(tensors["rows"], tensors["codes"], *numbers)
+            normalization = normalization_from(tensors) if "directions" in tensors else None
+            return NearestLabels(tensors["rows"], tensors["codes"], *numbers, normalization)
         return LinearProbe(tensors["weights"], tensors["biases"])
     except KeyError as error:
         raise ClassifierError(f"the classifier is damaged: it has no {error.args[0]}") from error
@@ -117,12 +122,21 @@ def class_weights(codes: Codes, num_classes: int, *, balanced: bool) -> torch.Te
     return torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), torch.zeros(()))
 
 
-def nearest_labels(rows: Rows, places: Places, codes: Codes, num_classes: int, count: int) -> NearestLabels:
-    """The classifier by the nearest of the rows at some places, whose codes are given."""
-    kept = torch.empty(len(places), rows.shape[1])
+def nearest_labels(
+    rows: Rows, places: Places, codes: Codes, num_classes: int, count: int, normalization: Normalization | None = None
+) -> NearestLabels:
+    """The classifier by the nearest of the rows at some places, whose codes are given, normalized."""
+    kept = torch.empty(len(places), rows.shape[1] if normalization is None else normalization.num_values)
     for start, block in _blocks(rows, places):
-        kept[start : start + len(block)] = torch.nn.functional.normalize(torch.from_numpy(block))
-    return NearestLabels(kept, torch.from_numpy(codes.astype(np.int32)), num_classes, min(count, len(places)))
+        kept[start : start + len(block)] = _of_length_one(block, normalization)
+    codes_kept = torch.from_numpy(codes.astype(np.int32))
+    return NearestLabels(kept, codes_kept, num_classes, min(count, len(places)), normalization)
+
+
+def _of_length_one(rows: Rows, normalization: Normalization | None) -> torch.Tensor:
+    """Rows (N, D) as they are compared."""
+    compared = np.array(rows, np.float32) if normalization is None else normalization.of(rows)
+    return torch.nn.functional.normalize(torch.from_numpy(compared))
 
 
 def choose_probe(

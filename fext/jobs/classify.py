@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.compute.device import prepare_computation
+from fext.compute.normalization import described
 from fext.compute.row_classifiers import (
     RowClassifier,
     Rows,
@@ -24,6 +25,7 @@ from fext.errors import UsageError
 from fext.jobs.classification import ClassifyResult, Task, Told, Trained, keep, notes_on, place_for
 from fext.jobs.extraction import checkpoint_of, stages_of
 from fext.jobs.features import Features, References, open_features, open_references
+from fext.jobs.normalizing import normalization_of
 from fext.jobs.train_head import train_head
 from fext.model.intervals import Interval, share_interval
 from fext.reporting import Reporter
@@ -99,7 +101,7 @@ def _train(
     for note in (notes := notes_on(workspace, task, reporter)):
         reporter.message(note)
     prepare_computation(settings)  # the number of threads
-    fit = _Fit(settings, task, method, reporter)
+    fit = _Fit(settings, task, method, features.grid, reporter)
     classifier, found = fit.on(features.rows, task.division)
     told = Told()
     for start, shares in each_probabilities(classifier, features.rows, task.division.test):
@@ -123,8 +125,8 @@ def _train(
 class _Fit:
     """Makes classifiers of one method from the rows of any encoder."""
 
-    def __init__(self, settings: Settings, task: Task, method: Method, reporter: Reporter) -> None:
-        self.task, self._settings, self._method, self._reporter = task, settings, method, reporter
+    def __init__(self, settings: Settings, task: Task, method: Method, grid: int, reporter: Reporter) -> None:
+        self.task, self._settings, self._method, self._grid, self._reporter = task, settings, method, grid, reporter
 
     def on(self, rows: Rows, division: Division, places: NDArray[np.int64] | None = None) -> "Found":
         """The classifier, and what was found on the way; `places` are those of the rows, where they are not all."""
@@ -133,14 +135,20 @@ class _Fit:
         train, validation = ((side, of_row[side]) for side in (division.train, division.validation))
         num_classes, count = len(labelled.classes), settings.num_neighbours
         if self._method == "knn":
-            return nearest_labels(rows, *train, num_classes, count), {"nearest_images": count}
+            is_wanted = settings.similarity_normalization == "auto"
+            normalization = normalization_of(settings, rows, division.train)
+            nearest = nearest_labels(rows, *train, num_classes, count, normalization)
+            return nearest, {
+                "nearest_images": count,
+                "compared": described(normalization, self._grid, wanted=is_wanted),
+            }
         weights = class_weights(train[1], num_classes, balanced=settings.balance_classes)
         with self._reporter.progress("training a linear probe", 0) as progress:
             probe, strength = choose_probe(rows, train, validation, weights, progress.advance)
         return probe, {"regularization": strength}
 
 
-Found = tuple[RowClassifier, dict[str, float]]
+Found = tuple[RowClassifier, dict[str, float | str]]
 
 
 def _reference_scores(fit: _Fit, references: References, division: Division) -> dict[str, Interval]:

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from fext.compute import clustering
 from fext.compute.clustering import NOISE, Agreement, Clusters, Points
+from fext.compute.normalization import Normalization
 from fext.data.labels import Labelled, labels_of
 from fext.errors import ExtractionError, SourceError, UsageError
 from fext.jobs.features import MODEL, Features, open_features, open_references
-from fext.jobs.points import all_equal, open_points
+from fext.jobs.normalizing import normalization_of, normalization_of_features
+from fext.jobs.points import all_equal, open_points, told_of_points
 from fext.jobs.thumbnails import thumbnails
 from fext.pictures.clusters_report import ClusterShown, ClustersReport, LabelTable, clusters_report, verdicts
 from fext.pictures.page import Item, file_uri
@@ -76,6 +78,7 @@ class _Task:
     workspace: Workspace
     settings: Settings
     features: Features
+    normalization: Normalization | None
     labelled: Labelled | None
     way: _Way
     reporter: Reporter
@@ -99,11 +102,11 @@ def cluster(
     way = _way(settings, count)
     with open_features(folder, settings.explore_grid, reporter) as features:
         _refuse_too_few(features, way)
-        task = _Task(workspace, settings, features, labels_of(features.images), way, reporter)
-        with open_points(folder, features.rows, way.seed, reporter) as opened:
-            if opened is None:
+        normalization = normalization_of_features(settings, features, reporter)
+        task = _Task(workspace, settings, features, normalization, labels_of(features.images), way, reporter)
+        with open_points(folder, features.rows, task.normalization, way.seed, reporter) as points:
+            if points is None:
                 raise all_equal(folder)
-            _, points = opened
             found = _find(task, points)
             _tell(task, found)
             compared = _compare(task, points, found) if references else None
@@ -185,11 +188,12 @@ def _compare(task: _Task, points: Points, found: _Found) -> dict[str, Any]:
             raise SourceError(f"only {len(places)} of the images can be read now: too few to compare other features by")
         compared = {MODEL: _judged(task, found, points, places, np.arange(len(features.images)))}
         for name, rows in references.rows.items():
-            with open_points(features.folder, rows, task.way.seed, reporter) as opened:
-                if opened is None:
+            own = normalization_of(task.settings, rows, np.arange(len(rows)))
+            with open_points(features.folder, rows, own, task.way.seed, reporter) as of_rows:
+                if of_rows is None:
                     reporter.warning(f"{name.replace('_', ' ')}: all images have equal features, it is left out")
                 else:
-                    compared[name] = _judged(task, found, opened[1], np.arange(len(places)), places)
+                    compared[name] = _judged(task, found, of_rows, np.arange(len(places)), places)
     return {"num_images": len(places), "num_seeds": _num_seeds(task.way), "encoders": compared}
 
 
@@ -243,6 +247,7 @@ def _summary(task: _Task, found: _Found, compared: dict[str, Any] | None) -> dic
         "method": way.method,
         "settings": asdict(way),
         "grid": features.grid,
+        "compared": told_of_points(task.normalization, features.grid),
         "num_images": len(features.images),
         "num_clusters": len(found.sizes),
         "sizes": found.sizes,

@@ -5,6 +5,7 @@ equal size, and of the pixels themselves.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from fext.settings import Settings
 from fext.store import extractions
 from fext.store.checkpoints import Checkpoint
 from fext.store.extractions import Description
+from fext.store.kept_indexes import CHECKSUM_BYTES
 from fext.store.parts import WRITTEN
 from fext.store.scratch import ScratchRows, scratch_rows
 from fext.store.tables import Columns
@@ -41,6 +43,7 @@ from fext.store.workspace import Workspace
 
 MODEL, UNTRAINED, LINEAR_MAP, PIXELS = "model", "untrained", "linear_map", "pixels"
 _PIXELS_SIDE = 32
+_CHECKSUM = re.compile("[0-9a-f]{64}")
 _ENOUGH_TO_LEARN_FROM = 2000  # images for the linear map, evenly spaced
 
 Rows = NDArray[np.float32]
@@ -51,14 +54,15 @@ Encode = Callable[[torch.Tensor], list[torch.Tensor]]
 class Features:
     """The images of a finished extraction that have features, and a row (D,) of them for each, not to be changed.
 
-    A row is the latent averaged to grid x grid positions, in row, column, channel order. `checksum` is the same as long
-    as the images that have rows, and these, are the same.
+    A row is the latent averaged to grid x grid positions, in row, column, channel order. Of each there is the SHA-256
+    that the table has; `checksum` is the same as long as the images that have rows, and these, are the same.
     """
 
     folder: Path
     manifest: Description
     source: ImageSource
     rows: Rows
+    checksums: NDArray[np.bytes_]
     grid: int
     num_rejected: int
     checksum: str
@@ -67,6 +71,10 @@ class Features:
     def images(self) -> Names:
         """Their names, in the order of the rows."""
         return self.source.names
+
+    def rows_at(self, places: NDArray[np.int64]) -> Iterator[tuple[int, Rows]]:
+        """The rows (D,) at some places, each with its place."""
+        return ((place, self.rows[place]) for place in places.tolist())
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ def open_features(folder: Path, grid: int, reporter: Reporter) -> Iterator[Featu
     num_values = columns.num_features // extracted_grid**2 * grid**2
     names: list[str] = []
     num_rejected = num_damaged = 0
-    digest = hashlib.sha256()
+    digest, checksums = hashlib.sha256(), bytearray()
     with scratch_rows(folder, manifest["counts"]["written"], num_values) as scratch:
         table = extractions.read_table(folder, columns)
         with closing(table), reporter.progress("reading features", manifest["counts"]["found"]) as progress:
@@ -102,6 +110,7 @@ def open_features(folder: Path, grid: int, reporter: Reporter) -> Iterator[Featu
                 if row is not None:
                     names.append(done.record.image)
                     digest.update(name_to_bytes(f"{done.record.image}\0{done.record.row_sha256}\0"))
+                    checksums += checksum_bytes(done.record.row_sha256)
                     scratch.add(averaged(row[: columns.num_features], extracted_grid, grid))
                 elif done.record.status == WRITTEN:
                     num_damaged += 1
@@ -112,7 +121,13 @@ def open_features(folder: Path, grid: int, reporter: Reporter) -> Iterator[Featu
             raise without_rows(folder, manifest)
         tell_of_damaged(folder, num_damaged, reporter)
         source = known_images(Path(manifest["source"]), Names.of(names))
-        yield Features(folder, manifest, source, scratch.rows(), grid, num_rejected, digest.hexdigest())
+        of_rows = np.frombuffer(bytes(checksums), f"S{CHECKSUM_BYTES}")
+        yield Features(folder, manifest, source, scratch.rows(), of_rows, grid, num_rejected, digest.hexdigest())
+
+
+def checksum_bytes(checksum: str) -> bytes:
+    """A checksum as bytes; of what is none, something that no row has."""
+    return bytes.fromhex(checksum) if _CHECKSUM.fullmatch(checksum) else hashlib.sha256(checksum.encode()).digest()
 
 
 def without_rows(folder: Path, manifest: Description) -> ExtractionError:

@@ -2,13 +2,12 @@
 
 A row is known by its checksum. What stands in images.csv and not in the index is read from the table and added, what
 the index has and images.csv has not is taken out; no other row is read again. That costs a pass over the new rows,
-where making an index anew costs one over all of them and, for an approximate one, learning its lists.
+where making an index anew costs one over all of them and, for an approximate one, learning its lists. The rows in it
+are normalized as the settings say; an index of rows that were normalized in another way is made anew.
 """
 
-import hashlib
-import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.compute.device import free_memory
+from fext.compute.normalization import Normalization, described
 from fext.compute.vector_index import (
     NO_ID,
+    QUERIES_AT_A_TIME,
     Found,
     Ids,
     Metric,
@@ -34,23 +35,27 @@ from fext.compute.vector_index import (
 from fext.data.names import Names, name_to_bytes
 from fext.data.source import ImageSource, known_images
 from fext.errors import ExtractionError
-from fext.jobs.features import averaged, tell_of_damaged, without_rows
+from fext.jobs.features import averaged, checksum_bytes, tell_of_damaged, without_rows
+from fext.jobs.normalizing import Row, RowsAt, kept_normalization
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store import extractions
 from fext.store.extractions import Description
-from fext.store.kept_indexes import CHECKSUM_BYTES, NO_ROW, KeptIndex, forget_index, load_index, save_index
+from fext.store.kept_indexes import (
+    CHECKSUM_BYTES,
+    NO_ROW,
+    KeptIndex,
+    KeptNormalization,
+    forget_index,
+    load_index,
+    save_index,
+)
 from fext.store.parts import WRITTEN
 from fext.store.tables import Columns
 
 _NUM_PROBES, _NUM_PROBED = 100, 10
 _NUM_EQUALLY_NEAR, _DIGITS = 16, 6
 _BLOCK_BYTES, _MAX_BLOCK_ROWS = 2**25, 4096
-_CHECKSUM = re.compile("[0-9a-f]{64}")
-
-Row = NDArray[np.float32]
-# Rows at some places, in ascending order, each with its place; one that cannot be read is left out.
-RowsAt = Callable[[NDArray[np.int64]], Iterator[tuple[int, Row]]]
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ def stored_rows(folder: Path, settings: Settings, reporter: Reporter) -> StoredR
     for record in extractions.read_records(folder):
         if record.status == WRITTEN:
             names.append(name_to_bytes(record.image))
-            checksums += _digest(record.row_sha256)
+            checksums += checksum_bytes(record.row_sha256)
             sizes.append(record.state.size)
     source = known_images(Path(manifest["source"]), Names(names))
     digests = np.frombuffer(bytes(checksums), f"S{CHECKSUM_BYTES}")
@@ -143,13 +148,16 @@ def stored_rows(folder: Path, settings: Settings, reporter: Reporter) -> StoredR
 class IndexedExtraction:
     """A finished extraction and its index: the images that have rows, and of each the id in the index.
 
-    `recall` is the share of the ten nearest that an approximate index finds, measured on some of its own rows.
+    Its rows are normalized, where there is a normalization. `recall` is the share of the ten nearest that an
+    approximate index finds, measured on some of its own rows; `compared` says in words what is compared.
     """
 
     stored: StoredRows
     index: VectorIndex
     ids: Ids
     recall: float | None
+    normalization: Normalization | None
+    compared: str
 
     @property
     def folder(self) -> Path:
@@ -173,54 +181,135 @@ class IndexedExtraction:
         place_of[self.ids] = np.arange(len(self.ids))
         return place_of
 
-    def search(self, queries: Rows, count: int) -> Found:
-        """The places of the nearest images to each query (Q, D), and how near, as VectorIndex.search has ids.
+    def normalized(self, rows: Rows) -> Rows:
+        """Rows (N, D) from elsewhere as the index has its own, to be searched for."""
+        return rows if self.normalization is None else self.normalization.of(rows)
+
+    def search(self, queries: Rows, count: int, num_images: int | None = None) -> Found:
+        """The places of the nearest images to each query (Q, K), and how near, as VectorIndex.search has ids.
+
+        With num_images only the first so many images are looked at.
 
         Those that differ by rounding alone come in the order of the images. FAISS rounds by where rows stand in the
         index, so which of equal ones it finds last depends on what the index went through: some more are sought.
         """
-        found = self.index.search(queries, count + _NUM_EQUALLY_NEAR)
+        found = self.index.search(queries, count + _NUM_EQUALLY_NEAR, self._first(num_images))
         places = self._place_of[found.ids]
         farness = -found.scores if self.index.metric == "cosine" else found.scores
         order = np.lexsort((places, np.where(places == NO_ID, np.inf, farness).round(_DIGITS)))[:, :count]
         return Found(np.take_along_axis(places, order, axis=1), np.take_along_axis(found.scores, order, axis=1))
 
+    def _first(self, num_images: int | None) -> NDArray[np.bool_] | None:
+        """Which ids are of the first images; None where all are."""
+        if num_images is None or num_images >= len(self.ids):
+            return None
+        among = np.zeros(int(self.ids.max()) + 1, bool)
+        among[self.ids[:num_images]] = True
+        return among
+
+    def neighbours(self, count: int, reporter: Reporter, num_images: int | None = None) -> Iterator[tuple[int, Found]]:
+        """The place of the first of a few images, and the places and scores of the nearest others of each of them.
+
+        With num_images of the first so many images, among these.
+        """
+        num_images = len(self.images) if num_images is None else num_images
+        with reporter.progress("finding neighbours", num_images) as progress:
+            for start in range(0, num_images, QUERIES_AT_A_TIME):
+                own = np.arange(start, min(start + QUERIES_AT_A_TIME, num_images))
+                found = self.search(self.rows(start, start + len(own)), count + 1, num_images)
+                yield start, without_own(own, *found)
+                progress.advance(len(own))
+
     def rows(self, start: int, stop: int) -> Rows:
-        """The rows (N, D) of images from one place to before another, as the index has them."""
+        """The rows (N, K) of images from one place to before another, as the index has them."""
         return self.index.rows(self.ids[start:stop])
 
 
-def open_index(folder: Path, settings: Settings, metric: Metric, reporter: Reporter) -> IndexedExtraction:
+def without_own(own: NDArray[np.int64], ids: NDArray[np.int64], scores: NDArray[np.float32]) -> Found:
+    """Of each query's K + 1 nearest the K that are not itself; the last goes where it is not among them."""
+    is_own = ids == own[:, None]
+    is_own[~is_own.any(axis=1), -1] = True
+    shape = len(ids), ids.shape[1] - 1
+    return Found(ids[~is_own].reshape(shape), scores[~is_own].reshape(shape))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """An index as it is to be: of which rows, normalized how, by which metric."""
+
+    stored: StoredRows
+    metric: Metric
+    kept: KeptNormalization | None
+    reporter: Reporter
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """None: rows are compared as they are."""
+        return None if self.kept is None else self.kept.normalization
+
+    @property
+    def num_values(self) -> int:
+        """Of a row of the index."""
+        return self.stored.table.num_values if self.normalization is None else self.normalization.num_values
+
+    def rows(self, places: NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
+        """As RowsAt, normalized."""
+        return normalized_rows(self.stored.table.rows(places), self.stored.table.num_values, self.normalization)
+
+    def load(self) -> KeptIndex | None:
+        """The index that is kept, where it serves."""
+        table, is_normalized = self.stored.table, self.kept is not None
+        try:
+            kept = load_index(table.folder, self.metric, table.grid, self.num_values, self.kept)
+        except ValueError as error:
+            self.reporter.message(f"the index of {table.folder.name} cannot be relied on and is made anew ({error})")
+            forget_index(table.folder, self.metric, table.grid, normalized=is_normalized)
+            return None
+        is_worth = kept is not None and _is_worth_keeping(kept, len(self.stored.images), self.num_values)
+        return kept if is_worth else None
+
+    def save(self, kept: KeptIndex) -> None:
+        """Keep an index."""
+        save_index(self.stored.table.folder, self.metric, self.stored.table.grid, kept, self.kept)
+
+
+def normalized_rows(
+    rows: Iterator[tuple[int, Row]], num_values: int, normalization: Normalization | None
+) -> Iterator[tuple[int, Row]]:
+    """Rows with their places, normalized a block at a time."""
+    if normalization is None:
+        yield from rows
+        return
+    for places, block in in_blocks(rows, num_values):
+        yield from zip(places.tolist(), normalization.of(block), strict=True)
+
+
+def open_index(
+    folder: Path, settings: Settings, metric: Metric, reporter: Reporter, *, as_they_are: bool = False
+) -> IndexedExtraction:
     """The index of a finished extraction at settings.explore_grid; made or brought up to date where it is not.
 
-    Raises ExtractionError where the extraction is not finished, has no row that can be read, or where the index would
-    not fit into memory.
+    Its rows are normalized as settings.similarity_normalization says, or left `as_they_are`. Raises ExtractionError
+    where the extraction is not finished, has no row that can be read, or where the index would not fit into memory.
     """
     set_num_threads(settings)
     stored = stored_rows(folder, settings, reporter)
-    kept = _load(stored.table, metric, reporter)
-    if kept is not None and not _is_worth_keeping(kept, len(stored.images), stored.table.num_values):
-        kept = None
-    if kept is None:
-        kept, ids = _made(stored, metric, reporter)
-    else:
-        kept, ids = _updated(stored, kept, metric, reporter)
+    table, normalization = stored.table, None
+    is_wanted = settings.similarity_normalization == "auto" and not as_they_are
+    if is_wanted:
+        normalization = kept_normalization(folder, table.grid, table.num_values, stored.checksums, table.rows, reporter)
+    wanted = _Wanted(stored, metric, normalization, reporter)
+    kept = wanted.load()
+    kept, ids = _made(wanted) if kept is None else _updated(wanted, kept)
     has_row = ids != NO_ID
-    return IndexedExtraction(stored.without_damaged(has_row), kept.index, ids[has_row], kept.recall)
-
-
-def _digest(checksum: str) -> bytes:
-    """A checksum as bytes; of what is none, something that no row has."""
-    return bytes.fromhex(checksum) if _CHECKSUM.fullmatch(checksum) else hashlib.sha256(checksum.encode()).digest()
-
-
-def _load(table: Table, metric: Metric, reporter: Reporter) -> KeptIndex | None:
-    try:
-        return load_index(table.folder, metric, table.grid, table.num_values)
-    except ValueError as error:
-        reporter.message(f"the index of {table.folder.name} cannot be relied on and is made anew ({error})")
-        forget_index(table.folder, metric, table.grid)
-        return None
+    return IndexedExtraction(
+        stored=stored.without_damaged(has_row),
+        index=kept.index,
+        ids=ids[has_row],
+        recall=kept.recall,
+        normalization=wanted.normalization,
+        compared=described(wanted.normalization, table.grid, wanted=is_wanted),
+    )
 
 
 def _is_worth_keeping(kept: KeptIndex, num_rows: int, num_values: int) -> bool:
@@ -231,27 +320,27 @@ def _is_worth_keeping(kept: KeptIndex, num_rows: int, num_values: int) -> bool:
     return kept.index.is_exact or 2 * kept.num_learned_for / 3 <= num_rows <= 3 * kept.num_learned_for / 2
 
 
-def _made(stored: StoredRows, metric: Metric, reporter: Reporter) -> tuple[KeptIndex, Ids]:
+def _made(wanted: _Wanted) -> tuple[KeptIndex, Ids]:
     """A new index, which is kept, and the id of each image; NO_ID where its row is damaged."""
-    table, checksums = stored.table, stored.checksums
+    checksums = wanted.stored.checksums
     is_there = np.zeros(len(checksums), bool)
 
     def rows_at(places: NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
-        for place, row in table.rows(places):
+        for place, row in wanted.rows(places):
             is_there[place] = True
             yield place, row
 
-    refuse_too_large(len(checksums), table.num_values, table.grid)
-    index, recall = make_index(len(checksums), table.num_values, metric, rows_at, reporter)
+    refuse_too_large(len(checksums), wanted.num_values, wanted.stored.table.grid)
+    index, recall = make_index(len(checksums), wanted.num_values, wanted.metric, rows_at, wanted.reporter)
     kept = KeptIndex(index, np.where(is_there, checksums, NO_ROW), len(checksums), recall)
     if is_there.any():
-        save_index(table.folder, metric, table.grid, kept)
+        wanted.save(kept)
     return kept, np.where(is_there, np.arange(len(checksums)), NO_ID)
 
 
-def _updated(stored: StoredRows, kept: KeptIndex, metric: Metric, reporter: Reporter) -> tuple[KeptIndex, Ids]:
+def _updated(wanted: _Wanted, kept: KeptIndex) -> tuple[KeptIndex, Ids]:
     """The index with what is new and without what is gone, and the id of each image."""
-    table, checksums = stored.table, stored.checksums
+    checksums = wanted.stored.checksums
     ids = ids_of(checksums, kept.checksums)
     is_gone = kept.checksums != NO_ROW.rstrip(b"\0")
     is_gone[ids[ids != NO_ID]] = False
@@ -259,15 +348,17 @@ def _updated(stored: StoredRows, kept: KeptIndex, metric: Metric, reporter: Repo
     num_ids = len(kept.checksums)
     kept.index.remove(gone)
     added = [np.where(is_gone, NO_ROW, kept.checksums)]
-    for places, rows in in_blocks(table.rows(new), table.num_values):
+    for places, rows in in_blocks(wanted.rows(new), wanted.num_values):
         ids[places] = np.arange(num_ids, num_ids + len(places))
         kept.index.add(ids[places], rows)
         added.append(checksums[places])
         num_ids += len(places)
     if len(gone) or len(added) > 1:
-        reporter.message(f"the index is brought up to date: {num_ids - len(kept.checksums)} added, {len(gone)} removed")
+        wanted.reporter.message(
+            f"the index is brought up to date: {num_ids - len(kept.checksums)} added, {len(gone)} removed"
+        )
         kept = KeptIndex(kept.index, np.concatenate(added), kept.num_learned_for, kept.recall)
-        save_index(table.folder, metric, table.grid, kept)
+        wanted.save(kept)
     return kept, ids
 
 

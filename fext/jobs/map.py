@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fext.compute import layouts
-from fext.compute.components import Components
 from fext.data.labels import labels_of
 from fext.data.names import Names
 from fext.data.thumbnails import Thumbnail
 from fext.errors import ExtractionError, FextError
 from fext.jobs import clusters
 from fext.jobs.features import Features, open_features
-from fext.jobs.points import all_equal, open_points
+from fext.jobs.normalizing import normalization_of_features
+from fext.jobs.points import all_equal, open_points, told_of_points
 from fext.jobs.thumbnails import thumbnails
 from fext.pictures.map import MAX_IMAGES, Groups, by_frequency, map_page
 from fext.pictures.sprite import THUMBNAIL_SIDE, small_square, sprite_sheet
@@ -74,16 +74,16 @@ def lay_out(workspace: Workspace, settings: Settings, folder: Path, reporter: Re
             raise ExtractionError(
                 f"{folder.name} has one image alone: a map takes at least two: extract from more images"
             )
-        with open_points(folder, features.rows, settings.seed, reporter) as found:
-            if found is None:
+        normalization = normalization_of_features(settings, features, reporter)
+        with open_points(folder, features.rows, normalization, settings.seed, reporter) as points:
+            if points is None:
                 raise all_equal(folder)
-            components, points = found
             shown = _shown(features, points, settings.seed, reporter)
             _write_table(folder / MAP_FOLDER / "map.csv", features.images, points, shown)
         pictures = _pictures(workspace, settings, features, shown, reporter)
         write_projector(folder / MAP_FOLDER, _embedding(folder.name, shown, pictures))
         file = folder / MAP_FOLDER / "map.html"
-        introduction = _introduction(features, components, shown)
+        introduction = _introduction(features, told_of_points(normalization, features.grid), shown)
         page = map_page(f"Map of {folder.name}", introduction, shown.names, shown.layouts, shown.groups, pictures)
         files.write_text_chunks(file, page)
     return MapResult(
@@ -179,14 +179,16 @@ def _pictures(
     return pictures
 
 
-def _introduction(features: Features, components: Components, shown: _Shown) -> str:
+def _introduction(features: Features, compared: str, shown: _Shown) -> str:
     num_images, num_shown = len(features.images), len(shown.places)
     some = f" Shown are {num_shown:,} of {num_images:,}, evenly spaced by name." if num_shown < num_images else ""
     how = "t-SNE keeps neighbours together, but not distances between groups. " if _TSNE in shown.layouts else ""
-    share = float(components.shares[:2].sum())
+    variances = shown.points.var(axis=0, dtype=np.float64)
+    share = float(variances[:2].sum() / variances.sum()) if variances.any() else 0.0
     return (
         f"The images of the extraction {features.folder.name} by what {features.manifest['checkpoint']['name']} makes "
-        f"of them. {how}The first two principal components hold {share:.0%} of what tells the images apart.{some}"
+        f"of them: {compared}. {how}The first two principal components hold {share:.0%} of what tells the images "
+        f"apart.{some}"
     )
 
 

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fext.compute.near_groups import near_groups
+from fext.compute.normalization import features_of
 from fext.compute.vector_index import NO_ID, QUERIES_AT_A_TIME, Ids, VectorIndex, set_num_threads
 from fext.data.near_copies import correlation_when_aligned
 from fext.errors import ExtractionError
 from fext.jobs.copy_calibration import CopyCalibration, calibrate
 from fext.jobs.features import without_rows
-from fext.jobs.indexing import Row, StoredRows, make_index, open_index, refuse_too_large, stored_rows
+from fext.jobs.indexing import StoredRows, make_index, open_index, refuse_too_large, stored_rows
+from fext.jobs.normalizing import Row
 from fext.jobs.small_pictures import SmallPictures, small_pictures_of
 from fext.jobs.thumbnails import thumbnails
 from fext.jobs.view import facts_of_file
@@ -148,7 +150,7 @@ class _Space:
 def _space(workspace: Workspace, settings: Settings, folder: Path, reporter: Reporter) -> _Space:
     if settings.duplicate_similarity == "auto":
         return _calibrated_space(workspace, settings, folder, reporter)
-    indexed = open_index(folder, settings, "cosine", reporter)
+    indexed = open_index(folder, settings, "cosine", reporter, as_they_are=True)
     _refuse_one_image(indexed.stored)
     first_of = _first_of_equal(indexed.stored)
     threshold = settings.duplicate_similarity
@@ -322,6 +324,7 @@ def _written(
     num_copied = space.calibration.num_images if space.calibration is not None else None
     told = CopyGroups(
         extraction=folder.name,
+        features=features_of(stored.table.grid),
         num_images=space.num_images,
         num_groups=len(groups),
         counts={kind: kinds[kind] for kind in (EXACT, NEAR, GONE)},

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fext.compute.vector_index import NO_ID, QUERIES_AT_A_TIME, Found, Rows
+from fext.compute.vector_index import NO_ID, Rows
 from fext.data.groups import group_images
 from fext.data.images import read_file
 from fext.data.labels import are_labels, folder_labels, label_chance
@@ -37,13 +37,15 @@ SCORE_NAMES = {"cosine": "similarity", "euclidean": "distance"}
 class SimilarResult:
     """The images nearest to a picture, (image, score) with the nearest first, and where they are written.
 
-    The score is a similarity by 'cosine', a distance by 'euclidean'. `recall` is None for an exact search.
+    The score is a similarity by 'cosine', a distance by 'euclidean'; `compared` says in words of what. `recall` is None
+    for an exact search.
     """
 
     name: str
     query: str
     nearest: tuple[tuple[str, float], ...]
     score_name: str
+    compared: str
     recall: float | None
     num_images: int
     table: Path
@@ -62,6 +64,7 @@ class NeighboursResult:
     name: str
     num_images: int
     count: int
+    compared: str
     recall: float | None
     table: Path
     precision: Interval | None
@@ -75,7 +78,8 @@ class NeighboursResult:
 
 @dataclass(frozen=True)
 class _Query:
-    """What is searched for: its row, the file it comes from and, of an image of the extraction, its place."""
+    """What is searched for: its row as the index has rows, the file it comes from and, of an image of the extraction,
+    its place."""
 
     name: str
     path: Path
@@ -114,6 +118,7 @@ def find_similar(
         num_found=len(nearest),
         num_images=len(indexed.images),
         metric=settings.similarity,
+        compared=indexed.compared,
         recall=indexed.recall,
     )
     files.write_text_chunks(page, similar_page(told))
@@ -122,6 +127,7 @@ def find_similar(
         query=query.name,
         nearest=tuple(nearest),
         score_name=score_name,
+        compared=indexed.compared,
         recall=indexed.recall,
         num_images=len(indexed.images),
         table=table,
@@ -158,7 +164,7 @@ def _query(
         raise _cannot_be_searched(indexed, picture, str(error)) from error
     if not np.isfinite(row).all():
         raise SourceError(f"the features of {picture} are not finite: it cannot be compared with others")
-    return _Query(path.name, path, row[None], None)
+    return _Query(path.name, path, indexed.normalized(row[None]), None)
 
 
 def _place(indexed: IndexedExtraction, name: str) -> int | None:
@@ -231,7 +237,7 @@ def find_all_neighbours(folder: Path, settings: Settings, count: int, reporter: 
     precision = np.zeros(len(names), np.float32)
 
     def rows() -> Iterator[tuple[str, int, str, str]]:
-        for start, found in _searched(indexed, count, reporter):
+        for start, found in indexed.neighbours(count, reporter):
             precision[start : start + len(found.ids)] = label_precision(found.ids, codes[start:], codes)
             for place, (ids, scores) in enumerate(zip(found.ids.tolist(), found.scores.tolist(), strict=True), start):
                 for rank, (other, score) in enumerate(zip(ids, scores, strict=True), start=1):
@@ -246,6 +252,7 @@ def find_all_neighbours(folder: Path, settings: Settings, count: int, reporter: 
         name=folder.name,
         num_images=len(names),
         count=count,
+        compared=indexed.compared,
         recall=indexed.recall,
         table=table,
         precision=mean_interval(precision.astype(np.float64), groups.codes) if has_labels else None,
@@ -253,24 +260,6 @@ def find_all_neighbours(folder: Path, settings: Settings, count: int, reporter: 
         chance=label_chance(codes) if has_labels else None,
         seconds=time.perf_counter() - started,
     )
-
-
-def _searched(indexed: IndexedExtraction, count: int, reporter: Reporter) -> Iterator[tuple[int, Found]]:
-    """The place of the first of a few images, and the places and scores of the nearest others of each of them."""
-    with reporter.progress("finding neighbours", len(indexed.images)) as progress:
-        for start in range(0, len(indexed.images), QUERIES_AT_A_TIME):
-            queries = indexed.rows(start, start + QUERIES_AT_A_TIME)
-            found = indexed.search(queries, count + 1)
-            yield start, without_own(np.arange(start, start + len(queries)), *found)
-            progress.advance(len(queries))
-
-
-def without_own(own: NDArray[np.int64], ids: NDArray[np.int64], scores: NDArray[np.float32]) -> Found:
-    """Of each query's K + 1 nearest the K that are not itself; the last goes where it is not among them."""
-    is_own = ids == own[:, None]
-    is_own[~is_own.any(axis=1), -1] = True
-    shape = len(ids), ids.shape[1] - 1
-    return Found(ids[~is_own].reshape(shape), scores[~is_own].reshape(shape))
 
 
 def label_precision(ids: NDArray[np.int64], own: NDArray[np.int32], codes: NDArray[np.int32]) -> NDArray[np.float32]:

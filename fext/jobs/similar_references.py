@@ -1,7 +1,7 @@
 """What the features of a model are worth in finding images of the same label, beside other encoders of the same images.
 
-Each encoder's rows are searched in the same way for the same images: the share of the nearest that have the label of
-the image (precision at K) is compared image by image.
+Each encoder's rows are normalized and searched in the same way for the same images: the share of the nearest that have
+the label of the image (precision at K) is compared image by image.
 """
 
 from collections.abc import Iterator
@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fext.compute.normalization import Normalization
 from fext.compute.vector_index import QUERIES_AT_A_TIME, Metric, Rows, set_num_threads
 from fext.data.groups import group_images
 from fext.data.labels import are_labels, folder_labels, label_chance
 from fext.errors import ExtractionError
 from fext.jobs.features import MODEL, UNTRAINED, open_features, open_references
-from fext.jobs.indexing import Row, make_index, refuse_too_large
-from fext.jobs.similar import FOLDER, label_precision, without_own
+from fext.jobs.indexing import make_index, normalized_rows, refuse_too_large, without_own
+from fext.jobs.normalizing import Row, normalization_of
+from fext.jobs.similar import FOLDER, label_precision
 from fext.model.intervals import Groups, Interval, mean_interval
 from fext.reporting import Reporter
 from fext.settings import Settings
@@ -67,8 +69,8 @@ def compare_precision(
             codes = folder_labels(names).codes
             _refuse_without_labels(folder, codes)
             count = min(count, len(codes) - 1)
-            encoders = {MODEL: _Placed(features.rows, places)}
-            encoders |= {name: _Placed(rows, np.arange(len(rows))) for name, rows in references.rows.items()}
+            encoders = {MODEL: _placed(settings, features.rows, places)}
+            encoders |= {name: _placed(settings, rows, np.arange(len(rows))) for name, rows in references.rows.items()}
             found = {
                 name: _precision(rows, codes, count, features.grid, settings.similarity, reporter)
                 for name, rows in encoders.items()
@@ -92,15 +94,25 @@ def compare_precision(
 
 @dataclass(frozen=True)
 class _Placed:
-    """Some of the rows of an array, which may be mapped from a file."""
+    """Some of the rows of an array, which may be mapped from a file, and how they are normalized."""
 
     rows: Rows
     places: NDArray[np.int64]
+    normalization: Normalization | None
+
+    @property
+    def num_values(self) -> int:
+        """Of a row that is compared."""
+        return self.rows.shape[1] if self.normalization is None else self.normalization.num_values
 
     def at(self, places: NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
-        """As RowsAt."""
-        for place in places.tolist():
-            yield place, self.rows[self.places[place]]
+        """As RowsAt, normalized."""
+        rows = ((place, self.rows[self.places[place]]) for place in places.tolist())
+        return normalized_rows(rows, self.rows.shape[1], self.normalization)
+
+
+def _placed(settings: Settings, rows: Rows, places: NDArray[np.int64]) -> _Placed:
+    return _Placed(rows, places, normalization_of(settings, rows, places))
 
 
 def _refuse_without_labels(folder: Path, codes: NDArray[np.int32]) -> None:
@@ -114,7 +126,7 @@ def _refuse_without_labels(folder: Path, codes: NDArray[np.int32]) -> None:
 def _precision(
     rows: _Placed, codes: NDArray[np.int32], count: int, grid: int, metric: Metric, reporter: Reporter
 ) -> NDArray[np.float64]:
-    num_rows, num_values = len(rows.places), rows.rows.shape[1]
+    num_rows, num_values = len(rows.places), rows.num_values
     refuse_too_large(num_rows, num_values, grid)
     index, _ = make_index(num_rows, num_values, metric, rows.at, reporter)
     judged = _judged(num_rows)

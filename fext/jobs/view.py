@@ -7,21 +7,18 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
-from fext.compute.neighbours import Neighbours, find_neighbours, num_block_pairs, of_length_one
+from fext.compute.vector_index import NO_ID, TOLD_METRICS
 from fext.data.images import ImageHeader, file_state
 from fext.data.names import Names
 from fext.data.source import known_images
 from fext.data.thumbnails import Thumbnail
-from fext.jobs.features import without_rows
+from fext.jobs.indexing import IndexedExtraction, open_index
 from fext.jobs.thumbnails import thumbnails
-from fext.pictures.viewer import MAX_IMAGES, Viewed, told_of_limit, viewer
+from fext.pictures.viewer import MAX_IMAGES, Neighbours, Viewed, told_of_limit, viewer
 from fext.reporting import Progress, Reporter
 from fext.settings import Settings
 from fext.store import extractions, files
 from fext.store.parts import WRITTEN, Record, Row
-from fext.store.scratch import ScratchRows, scratch_rows
 from fext.store.tables import Columns
 from fext.store.workspace import Workspace
 
@@ -51,23 +48,21 @@ class _Image:
 def view(workspace: Workspace, settings: Settings, folder: Path, reporter: Reporter) -> ViewResult:
     """Write viewer.html into the folder of a finished extraction.
 
-    The first 20,000 images are shown, and neighbours are sought among them. Raises ExtractionError where there is no
-    finished table.
+    The first 20,000 images are shown, and neighbours are sought among them, as `similar` seeks them. Raises as
+    open_index does.
     """
     started = time.perf_counter()
     manifest = extractions.read_finished(folder)
     num_images = manifest["counts"]["found"]
     columns = Columns(manifest["num_features"], manifest["reconstruction_error"])
-    with scratch_rows(folder, min(num_images, MAX_IMAGES), columns.num_features) as scratch:
-        images, places = _read(folder, columns, scratch, min(num_images, MAX_IMAGES), reporter)
-        if not places:
-            raise without_rows(folder, manifest)
-        neighbours = _neighbours(scratch, places, len(images), reporter)
+    indexed = open_index(folder, settings, settings.similarity, reporter)
+    images = _read(folder, columns, min(num_images, MAX_IMAGES), reporter)
+    names = [image.record.image for image in images]
+    neighbours = _neighbours(indexed, names, reporter)
     introduction = (
         f"The images of the extraction {folder.name}: {manifest['num_features']:,} features of each, made by "
         f"{manifest['checkpoint']['name']} from {manifest['source']}.{told_of_limit(len(images), num_images)}"
     )
-    names = [image.record.image for image in images]
     shown = _Shown(workspace, settings, Path(manifest["source"]), images)
     with reporter.progress("thumbnails", len(images)) as progress:
         page = viewer(f"Extraction {folder.name}", introduction, names, shown.each(progress), neighbours)
@@ -87,22 +82,16 @@ def facts_of_file(header: ImageHeader, num_bytes: int) -> tuple[str, str]:
     return f"{header.width} × {header.height} pixels", f"{header.format} {header.mode}, {-(-num_bytes // 1000):,} kB"
 
 
-def _read(
-    folder: Path, columns: Columns, scratch: ScratchRows, count: int, reporter: Reporter
-) -> tuple[list[_Image], list[int]]:
-    """The first images, and the place among them of each row that is put down, at the length 1."""
+def _read(folder: Path, columns: Columns, count: int, reporter: Reporter) -> list[_Image]:
+    """The first images."""
     images: list[_Image] = []
-    places: list[int] = []
     table = extractions.read_table(folder, columns)
     with closing(table), reporter.progress("reading", count) as progress:
         for done in islice(table, count):
             row = done.row() if done.record.status == WRITTEN else None
-            if row is not None:
-                places.append(len(images))
-                scratch.add(of_length_one(row[: columns.num_features]))
             images.append(_Image(done.record, _lines(done.record, row, columns)))
             progress.advance()
-    return images, places
+    return images
 
 
 def _lines(record: Record, row: Row | None, columns: Columns) -> tuple[str, ...]:
@@ -111,17 +100,16 @@ def _lines(record: Record, row: Row | None, columns: Columns) -> tuple[str, ...]
     return (f"reconstruction error {row[-1]:.6f}",) if row is not None and columns.has_error else ()
 
 
-def _neighbours(scratch: ScratchRows, places: Sequence[int], num_images: int, reporter: Reporter) -> Neighbours:
-    """The neighbours of the images; those without a row have none."""
-    rows = scratch.rows()
-    with reporter.progress("finding neighbours", num_block_pairs(*rows.shape)) as progress:
-        found = find_neighbours(rows, _NUM_NEIGHBOURS, progress.advance)
-    place_of_row = np.array(places, np.int32)
-    shape = num_images, found.places.shape[1]
-    neighbours = Neighbours(np.zeros(shape, np.int32), np.full(shape, -np.inf, np.float32))
-    neighbours.places[place_of_row] = place_of_row[found.places]
-    neighbours.similarities[place_of_row] = found.similarities
-    return neighbours
+def _neighbours(indexed: IndexedExtraction, names: Sequence[str], reporter: Reporter) -> Neighbours:
+    """The neighbours of the images of these names; those without a row have none."""
+    place_of_name = {name: place for place, name in enumerate(names)}
+    place_of = [place_of_name[name] for name in islice(indexed.images, len(names)) if name in place_of_name]
+    pairs: list[list[tuple[int, float]]] = [[] for _ in names]
+    for start, found in indexed.neighbours(_NUM_NEIGHBOURS, reporter, len(place_of)):
+        for own, (others, scores) in enumerate(zip(found.ids.tolist(), found.scores.tolist(), strict=True), start):
+            near = [(place_of[other], score) for other, score in zip(others, scores, strict=True) if other != NO_ID]
+            pairs[place_of[own]] = [(place, round(score, 4)) for place, score in near]
+    return Neighbours(pairs, f"Nearest by {TOLD_METRICS[indexed.index.metric]} of {indexed.compared}")
 
 
 class _Shown:

@@ -236,8 +236,8 @@ def _clusters(report: ClustersReport) -> Section:
     shown = sum(cluster.number >= 0 for cluster in report.clusters)
     first = f" Shown are the {shown} largest of {num_clusters:,}." if shown < num_clusters else ""
     text = (
-        "Of each cluster the images nearest to its centre, and those farthest from it. Distances are those between "
-        f"directions from the mean image, brought to their first principal components: 0 to about 2.{first}"
+        "Of each cluster the images nearest to its centre, and those farthest from it. Distances, 0 to about 2, are "
+        f"those between {report.summary['compared']}.{first}"
     )
     return Section("The clusters", text, _groups(report.clusters))
 

@@ -15,6 +15,7 @@ class CopyGroups:
     groups. num_copied is how many images were copied to find the threshold; None where it was chosen."""
 
     extraction: str
+    features: str
     num_images: int
     num_groups: int
     counts: Mapping[str, int]
@@ -39,9 +40,10 @@ def near_copies_page(told: CopyGroups) -> Iterator[Html]:
 
 def _how(told: CopyGroups) -> str:
     if told.num_copied is None:
-        return f"Two images are near copies from a cosine similarity of their features of {told.threshold:g} on."
+        compared = f"{told.features}, as they are,"
+        return f"Two images are near copies from a cosine similarity of their {compared} of {told.threshold:g} on."
     return (
-        f"What a copy changes in the features was learned from copies of {told.num_copied:,} of the images "
+        f"What a copy changes in the {told.features} was learned from copies of {told.num_copied:,} of the images "
         f"(re-encoded, of half the size, brighter, without borders), and each latent channel counts by what it tells "
         f"of that. Two images are near copies from a similarity of {told.threshold:.4f} on, which 98 of 100 of those "
         f"copies reach, where their pictures, brought to 32×32 pixels and aligned, go together too."

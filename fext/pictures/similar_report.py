@@ -16,7 +16,8 @@ _MEANING = {
 class SimilarImages:
     """All that the page tells; the first of the items is the picture that was searched for, the others its nearest.
 
-    `recall` is the share of the ten nearest that an approximate search finds; None where each image was compared.
+    `compared` says in words what is compared; `recall` is the share of the ten nearest that an approximate search
+    finds, None where each image was compared.
     """
 
     query: str
@@ -25,6 +26,7 @@ class SimilarImages:
     num_found: int
     num_images: int
     metric: str
+    compared: str
     recall: float | None
 
 
@@ -34,7 +36,7 @@ def similar_page(told: SimilarImages) -> Iterator[Html]:
     more = f" {num_shown:,} are shown; nearest.csv names all." if num_shown < told.num_found else ""
     introduction = (
         f"The {told.num_found:,} images nearest to {told.query} among the {told.num_images:,} of the extraction "
-        f"{told.extraction}. {_MEANING[told.metric]}{more}"
+        f"{told.extraction}. {_MEANING[told.metric]} Compared are {told.compared}.{more}"
     )
     sections = [
         Section("Searched for", "", gallery(told.items[:1])),

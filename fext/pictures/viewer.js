@@ -82,7 +82,7 @@ function nearTo(place) {
     return item;
   });
   if (items.length === 0) return [];
-  const heading = make("h3", { textContent: "Nearest by cosine similarity of the features" });
+  const heading = make("h3", { textContent: readData("nearest-by") });
   return [make("div", { className: "near" }, heading, make("div", { className: "gallery" }, ...items))];
 }
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 from typing import NamedTuple
 
-from fext.compute.neighbours import Neighbours
 from fext.pictures.page import Html, Section, json_data, page
 
 MAX_IMAGES = 20_000
@@ -20,16 +19,27 @@ class Viewed(NamedTuple):
     reason: str = ""
 
 
+class Neighbours(NamedTuple):
+    """Of each image the pairs (place, similarity or distance) of its nearest, and in words what these go by."""
+
+    pairs: Sequence[Sequence[tuple[int, float]]]
+    told: str
+
+
 def viewer(
-    title: str, introduction: str, names: Sequence[str], images: Iterable[Viewed], neighbours: Neighbours | None = None
+    title: str,
+    introduction: str,
+    names: Sequence[str],
+    images: Iterable[Viewed],
+    neighbours: Neighbours | None = None,
 ) -> Iterator[Html]:
     """The page, piece by piece, each of a few hundred images at most; `images` are asked for as they are written.
 
-    `neighbours` go by the order of the names; a similarity that is not finite stands for none.
+    `neighbours` go by the order of the names.
     """
     blocks = [_CONTROLS, json_data("names", list(names))]
     if neighbours is not None:
-        blocks.append(json_data("neighbours", _nearest(neighbours)))
+        blocks += [json_data("neighbours", neighbours.pairs), json_data("nearest-by", neighbours.told)]
     return page(title, introduction, [Section("Images", "", *blocks, _data(images))], "viewer.js")
 
 
@@ -55,11 +65,3 @@ def _data(images: Iterable[Viewed]) -> Iterator[Html]:
             return
         shown = [[base64.b64encode(image.thumbnail).decode(), list(image.lines), image.reason] for image in block]
         yield json_data(f"images-{number}", shown)
-
-
-def _nearest(neighbours: Neighbours) -> list[list[list[float]]]:
-    """Of each image the pairs (place, similarity)."""
-    return [
-        [[place, round(similarity, 4)] for place, similarity in zip(*pairs, strict=True) if similarity > float("-inf")]
-        for pairs in zip(neighbours.places.tolist(), neighbours.similarities.tolist(), strict=True)
-    ]

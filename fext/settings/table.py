@@ -507,6 +507,14 @@ class Settings(BaseModel):
         "of the same thing keeps, or a small distance ('euclidean').",
         "'cosine' or 'euclidean'",
     )
+    similarity_normalization: Literal["auto", "none"] = _setting(
+        "exploration",
+        "auto",
+        "How features are made comparable in search, viewer, clusters, map and method 'knn'. 'auto' takes signed "
+        "square roots and up to 128 principal components, partially whitened, learned from the images themselves; "
+        "of fewer than 64 images, and with 'none', features are compared as they are.",
+        "'auto' or 'none'",
+    )
     duplicate_similarity: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = _setting(
         "exploration",
         "auto",

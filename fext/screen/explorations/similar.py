@@ -72,6 +72,7 @@ def _find_similar(screen: Screen, settings: "Settings", folder: Path, picture: s
     rows = [[image, f"{score:.4f}"] for image, score in result.nearest]
     show_table(screen.console, f"Nearest to {result.query}", ["image", result.score_name], rows)
     _tell_of_search(screen, len(result.nearest), count, result.recall)
+    screen.reporter.message(f"compared: {result.compared}")
     screen.console.print(f"among {result.num_images:,} images of {result.name} in {duration(result.seconds)}")
     show_path(screen.console, "table", result.table, screen.workspace.root)
     show_path(screen.console, "page", result.page, screen.workspace.root)
@@ -84,6 +85,7 @@ def _find_all(screen: Screen, settings: "Settings", folder: Path, count: int, re
     screen.console.print(
         f"the {result.count} nearest of each of {result.num_images:,} images in {duration(result.seconds)}"
     )
+    screen.reporter.message(f"compared: {result.compared}")
     _tell_of_search(screen, result.count, count, result.recall)
     if result.precision is not None:
         screen.console.print(
