@@ -82,6 +82,7 @@ REFUSED: dict[str, list[object]] = {
     "early_stopping_delta": [-0.1, "0", True, float("nan"), float("inf"), None],
     "explore_grid": [0, 3, 16, 2.0, "2", True, None],
     "similarity": ["Cosine", "l2", "", 1, None],
+    "similarity_normalization": ["Auto", "whitened", "", True, None],
     "duplicate_similarity": [0, 1.1, -0.5, "0.9", "Auto", True, float("nan"), None],
     "cluster_method": ["k-means", "", 1, None],
     "num_clusters": [1, 0, -1, 2.5, "3", True, None],

@@ -365,7 +365,8 @@ def test_the_same_rows_make_the_same_approximate_index_and_it_is_told_of(
     tables = [write_table(tmp_path / "inference" / name, rows) for name in ("one", "two")]
     told = Listener()
     indexes = [open_index(table, tiny(), "cosine", told) for table in tables]
-    assert index_files(tables[0], "cosine", 1)[0].read_bytes() == index_files(tables[1], "cosine", 1)[0].read_bytes()
+    kept, again = (index_files(table, "cosine", 1, normalized=True)[0].read_bytes() for table in tables)
+    assert kept == again
     assert indexes[0].recall is not None
     assert indexes[0].recall > 0.9
     assert told.told[0].startswith("600 images are searched approximately")

@@ -68,7 +68,8 @@ def described(normalization: Normalization | None, grid: int, *, wanted: bool = 
     """In words what rows of features are compared as; where a normalization was wanted, why there is none."""
     features = features_of(grid)
     if normalization is None:
-        return f"{features}, as they are{': they teach no normalization' if wanted else ''}"
+        why = " (too few, or too little correlated, to be normalized)" if wanted else ""
+        return f"{features}, as they are{why}"
     return f"{features}, as signed square roots on {normalization.num_values} partially whitened principal components"
 
 
