@@ -32,7 +32,7 @@ def test_every_benchmark_that_its_readme_names_can_be_started(monkeypatch: pytes
     text = (REPOSITORY / "benchmarks" / "README.md").read_text(encoding="utf-8")
     monkeypatch.syspath_prepend(REPOSITORY)
     names = set(re.findall(r"python -m (benchmarks\.\w+)", text))
-    assert len(names) == 7
+    assert len(names) == 8
     for name in names:
         assert callable(importlib.import_module(name).main)
 

@@ -17,8 +17,9 @@ import torch
 from conftest import environment, history_without_times, make_home, same_tensors
 from rich.console import Console
 
-from fext.compute import engines
+from fext.compute import device, engines
 from fext.compute import training as passes
+from fext.compute.device import free_memory, left_by_control_groups
 from fext.compute.memory import lowering
 from fext.errors import (
     OUT_OF_MEMORY,
@@ -357,6 +358,54 @@ def test_a_program_for_which_there_is_no_memory_at_all_says_so(home: Path) -> No
     assert ended.returncode == 1
     assert "memory has ended" in (ended.stdout + ended.stderr).replace("\n", " ")
     assert "Traceback" not in ended.stdout + ended.stderr
+
+
+def write_all(root: Path, texts: dict[str, str]) -> None:
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+V1, V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"
+
+
+@pytest.mark.parametrize(
+    ("texts", "left"),
+    [
+        ({}, []),  # not Linux
+        ({"proc/self/cgroup": "0::/\n"}, []),
+        ({"proc/self/cgroup": "0::/\n", f"{V2}/memory.max": "max\n", f"{V2}/memory.current": "5\n"}, []),
+        ({"proc/self/cgroup": "0::/\n", f"{V2}/memory.max": "900\n", f"{V2}/memory.current": "500\n"}, [400]),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                f"{V2}/a/b/memory.max": "900\n",
+                f"{V2}/a/b/memory.current": "500\n",
+                f"{V2}/a/b/memory.stat": "anon 400\ninactive_file 100\n",
+                f"{V2}/a/memory.max": "700\n",
+                f"{V2}/a/memory.current": "800\n",
+            },
+            [500, 0],
+        ),
+        (  # as in a container, that sees only its own group
+            {
+                "proc/self/cgroup": "7:cpu,cpuacct:/docker/x\n4:memory:/docker/x\n",
+                f"{V1}/memory.limit_in_bytes": "900\n",
+                f"{V1}/memory.usage_in_bytes": "300\n",
+                f"{V1}/memory.stat": "inactive_file 1\ntotal_inactive_file 50\n",
+            },
+            [650],
+        ),
+    ],
+)
+def test_the_limit_of_a_container_is_known(tmp_path: Path, texts: dict[str, str], left: list[int]) -> None:
+    write_all(tmp_path, texts)
+    assert left_by_control_groups(tmp_path) == left
+
+
+def test_no_more_is_free_than_a_container_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "left_by_control_groups", lambda: [30_000, 20_000])
+    assert free_memory() == 20_000
 
 
 def test_every_error_of_the_tree_says_whether_it_is_of_memory() -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -154,12 +155,48 @@ def num_local_processes() -> int:
 
 
 def free_memory(*, shared: bool = False) -> int:
-    """Bytes of memory that programs can have without others being moved out of it, or that processes can share."""
-    available = int(psutil.virtual_memory().available)
+    """Bytes of memory that programs can have without others being moved out of it, or that processes can share.
+
+    In a container that is no more than its limit leaves.
+    """
+    available = min([int(psutil.virtual_memory().available), *left_by_control_groups()])
     shared_memory = "/dev/shm"
     if shared and os.path.isdir(shared_memory):
         return min(available, shutil.disk_usage(shared_memory).free)
     return available
+
+
+def left_by_control_groups(root: Path = Path("/")) -> list[int]:
+    """Bytes that each limited control group of Linux leaves this process: its own and those around it.
+
+    Files in the cache of the disk count as used there, but those not touched lately go when their place is wanted. See
+    the kernel's 'Control Group v2' and, for the older one, 'Memory Resource Controller'.
+    """
+    left = []
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, limit, used, cached = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            top, limit, used = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cached = "total_inactive_file"
+        else:
+            continue
+        own = Path(path.lstrip("/"))
+        for group in (root / top / part for part in (own, *own.parents)):
+            limits, usages = _lines(group / limit), _lines(group / used)
+            if limits and usages and limits[0].isdecimal():
+                counts = dict(row.split() for row in _lines(group / "memory.stat"))
+                left.append(max(0, int(limits[0]) - int(usages[0]) + int(counts.get(cached, 0))))
+    return left
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a file of the system; none where there is no such file."""
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []
 
 
 def cpu_has_fast_bfloat16() -> bool:
