@@ -317,7 +317,7 @@ similarity = "cosine"
 
 # How features are made comparable in search, viewer, clusters, map and method 'knn'. 'auto' takes signed
 # square roots and up to 128 principal components, partially whitened, learned from the images themselves; of
-# fewer than 64 images, and with 'none', features are compared as they are.
+# fewer than 64 images, where features hardly go together, and with 'none' they are compared as they are.
 # Allowed: 'auto' or 'none'.
 similarity_normalization = "auto"
 
