@@ -365,12 +365,12 @@ def test_scores_are_those_that_can_be_counted_by_hand() -> None:
     assert shown == ["2", "1", "0", "0", "1", "0", "0", "0", "0"]
     assert scores.accuracy.low == pytest.approx(0.301, abs=1e-3)  # Wilson's interval of 3 in 4
     assert scores.accuracy.high == pytest.approx(0.954, abs=1e-3)
-    assert "Best told is a (F1 0.800), worst b (F1 0.667)." in verdicts(scores, {})
+    assert "Best told is a (F1 0.800), worst b (F1 0.667)." in verdicts(scores)
 
 
 def test_classes_told_equally_well_are_neither_best_nor_worst() -> None:
     true, told = np.array([0, 0, 1, 1], np.int32), np.array([0, 1, 1, 0], np.int32)
-    assert not any("Best" in said for said in verdicts(classification_scores(true, told, ["a", "b"]), {}))
+    assert not any("Best" in said for said in verdicts(classification_scores(true, told, ["a", "b"])))
 
 
 # ---------------------------------------------------------------- heads

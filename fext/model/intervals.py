@@ -101,6 +101,16 @@ def paired_share_interval(
     return Interval(mean, max(-1.0, centre - width), min(1.0, centre + width))
 
 
+def left_out_interval(mean: float, without: NDArray[np.float64], variance: float) -> Interval:
+    """Of a mean of which `without` (B,) are what it is without each of B equal blocks of images: the delete-a-group
+    jackknife (Kott, 2001); `variance` is that of what else it depends on, such as seeds."""
+    count = len(without)
+    if count < 2:
+        return Interval(mean, None, None)
+    spread = (count - 1) / count * float(np.square(without - without.mean()).sum())
+    return _student(mean, spread + variance, count - 1, CONFIDENCE)
+
+
 def _normal() -> float:
     from scipy import stats
 

@@ -13,8 +13,8 @@ Outcome = Literal["helped", "did_not_help", "cannot_be_told"]
 
 UNTRAINED = "untrained"
 NO_REFERENCES = (
-    "Nothing says yet whether these features are worth it: pixels may do as well. Ask with --references, which puts the "
-    "model before training, a linear map and pixels beside it."
+    "Nothing says yet whether these features are worth it: pixels may do as well. Ask with --references, which puts "
+    "the model before training, a linear map and pixels beside it."
 )
 _NAMES = {UNTRAINED: "the model before training", "linear_map": "a linear map", "pixels": "pixels"}
 _AGAINST = {UNTRAINED: "before training", "linear_map": "a linear map of equal latent size", "pixels": "pixels"}
@@ -34,7 +34,7 @@ class Yardstick:
     @property
     def nothing(self) -> float:
         """A difference that is shown as zero."""
-        return 0.5 * 10**-self.digits / self.scale
+        return 0.5 / float(10**self.digits) / self.scale
 
     def value(self, score: float) -> str:
         """As in '81.2 % of test images told rightly'."""
@@ -59,11 +59,17 @@ class Verdict:
     surely no better than one of them; else it 'cannot_be_told'. `best_reference` is None where there is none.
     """
 
+    yardstick: Yardstick
     outcome: Outcome
     best_reference: str | None
     sentences: Sequence[str]
     score: Interval
     model_minus: Mapping[str, Interval]
+
+    def above(self, reference: str) -> str:
+        """By how much the model is above a reference, as in '+6.1 points (+3.2 to +9.0)'; '' where it is unknown."""
+        difference = self.model_minus.get(reference)
+        return "" if difference is None else self.yardstick.difference(difference, signed=True)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -80,7 +86,7 @@ def judge(yardstick: Yardstick, score: Interval, model_minus: Mapping[str, Inter
     """The verdict on a model by its score and the paired differences to references, `untrained` or else the first of
     which says what training began with."""
     if not model_minus:
-        return Verdict("cannot_be_told", None, [NO_REFERENCES], score, {})
+        return Verdict(yardstick, "cannot_be_told", None, [NO_REFERENCES], score, {})
     before = UNTRAINED if UNTRAINED in model_minus else next(iter(model_minus))
     others = {name: one for name, one in model_minus.items() if name != before}
     best = min(model_minus, key=lambda name: model_minus[name].mean)
@@ -92,7 +98,7 @@ def judge(yardstick: Yardstick, score: Interval, model_minus: Mapping[str, Inter
         sentences = [_about_what_is_ahead(yardstick, ahead), *sentences]
     elif others:
         sentences += _about_others(yardstick, others)
-    return Verdict(outcome, best, sentences, score, model_minus)
+    return Verdict(yardstick, outcome, best, sentences, score, model_minus)
 
 
 def _is_no_better(difference: Interval, yardstick: Yardstick) -> bool:
@@ -124,7 +130,7 @@ def _about_training(
     unsure = f"Whether training helped{yardstick.helps} cannot be told: {value}"
     if difference.low is None:
         return f"{unsure}, and there are too few images to compare it with {against}."
-    return f"{unsure}, {yardstick.difference(difference, signed=True)} against {against}."
+    return f"{unsure}, {yardstick.difference(difference, signed=True)} compared with {against}."
 
 
 def _about_what_is_ahead(yardstick: Yardstick, ahead: Mapping[str, Interval]) -> str:
