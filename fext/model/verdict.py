@@ -102,11 +102,12 @@ def judge(yardstick: Yardstick, score: Interval, model_minus: Mapping[str, Inter
 
 
 def _is_no_better(difference: Interval, yardstick: Yardstick) -> bool:
-    return difference.high is not None and difference.high <= yardstick.nothing
+    return _is_equal(difference, yardstick) or (difference.high is not None and difference.high < 0)
 
 
 def _is_equal(difference: Interval, yardstick: Yardstick) -> bool:
-    return _is_no_better(difference, yardstick) and _is_no_better(difference.negated(), yardstick)
+    low, high = difference.low, difference.high
+    return low is not None and high is not None and max(-low, high) <= yardstick.nothing
 
 
 def _outcome(difference: Interval, yardstick: Yardstick) -> Outcome:
@@ -126,7 +127,7 @@ def _about_training(
     if outcome == "did_not_help":
         less = f"{yardstick.difference(difference.negated())} less than {against}"
         is_equal = _is_equal(difference, yardstick)
-        return f"Training did not help{yardstick.helps}: {value}, {f'as with {against}' if is_equal else less}."
+        return f"Training did not help{yardstick.helps}: {value}, {f'as much as {against}' if is_equal else less}."
     unsure = f"Whether training helped{yardstick.helps} cannot be told: {value}"
     if difference.low is None:
         return f"{unsure}, and there are too few images to compare it with {against}."
