@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from fext.data.groups import group_images
+from fext.data.groups import ImageGroups, group_images
 from fext.data.images import Preprocessing, load_image
 from fext.data.names import Names
 from fext.data.source import ImageSource
@@ -169,21 +169,22 @@ def _summarize(search: Search, decided: _Decided) -> dict[str, Any]:
     }
     if decided.curves:
         summary |= _told_apart(search, decided)
-        verdict = _verdict(search, decided)
+        groups = group_images(search.names, settings.interval_groups)
+        verdict = _verdict(search, decided, groups)
         summary["verdict"] = None if verdict is None else verdict.to_dict()
+        summary["interval_groups"] = groups.to_dict() | {"sentence": groups.sentence()}
     return summary
 
 
-def _verdict(search: Search, decided: _Decided) -> Verdict | None:
+def _verdict(search: Search, decided: _Decided, groups: ImageGroups) -> Verdict | None:
     """What the features of the model are worth: the mean of its scores, each on the scale of normal images, beside that
     of the same scores of other encoders and of pixels; None without references."""
     encoders = {name: encoder_scores(search.scores, name) for name in (MODEL, UNTRAINED, LINEAR_MAP, PIXELS)}
     if not encoders[UNTRAINED]:
         return None
     scores = {name: combined(search.scores, search.held_back, parts) for name, parts in encoders.items() if parts}
-    groups = group_images(search.names, search.settings.interval_groups).codes
     above = {
-        name: auroc_above(scores[MODEL], other, decided.is_anomalous, groups)
+        name: auroc_above(scores[MODEL], other, decided.is_anomalous, groups.codes)
         for name, other in scores.items()
         if name != MODEL
     }

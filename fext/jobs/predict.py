@@ -32,7 +32,9 @@ from fext.store.workspace import Workspace
 
 Shares = NDArray[np.float32]
 
-_PIXELS_UNKNOWN = "Whether pixels would do as well is not known: explore classify --references, with the methods probe and knn, says so."
+_PIXELS_UNKNOWN = (
+    "Whether pixels would do as well is not known: explore classify --references says so of probe and knn."
+)
 _WHAT_IT_MEANS = (
     "probabilities differ in their last digits, and an image that is nearly as probable of another class may get it"
 )

@@ -121,9 +121,8 @@ def _about_training(
 ) -> str:
     value, against = yardstick.value(score.mean), _AGAINST[before]
     if outcome == "helped":
-        enough = "helped" if is_enough else "did not help enough"
-        more = f"{yardstick.difference(difference)} more than {against}"
-        return f"Training {enough}{yardstick.helps}: {value}, {more}."
+        helped = f"helped{yardstick.helps}" if is_enough else f"did not help{yardstick.helps} enough"
+        return f"Training {helped}: {value}, {yardstick.difference(difference)} more than {against}."
     if outcome == "did_not_help":
         less = f"{yardstick.difference(difference.negated())} less than {against}"
         is_equal = _is_equal(difference, yardstick)

@@ -90,8 +90,7 @@ def verdicts(summary: Mapping[str, Any]) -> list[str]:
         best = _best(summary, summary["scores"])
         if best != COMBINED and best not in summary["combined_of"]:
             told.append(f"Of the single scores {best} does best: {_auroc(summary, best):.3f}.")
-        if not verdict:
-            told.append(NO_REFERENCES)
+        told.append(summary["interval_groups"]["sentence"] if verdict else NO_REFERENCES)
     return told
 
 
