@@ -190,7 +190,7 @@ def test_a_score_below_chance_or_below_its_own_parts_is_never_left_without_a_wor
     assert "below" not in said(0.9, 0.7, 0.9)
     assert "The combined score is below chance: its AUROC is 0.400" in said(0.4, 0.3, 0.2)
     assert "by themselves: pixels_gaussian, pixels_patches." in said(0.4, 0.3, 0.2)
-    assert "The combined score is below chance for the folders spot." in said(0.9, 0.7, 0.9, folder=0.4)
+    assert "The combined score is below chance for these folders: spot." in said(0.9, 0.7, 0.9, folder=0.4)
 
 
 def test_the_combined_score_is_the_mean_of_what_is_asked_for(trained: tuple[Workspace, Settings]) -> None:

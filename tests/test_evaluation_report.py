@@ -123,7 +123,8 @@ def test_then_comes_whether_training_helped_the_features() -> None:
     ]
     ahead = verdicts(make_summary() | {"encoders": encoders(2.0, 0.5, above=-0.2)})
     assert ahead[1] == (
-        "Pixels are better than this model by 20.0 points (10.0 to 30.0): its features are not worth using for this."
+        "Pixels are better than this model by 20.0 points (10.0 to 30.0): its features are not worth using for telling "
+        "folders apart."
     )
     assert ahead[2].startswith("Training did not help the features enough: 50.0 % of")
 

@@ -27,7 +27,7 @@ from fext.store import files
 from fext.store.checkpoints import Checkpoint
 
 _NUM_SHOWN, _NUM_MISTAKES = 24, 8
-_TOLD_APART = Yardstick("its features tell anomalous images from normal ones with an AUROC of {}")
+_TOLD_APART = Yardstick("its features tell anomalous images from normal ones with an AUROC of {}", "AUROC")
 _FEW_HELD_BACK = 20  # of which one in twenty can be told
 
 Values = NDArray[np.float64]

@@ -30,7 +30,7 @@ FOLDER, TABLE, SUMMARY = "clusters", "clusters.csv", "summary.json"
 _COLUMNS = ("image", "cluster", "distance", "silhouette", "label")
 _NUM_SEEDS = 5  # that other encoders are judged by
 _NUM_BLOCKS = 30  # of images, each of which is left out once to tell how sure a difference is
-_LIKE_FOLDERS = Yardstick("NMI {} of clusters and folders")
+_LIKE_FOLDERS = Yardstick("NMI {} of clusters and folders", "NMI")
 _NUM_SHOWN, _NUM_TYPICAL, _NUM_OUTLYING, _NUM_ALONE = 60, 6, 4, 24
 
 

@@ -30,6 +30,7 @@ class Yardstick:
     digits: int = 3
     scale: float = 1.0
     helps: str = ""  # what training is for, where it is for several things
+    use: str = "this"  # what the features would be used for
 
     @property
     def nothing(self) -> float:
@@ -46,9 +47,9 @@ class Yardstick:
         return Interval(interval.mean * self.scale, *ends).text(self.unit, digits=self.digits, signed=signed)
 
 
-def share(words: str, helps: str = "") -> Yardstick:
+def share(words: str, helps: str = "", use: str = "this") -> Yardstick:
     """A yardstick of shares in [0, 1]."""
-    return Yardstick(words, "points", digits=1, scale=100, helps=helps)
+    return Yardstick(words, "points", digits=1, scale=100, helps=helps, use=use)
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _about_what_is_ahead(yardstick: Yardstick, ahead: Mapping[str, Interval]) ->
     else:
         are = "are" if name == "pixels" else "is"
         well = f"{_NAMES[name]} {are} better than this model by {yardstick.difference(ahead[name].negated())}"
-    return f"{_capital(well)}: its features are not worth using for this."
+    return f"{_capital(well)}: its features are not worth using for {yardstick.use}."
 
 
 def _about_others(yardstick: Yardstick, others: Mapping[str, Interval]) -> list[str]:

@@ -114,7 +114,7 @@ def _warnings(summary: Mapping[str, Any]) -> list[str]:
         said.append(f"Below chance (an AUROC under {_CHANCE}) by themselves: {', '.join(others)}.")
     folders = [name for name, folder in summary["folders"].items() if folder["auroc"] < _CHANCE]
     if folders and own >= _CHANCE:
-        said.append(f"The combined score is below chance for the folders {', '.join(folders)}.")
+        said.append(f"The combined score is below chance for these folders: {', '.join(folders)}.")
     return said
 
 

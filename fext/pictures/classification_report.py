@@ -124,10 +124,10 @@ def _encoders(report: ClassificationReport) -> Section:
     figure.update_xaxes(range=[0, 1], tickformat=".0%")
     figure.update_yaxes(type="category", autorange="reversed", automargin=True)
     text = (
-        "The same method on the same images, by what other encoders make of them. Pixels are brought to 32×32. What "
-        "the model is better by, and its interval, are of the images that all could see."
+        "The same method on the same images, by what other encoders make of them. Pixels are brought to 32×32. "
+        "Differences, in points with their intervals, are of the same images: those that all encoders could see."
     )
-    header = ["features of", "accuracy", "from", "to", "the model is better by"]
+    header = ["features of", "accuracy", "from", "to", "model less this"]
     return Section(
         "Beside other encoders",
         text,

@@ -188,7 +188,8 @@ def _references(summary: Mapping[str, Any]) -> Section:
     text = (
         f"The same clustering of {compared['num_images']:,} images by other features, prepared alike. {several}"
         f"Silhouettes of different features are measured in different spaces: they tell how clear clusters are, not "
-        f"how right. 'Like the model's' is the ARI of the clusters with those of the model on the whole page."
+        f"how right. The verdict's interval, of the difference in NMI, is over images and runs. 'Like the model's' is "
+        f"the ARI of the clusters with those of the model on the whole page."
     )
     return Section("Does the model help?", text, table(*reference_table(summary), "Clusters by other features"))
 

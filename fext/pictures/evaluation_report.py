@@ -47,7 +47,9 @@ ENCODER_NAMES = {
 }
 _UNSEEN = ("test", "new")
 _REFERENCES = (UNTRAINED, "linear_map", "pixels")
-_LABELS_OF_THE_NEAREST = share("{} % of test images have the label of the nearest train images", " the features")
+_LABELS_OF_THE_NEAREST = share(
+    "{} % of test images have the label of the nearest train images", " the features", "telling folders apart"
+)
 _READOUT = Yardstick("{} dB PSNR of what a linear readout gets out of the latent", "dB", 2, helps=" the features")
 _METHOD_COLOURS = {"model": TEST_COLOUR, "linear_map": TRAIN_COLOUR, "mean_image": GREY}
 _LABEL_COLOURS = (
@@ -411,7 +413,7 @@ def _encoders(summary: Summary) -> Section:
         "readout PSNR dB",
         "gain over before",
         "effective rank",
-        *(["labels right", "model better by"] if has_labels else []),
+        *(["labels right", "model less this"] if has_labels else []),
     ]
     text = (
         f"Encoders judged alike, on {found['num_train']:,} train and {found['num_test']:,} test images. The readout is "

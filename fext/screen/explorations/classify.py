@@ -113,7 +113,7 @@ def show_classifier(screen: Screen, result: "ClassifyResult") -> None:
     if result.references:
         by_name = {"model": scores.accuracy, **result.references}
         rows = [[name.replace("_", " "), percent(one), result.verdict.above(name)] for name, one in by_name.items()]
-        header = ["features of", "accuracy", "the model is better by"]
+        header = ["features of", "accuracy", "model less this"]
         show_table(screen.console, "The same with other encoders", header, rows)
     for sentence in (*result.verdict.sentences, verdicts(scores)[0]):
         screen.reporter.message(sentence)

@@ -115,7 +115,7 @@ def _compare(screen: Screen, settings: "Settings", folder: Path, count: int) -> 
         f"Precision at {result.count}: {result.num_images:,} images with {result.num_labels:,} labels, by chance "
         f"{result.chance:.3f}"
     )
-    show_table(screen.console, title, ["features", "precision", "the model is better by"], rows)
+    show_table(screen.console, title, ["features", "precision", "model less this"], rows)
     for sentence in (*result.verdict.sentences, result.groups):
         screen.reporter.message(sentence)
     show_path(screen.console, "table", result.table, screen.workspace.root)
