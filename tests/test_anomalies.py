@@ -33,6 +33,8 @@ from fext.model.anomalies import (
 from fext.model.autoencoder import build_autoencoder
 from fext.model.detection import curves, f1_score, false_alarm_threshold
 from fext.model.plans import make_plan
+from fext.model.verdict import NO_REFERENCES
+from fext.pictures.anomalies_report import verdicts
 from fext.reporting import Reporter, SilentReporter
 from fext.settings import Settings
 from fext.store import files
@@ -160,6 +162,35 @@ def test_the_references_stand_beside_the_model(found: Any) -> None:
     rows, summary, _ = found
     assert {"linear_map_latent_gaussian", "untrained_latent_patches", "linear_map_reconstruction_local"} <= set(rows[0])
     assert summary["combined_of"] == ["pixels_gaussian", "pixels_patches"]
+
+
+def test_the_verdict_on_the_features_comes_first_and_a_search_without_references_says_how_to_ask(
+    trained: tuple[Workspace, Settings], found: Any
+) -> None:
+    _, summary, folder = found
+    verdict = summary["verdict"]
+    assert set(verdict["model_minus"]) == {"untrained", "linear_map", "pixels"}
+    assert verdicts(summary)[: len(verdict["sentences"])] == verdict["sentences"]
+    assert all(sentence in (folder / "report.html").read_text(encoding="utf-8") for sentence in verdict["sentences"])
+    _, alone, _ = search(trained, trained[0].images)
+    assert alone["verdict"] is None
+    assert verdicts(alone)[-1] == NO_REFERENCES
+
+
+def test_a_score_below_chance_or_below_its_own_parts_is_never_left_without_a_word(found: Any) -> None:
+    _, summary, _ = found
+
+    def said(combined: float, gaussian: float, patches: float, folder: float = 0.9) -> str:
+        aurocs = {"combined": combined, "pixels_gaussian": gaussian, "pixels_patches": patches}
+        scores = {name: summary["scores"][name] | {"auroc": auroc} for name, auroc in aurocs.items()}
+        folders = {"spot": summary["folders"]["spot"] | {"auroc": folder}}
+        return " ".join(verdicts(summary | {"scores": scores, "folders": folders, "verdict": None}))
+
+    assert "0.800, is below the best of its parts, pixels_patches with 0.900" in said(0.8, 0.7, 0.9)
+    assert "below" not in said(0.9, 0.7, 0.9)
+    assert "The combined score is below chance: its AUROC is 0.400" in said(0.4, 0.3, 0.2)
+    assert "by themselves: pixels_gaussian, pixels_patches." in said(0.4, 0.3, 0.2)
+    assert "The combined score is below chance for these folders: spot." in said(0.9, 0.7, 0.9, folder=0.4)
 
 
 def test_the_combined_score_is_the_mean_of_what_is_asked_for(trained: tuple[Workspace, Settings]) -> None:

@@ -48,6 +48,7 @@ from fext.model.classification_scores import classification_scores
 from fext.model.classifier import ClassifierHead, encoder_maps, map_shapes
 from fext.model.linear_path import LinearPathEncoder
 from fext.model.plans import Plan, Stage, make_plan
+from fext.model.verdict import NO_REFERENCES
 from fext.pictures.classification_report import verdicts
 from fext.pictures.figures import confusion_figure, head_history_figure
 from fext.reporting import Progress, SilentReporter, StopRequested
@@ -365,12 +366,12 @@ def test_scores_are_those_that_can_be_counted_by_hand() -> None:
     assert shown == ["2", "1", "0", "0", "1", "0", "0", "0", "0"]
     assert scores.accuracy.low == pytest.approx(0.301, abs=1e-3)  # Wilson's interval of 3 in 4
     assert scores.accuracy.high == pytest.approx(0.954, abs=1e-3)
-    assert "Best told is a (F1 0.800), worst b (F1 0.667)." in verdicts(scores, {})
+    assert "Best told is a (F1 0.800), worst b (F1 0.667)." in verdicts(scores)
 
 
 def test_classes_told_equally_well_are_neither_best_nor_worst() -> None:
     true, told = np.array([0, 0, 1, 1], np.int32), np.array([0, 1, 1, 0], np.int32)
-    assert not any("Best" in said for said in verdicts(classification_scores(true, told, ["a", "b"]), {}))
+    assert not any("Best" in said for said in verdicts(classification_scores(true, told, ["a", "b"])))
 
 
 # ---------------------------------------------------------------- heads
@@ -504,8 +505,44 @@ def test_other_encoders_stand_beside_the_model_on_the_same_images(space: Workspa
         assert result.references["pixels"].mean == 1
         page = (result.folder / "report.html").read_text(encoding="utf-8")
         assert "Beside other encoders" in page
+        assert set(result.verdict.model_minus) == set(result.references)
+        for name, reference in result.references.items():
+            gain = result.verdict.model_minus[name].mean
+            assert gain == pytest.approx(result.scores.accuracy.mean - reference.mean)
+        assert all(sentence in page for sentence in result.verdict.sentences)
     with pytest.raises(UsageError, match="--references goes with"):
         do(space, settings(), "head", references=True)
+
+
+def test_predict_says_how_good_the_classifier_was_and_whether_pixels_were_as_good(
+    space: Workspace, settings: Tiny
+) -> None:
+    compared = do(space, settings(), "probe", "one", references=True)
+    first, *others = tell(space, settings(), "one", space.images).known_of_it
+    assert first.startswith("one told 100.0% (")
+    assert first.endswith("of its 6 test images rightly.")
+    assert others == list(compared.verdict.sentences)
+    path = space.classifiers / "one" / "classifier.json"
+    old = json.loads(path.read_text(encoding="utf-8"))
+    del old["verdict"]
+    path.write_text(json.dumps(old), encoding="utf-8")
+    told = tell(space, settings(), "one", space.images)
+    assert told.known_of_it[1].startswith("With pixels in place of the model it was 100.0%")
+    assert summary_of(told)["known_of_it"] == list(told.known_of_it)
+    del old["references"], old["scores"]
+    path.write_text(json.dumps(old), encoding="utf-8")
+    assert tell(space, settings(), "one", space.images).known_of_it[0].endswith("is not known.")
+
+
+@pytest.mark.parametrize("method", ["knn", "head"])
+def test_without_references_a_classifier_says_how_to_ask_for_them(
+    space: Workspace, settings: Tiny, method: Method
+) -> None:
+    result = do(space, settings(head_epochs=1), method, "one")
+    assert result.verdict.sentences[0].startswith(NO_REFERENCES)
+    assert "They go with the methods probe and knn" in result.verdict.sentences[0] or method == "knn"
+    assert "Ask with --references" in (result.folder / "report.html").read_text(encoding="utf-8")
+    assert "Whether pixels would do as well" in tell(space, settings(), "one", space.images).known_of_it[1]
 
 
 def test_a_name_is_made_up_where_none_is_given_and_one_that_is_taken_refused(space: Workspace, settings: Tiny) -> None:

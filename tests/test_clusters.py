@@ -15,12 +15,13 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
 from fext.compute import clustering
-from fext.compute.clustering import agreement, k_means
+from fext.compute.clustering import agreement, k_means, nmi_without_each
 from fext.compute.components import learn_components
 from fext.errors import CheckpointError, ExtractionError, FextError, UsageError
 from fext.jobs.clusters import ClustersResult, cluster
 from fext.jobs.extract import extract
 from fext.jobs.pretrain import pretrain
+from fext.model.verdict import NO_REFERENCES
 from fext.pictures.clusters_report import verdicts
 from fext.reporting import SilentReporter
 from fext.screen.actions import Screen
@@ -355,30 +356,26 @@ def test_references_need_the_images(space: Workspace, extracted: Workspace, tiny
         cluster(home, tiny(), home.inference / "table", SilentReporter(), 3, True)
 
 
-@pytest.mark.parametrize(
-    ("model", "other", "num_seeds", "said"),
-    [
-        ((0.8, 0.9), (0.5, 0.6), 5, "fit the folders better than any other's"),
-        ((0.5, 0.6), (0.8, 0.9), 5, "fit the folders less well than others"),
-        ((0.5, 0.7), (0.6, 0.9), 5, "no difference can be told"),
-        ((0.9, 0.9), (0.6, 0.6), 1, "no difference can be told"),
-    ],
-)
-def test_the_verdict_goes_by_whether_ranges_are_apart(
-    model: tuple[float, float], other: tuple[float, float], num_seeds: int, said: str
-) -> None:
-    def judged(least: float, greatest: float) -> dict[str, dict[str, float]]:
-        return {"nmi": {"least": least, "mean": (least + greatest) / 2, "greatest": greatest}}
+def test_the_nmi_without_some_images_is_that_of_the_others() -> None:
+    random = np.random.default_rng(0)
+    labels, clusters, blocks = (random.integers(low, 5, 60) for low in (0, -1, 0))
+    expected = [agreement(labels[blocks != block], clusters[blocks != block]).nmi for block in range(5)]
+    assert nmi_without_each(labels, clusters, blocks) == pytest.approx(expected)
+    one = np.zeros(4, np.int32)
+    assert nmi_without_each(one, one, np.arange(4)).tolist() == [1.0] * 4
 
-    summary = {
-        "sizes": [3],
-        "num_alone": 0,
-        "silhouette_by_count": {},
-        "num_labels": 2,
-        "labels": {"nmi": 1.0, "ari": 1.0, "purity": 1.0},
-        "references": {"num_seeds": num_seeds, "encoders": {"model": judged(*model), "pixels": judged(*other)}},
-    }
-    assert said in verdicts(summary)[-1]
+
+def test_what_is_said_of_clusters_begins_with_whether_training_helped(extracted: Workspace, tiny: Tiny) -> None:
+    folder = extracted.inference / "table"
+    verdict = cluster(extracted, tiny(), folder, SilentReporter(), 2, True)
+    assert verdict.summary["references"]["verdict"]["sentences"] == list(verdict.verdicts[:2])
+    assert set(verdict.summary["references"]["verdict"]["model_minus"]) == {"untrained", "linear_map", "pixels"}
+    assert NO_REFERENCES in cluster(extracted, tiny(), folder, SilentReporter(), 2).verdicts
+
+
+def test_without_labels_clusters_are_not_judged() -> None:
+    summary = {"sizes": [3], "num_alone": 0, "silhouette_by_count": {}, "labels": None, "references": {"num_seeds": 5}}
+    assert verdicts(summary)[0].endswith("cannot be told without labels.")
 
 
 # ---------------------------------------------------------------- the command and the entry of the menu

@@ -262,9 +262,12 @@ def test_a_linear_readout_of_a_latent_that_holds_nothing_is_the_mean() -> None:
 def test_the_encoder_is_held_against_an_untrained_one_and_the_linear_map(summary: dict) -> None:
     found = summary["encoders"]
     assert (found["num_train"], found["num_test"], found["num_labels"]) == (13, 6, 2)
-    assert list(found["encoders"]) == ["model", "untrained", "linear_map"]
+    assert list(found["encoders"]) == ["model", "untrained", "linear_map", "pixels"]
     assert found["encoders"]["untrained"]["gain_over_untrained"] is None
     gain = found["encoders"]["linear_map"]["gain_over_untrained"]
+    assert found["encoders"]["pixels"]["readout_psnr"] is None
+    assert set(summary["verdict"]["features"]["model_minus"]) == {"untrained", "linear_map", "pixels"}
+    assert list(summary["verdict"]["reconstruction"]["model_minus"]) == ["linear_map"]
     psnr = {name: encoder["readout_psnr"] for name, encoder in found["encoders"].items()}
     assert gain["mean"] == pytest.approx(psnr["linear_map"] - psnr["untrained"])
     assert 0.3 < found["label_chance"] < 0.8
@@ -301,7 +304,7 @@ def test_an_imagenet_encoder_that_cannot_be_had_is_told_and_left_out(
     settings = tiny(imagenet_reference=True, **SMALL)
     result = evaluate(space, settings, space.checkpoints / "model", None, Listening())
     assert any("evaluating without the ImageNet encoder" in text for text in warnings)
-    assert list(result.summary["encoders"]["encoders"]) == ["model", "untrained", "linear_map"]
+    assert list(result.summary["encoders"]["encoders"]) == ["model", "untrained", "linear_map", "pixels"]
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -313,6 +316,6 @@ def test_an_imagenet_encoder_whose_weights_are_here_stands_beside_the_others(
     monkeypatch.setattr("fext.jobs.encoders.imagenet_encoder_weights", lambda *_: vgg16.encoder.state_dict())
     result = evaluate(evaluated, tiny(**SMALL), evaluated.checkpoints / "model", None, QUIET)
     found = result.summary["encoders"]["encoders"]
-    assert list(found) == ["model", "untrained", "linear_map", "imagenet_vgg16"]
+    assert list(found) == ["model", "untrained", "linear_map", "imagenet_vgg16", "pixels"]
     assert 0 < found["imagenet_vgg16"]["readout_psnr"] < 120
     assert "VGG16 trained on ImageNet" in (result.folder / "report.html").read_text(encoding="utf-8")

@@ -50,8 +50,13 @@ def make_summary(gain: float = 1.0, gap: float = 0.05, **latent: Any) -> dict[st
     }
 
 
-def encoders(gain: float, accuracy: float | None = None) -> dict[str, Any]:
-    judged = {"readout_psnr": 25.0, "effective_rank": 3.0, "label_accuracy": accuracy}
+def encoders(gain: float, accuracy: float | None = None, above: float = 0.2) -> dict[str, Any]:
+    """What an evaluation says of encoders; by labels the model is `above` pixels, and 0.3 above the untrained one."""
+    told = None if accuracy is None else value(accuracy)
+    judged = {
+        "readout_psnr": 25.0, "effective_rank": 3.0, "label_accuracy": accuracy, "label_accuracy_interval": told,
+        "label_accuracy_model_minus": None if accuracy is None else value(0.3),
+    }  # fmt: skip
     return {
         "num_train": 2,
         "num_test": 2,
@@ -60,51 +65,76 @@ def encoders(gain: float, accuracy: float | None = None) -> dict[str, Any]:
         "encoders": {
             "model": judged | {"gain_over_untrained": value(gain)},
             "untrained": judged | {"gain_over_untrained": None, "label_accuracy": None if accuracy is None else 0.6},
-        },
+        }
+        | ({} if accuracy is None else {"pixels": _pixels(above)}),
     }
 
 
-def test_the_scores_stand_with_their_intervals_and_beside_the_linear_map() -> None:
-    first, second, *_ = verdicts(make_summary(gain=1.0))
+def _pixels(above: float) -> dict[str, Any]:
+    nothing = dict.fromkeys(("readout_psnr", "gain_over_untrained", "effective_rank"))
+    return nothing | {"label_accuracy": 0.5, "label_accuracy_model_minus": value(above)}
+
+
+def test_it_begins_with_the_reconstruction_beside_the_linear_map() -> None:
+    first, _, third, *_ = verdicts(make_summary(gain=1.0))
     assert first == (
+        "Training helped reconstruction: 30.00 dB PSNR of test images, 1.00 dB (0.90 to 1.10) more than a linear map "
+        "of equal latent size."
+    )
+    assert third == (
         "Test images are reconstructed at 30.00 dB (29.90 to 30.10) PSNR and an SSIM of 0.900 (0.890 to 0.910)."
     )
-    assert second == "Beside the linear map of equal latent size the model is better by +1.00 dB (+0.90 to +1.10)."
 
 
 @pytest.mark.parametrize(
     ("gain", "said"),
     [
-        (-1.0, "the model is worse by -1.00 dB (-1.10 to -0.90)."),
-        (0.001, "the model is as good, to 0.01 dB."),
-        (0.05, "the model is neither better nor worse, as far as can be told (+0.05 dB (-0.05 to +0.15))."),
+        (-1.0, "did not help reconstruction: 30.00 dB PSNR of test images, 1.00 dB (0.90 to 1.10) less than a linear"),
+        (0.05, "cannot be told: 30.00 dB PSNR of test images, +0.05 dB (-0.05 to +0.15) compared with a linear map"),
     ],
 )
 def test_a_difference_that_cannot_be_told_is_not_called_one(gain: float, said: str) -> None:
-    assert verdicts(make_summary(gain=gain))[1].endswith(said)
+    assert said in verdicts(make_summary(gain=gain))[0]
 
 
 def test_a_gap_between_train_and_test_is_named_only_where_there_is_one() -> None:
-    assert "no difference can be told" in verdicts(make_summary(gap=0.05))[2]
-    assert "one of up to 0.15 dB cannot be ruled out" in verdicts(make_summary(gap=0.05))[2]
-    assert "better than train images, by +1.00 dB" in verdicts(make_summary(gap=-1.0))[2]
-    assert "learned them by heart" in verdicts(make_summary(gap=1.0))[2]
+    assert "no difference can be told" in verdicts(make_summary(gap=0.05))[3]
+    assert "one of up to 0.15 dB cannot be ruled out" in verdicts(make_summary(gap=0.05))[3]
+    assert "better than train images, by +1.00 dB" in verdicts(make_summary(gap=-1.0))[3]
+    assert "learned them by heart" in verdicts(make_summary(gap=1.0))[3]
 
 
 def test_of_too_few_images_nothing_is_claimed() -> None:
     summary = make_summary()
     summary["train_minus_test"] = {"psnr": {"mean": 15.0, "mean_low": None, "mean_high": None}}
-    assert verdicts(summary)[2].startswith("There are too few images to tell")
+    assert verdicts(summary)[3].startswith("There are too few images to tell")
 
 
-def test_it_says_whether_training_helped_and_whether_labels_are_told_apart() -> None:
-    lines = verdicts(make_summary() | {"encoders": encoders(2.0, 0.9)})
-    assert (
-        "Beside the same encoder before training, what a linear readout gets out of its latent is better by +2.00 dB "
-        "(+1.90 to +2.10)." in lines
+def test_then_comes_whether_training_helped_the_features() -> None:
+    assert verdicts(make_summary())[1].startswith("Nothing says whether training helped the features:")
+    assert verdicts(make_summary() | {"encoders": encoders(2.0)})[1] == (
+        "Training helped the features: 25.00 dB PSNR of what a linear readout gets out of the latent, 2.00 dB (1.90 to "
+        "2.10) more than before training."
     )
-    assert any("in 90% of cases; before training 60%, and 50% by always naming the commonest" in line for line in lines)
-    assert not any("label" in line for line in verdicts(make_summary() | {"encoders": encoders(2.0)}))
+    assert verdicts(make_summary() | {"encoders": encoders(2.0, 0.9)})[1:3] == [
+        "Training helped the features: 90.0 % of test images have the label of the nearest train images, 30.0 points "
+        "(20.0 to 40.0) more than before training.",
+        "Pixels are behind by 20.0 points (10.0 to 30.0).",
+    ]
+    ahead = verdicts(make_summary() | {"encoders": encoders(2.0, 0.5, above=-0.2)})
+    assert ahead[1] == (
+        "Pixels are better than this model by 20.0 points (10.0 to 30.0): its features are not worth using for telling "
+        "folders apart."
+    )
+    assert ahead[2].startswith("Training did not help the features enough: 50.0 % of")
+
+
+def test_an_evaluation_of_an_earlier_version_is_judged_by_the_readout() -> None:
+    old = encoders(2.0, 0.9)
+    del old["encoders"]["pixels"]
+    for encoder in old["encoders"].values():
+        del encoder["label_accuracy_interval"], encoder["label_accuracy_model_minus"]
+    assert "linear readout" in verdicts(make_summary() | {"encoders": old})[1]
 
 
 def test_dead_and_redundant_channels_and_rejected_images_are_told() -> None:

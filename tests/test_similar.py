@@ -480,6 +480,10 @@ def test_other_encoders_are_judged_by_the_same_labels(extracted: Workspace, tiny
     assert encoders["untrained"].above_untrained is None
     rows = files.read_csv(result.table)
     assert [row["encoder"] for row in rows] == list(encoders)
+    assert set(result.verdict.model_minus) == {"untrained", "linear_map", "pixels"}
+    gain = result.verdict.model_minus["pixels"].mean
+    assert gain == pytest.approx(encoders["model"].precision.mean - encoders["pixels"].precision.mean)
+    assert float(rows[3]["below_model"]) == pytest.approx(gain, abs=1e-6)
 
 
 def test_images_that_are_gone_are_said_to_be_so(extracted: Workspace, tiny: Tiny, tmp_path: Path) -> None:

@@ -140,6 +140,29 @@ def agreement(labels: NDArray[np.int32], clusters: Clusters) -> Agreement:
     return Agreement(float(nmi), float(ari), float(table.max(axis=0).sum() / len(labels)))
 
 
+def nmi_without_each(labels: NDArray[np.int32], clusters: Clusters, blocks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The NMI of labels (N,) and clusters without the images of each block in turn; `blocks` (N,) numbers these."""
+    num_columns = int(clusters.max()) + 2
+    cells, inverse = np.unique(labels.astype(np.int64) * num_columns + clusters + 1, return_inverse=True)
+    label_of, cluster_of = np.divmod(cells, num_columns)
+    counts = np.bincount(inverse)
+    values = []
+    for block in range(int(blocks.max()) + 1):
+        left = counts - np.bincount(inverse[blocks == block], minlength=len(counts))
+        values.append(_nmi(left / left.sum(), label_of, cluster_of))
+    return np.array(values)
+
+
+def _nmi(shares: NDArray[np.float64], labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> float:
+    """Of shares of the images, each with its label and its cluster; as in sklearn.metrics."""
+    of_labels, of_clusters = np.bincount(labels, shares), np.bincount(clusters, shares)
+    there = shares > 0
+    expected = of_labels[labels] * of_clusters[clusters]
+    shared = float((shares[there] * np.log(shares[there] / expected[there])).sum())
+    entropies = sum(float(-(some[some > 0] * np.log(some[some > 0])).sum()) for some in (of_labels, of_clusters))
+    return 2 * max(shared, 0.0) / entropies if entropies > 0 else 1.0
+
+
 def cross_table(labels: NDArray[np.int32], clusters: Clusters) -> NDArray[np.int64]:
     """How many images have each label (rows) and lie in each cluster (columns); the first column is NOISE."""
     table = np.zeros((int(labels.max()) + 1, int(clusters.max()) + 2), np.int64)

@@ -11,12 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from fext.data.groups import ImageGroups, group_images
 from fext.data.images import Preprocessing, load_image
 from fext.data.names import Names
 from fext.data.source import ImageSource
 from fext.errors import ImageRejected, SettingsError
-from fext.jobs.anomaly_scores import PIXELS, Judge, Positions
-from fext.model.detection import Curves, combined, curves, f1_score, false_alarm_threshold
+from fext.jobs.anomaly_scores import LINEAR_MAP, MODEL, PIXELS, UNTRAINED, Judge, Positions, encoder_scores
+from fext.model.detection import Curves, auroc_above, combined, curves, f1_score, false_alarm_threshold
+from fext.model.intervals import Interval
+from fext.model.verdict import Verdict, Yardstick, judge
 from fext.pictures.anomalies_report import COMBINED, Report, Shown, anomalies_page
 from fext.reporting import Progress, Reporter
 from fext.settings import Settings
@@ -24,6 +27,7 @@ from fext.store import files
 from fext.store.checkpoints import Checkpoint
 
 _NUM_SHOWN, _NUM_MISTAKES = 24, 8
+_TOLD_APART = Yardstick("its features tell anomalous images from normal ones with an AUROC of {}", "AUROC")
 _FEW_HELD_BACK = 20  # of which one in twenty can be told
 
 Values = NDArray[np.float64]
@@ -165,7 +169,28 @@ def _summarize(search: Search, decided: _Decided) -> dict[str, Any]:
     }
     if decided.curves:
         summary |= _told_apart(search, decided)
+        groups = group_images(search.names, settings.interval_groups)
+        verdict = _verdict(search, decided, groups)
+        summary["verdict"] = None if verdict is None else verdict.to_dict()
+        summary["interval_groups"] = groups.to_dict() | {"sentence": groups.sentence()}
     return summary
+
+
+def _verdict(search: Search, decided: _Decided, groups: ImageGroups) -> Verdict | None:
+    """What the features of the model are worth: the mean of its scores, each on the scale of normal images, beside that
+    of the same scores of other encoders and of pixels; None without references."""
+    encoders = {name: encoder_scores(search.scores, name) for name in (MODEL, UNTRAINED, LINEAR_MAP, PIXELS)}
+    if not encoders[UNTRAINED]:
+        return None
+    scores = {name: combined(search.scores, search.held_back, parts) for name, parts in encoders.items() if parts}
+    above = {
+        name: auroc_above(scores[MODEL], other, decided.is_anomalous, groups.codes)
+        for name, other in scores.items()
+        if name != MODEL
+    }
+    own = curves(scores[MODEL], decided.is_anomalous)
+    assert own is not None
+    return judge(_TOLD_APART, Interval(own.auroc, None, None), above)
 
 
 def _told_apart(search: Search, decided: _Decided) -> dict[str, Any]:

@@ -4,7 +4,7 @@ A view is a map of vectors, such as the latent. Of the normal images are kept on
 a sample of them, so that memory does not grow with the number of images.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,8 @@ from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store.checkpoints import Checkpoint
 
-PIXELS, UNTRAINED, LINEAR_MAP = "pixels", "untrained", "linear_map"
+MODEL, PIXELS, UNTRAINED, LINEAR_MAP = "model", "pixels", "untrained", "linear_map"
+_ENCODER_VIEWS = ("latent", "early")
 _KEPT_VARIANCE = 0.93  # in the directions beyond is noise, which would have the last word
 _SAMPLE_SIZE = 10_000  # vectors of a view that its bank is chosen from; as many whole images are kept
 _FEWEST_POSITIONS = 16  # of which a median can be told
@@ -154,6 +155,14 @@ class Judge:
 
     def _seen(self, images: torch.Tensor) -> torch.Tensor:
         return seen_places(images) if self._is_padded else torch.ones_like(images[:, :1])
+
+
+def encoder_scores(names: Iterable[str], encoder: str) -> list[str]:
+    """Those of the scores that come of what an encoder makes of images, or, of PIXELS, of these themselves."""
+    if encoder == PIXELS:
+        return [name for name in names if name.startswith(f"{PIXELS}_")]
+    prefix = "" if encoder == MODEL else f"{encoder}_"
+    return [name for name in names if name.startswith(tuple(f"{prefix}{view}_" for view in _ENCODER_VIEWS))]
 
 
 def _judge_reconstruction(name: str, images: torch.Tensor, made: torch.Tensor, seen: torch.Tensor) -> list[_Judged]:

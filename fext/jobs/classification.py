@@ -5,7 +5,7 @@ The images of an autoencoder's own training may be on any side of a classifier: 
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from fext.jobs.recognition import file_digest, recognize
 from fext.jobs.thumbnails import thumbnails
 from fext.model.classification_scores import ClassificationScores, classification_scores
 from fext.model.intervals import Interval
+from fext.model.verdict import NO_REFERENCES, Verdict, judge, share
 from fext.pictures.classification_report import ClassificationReport, Mistake, classification_page
 from fext.pictures.figures import confusion_figure, head_history_figure
 from fext.reporting import Reporter
@@ -30,6 +31,8 @@ from fext.store.checkpoints import Checkpoint
 from fext.store.workspace import Workspace, checked_name
 
 NUM_MISTAKES = 60
+TOLD_RIGHTLY = share("{} % of test images told rightly")
+_NONE_FOR_A_HEAD = f"{NO_REFERENCES} They go with the methods probe and knn."
 
 History = list[dict[str, Any]]
 
@@ -75,12 +78,15 @@ class Trained:
     told: Told
     history: History
     notes: Sequence[str]
-    references: Mapping[str, Interval]
+    references: Mapping[str, Interval] = field(default_factory=dict)
+    model_minus: Mapping[str, Interval] = field(default_factory=dict)  # each reference, on the images of both
 
 
 @dataclass(frozen=True)
 class ClassifyResult:
     """What came of it: the scores on the test images, and those of other encoders where they were asked for.
+
+    `verdict` says whether training helped.
 
     `groups` is a sentence on what their intervals take for independent.
     """
@@ -90,6 +96,7 @@ class ClassifyResult:
     method: str
     scores: ClassificationScores
     references: Mapping[str, Interval]
+    verdict: Verdict
     num_train: int
     num_validation: int
     num_test: int
@@ -183,24 +190,29 @@ def keep(
         files.write_json(folder / "history.json", trained.history)
         files.write_figure(folder / "history.png", head_history_figure(trained.history))
     files.write_figure(folder / "confusion.png", confusion_figure(scores.confusion, classes))
+    verdict = judge(TOLD_RIGHTLY, scores.accuracy, trained.model_minus)
+    if trained.method == "head":
+        verdict = replace(verdict, sentences=[_NONE_FOR_A_HEAD])
     report = ClassificationReport(
         name=folder.name,
         method=trained.method,
         facts=_facts(task, trained),
         scores=scores,
         references=trained.references,
+        verdict=verdict,
         groups=groups.sentence(),
         notes=trained.notes,
         history=trained.history,
         mistakes=_mistakes(workspace, settings, task, told, reporter),
     )
     files.write_text_chunks(folder / "report.html", classification_page(report))
-    description = _description(settings, task, trained, scores) | {"interval_groups": groups.to_dict()}
+    description = _description(settings, task, trained, scores, verdict) | {"interval_groups": groups.to_dict()}
     classifiers.save_classifier(folder, trained.tensors, description)
     division = task.division
     return ClassifyResult(
-        folder.name, folder, trained.method, scores, trained.references, len(division.train), len(division.validation),
-        len(told.places), groups.sentence(), tuple(trained.notes), time.perf_counter() - started,
+        folder.name, folder, trained.method, scores, trained.references, verdict, len(division.train),
+        len(division.validation), len(told.places), groups.sentence(), tuple(trained.notes),
+        time.perf_counter() - started,
     )  # fmt: skip
 
 
@@ -261,7 +273,9 @@ def _way(description: Mapping[str, Any]) -> str:
     return f"{way['engine']} {way['engine_version']}, {way['precision']}, {way['device']}{several}"
 
 
-def _description(settings: Settings, task: Task, trained: Trained, scores: ClassificationScores) -> dict[str, Any]:
+def _description(
+    settings: Settings, task: Task, trained: Trained, scores: ClassificationScores, verdict: Verdict
+) -> dict[str, Any]:
     checkpoint = task.checkpoint
     return {
         "method": trained.method,
@@ -283,6 +297,7 @@ def _description(settings: Settings, task: Task, trained: Trained, scores: Class
             name: {"accuracy": one.mean, "accuracy_interval": [one.low, one.high]}
             for name, one in trained.references.items()
         },
+        "verdict": verdict.to_dict(),
         "notes": list(trained.notes),
         "settings": settings.model_dump(mode="json"),
     }

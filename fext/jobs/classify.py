@@ -27,7 +27,7 @@ from fext.jobs.extraction import checkpoint_of, stages_of
 from fext.jobs.features import Features, References, open_features, open_references
 from fext.jobs.normalizing import normalization_of
 from fext.jobs.train_head import train_head
-from fext.model.intervals import Interval, share_interval
+from fext.model.intervals import Interval, paired_share_interval, share_interval
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store.locks import locked
@@ -107,11 +107,12 @@ def _train(
     for start, shares in each_probabilities(classifier, features.rows, task.division.test):
         told.add(task.division.test[start : start + len(shares)].tolist(), shares)
     others: Mapping[str, Interval] = {}
+    model_minus: Mapping[str, Interval] = {}
     if references:
         with open_references(
             workspace, settings, features, reporter, learn_from=task.division.train.tolist()
         ) as reference:
-            others = _reference_scores(fit, reference, task.division)
+            others, model_minus = _reference_scores(fit, reference, task.division, told)
     description = {
         "grids": [features.manifest["feature_grid"], features.grid],
         "stages": stages_of(features.manifest),
@@ -119,7 +120,7 @@ def _train(
         "ways": features.manifest.get("ways", []),
         "found": found,
     }
-    return Trained(method, classifier.tensors(), description, told, [], notes, others)
+    return Trained(method, classifier.tensors(), description, told, [], notes, others, model_minus)
 
 
 class _Fit:
@@ -151,14 +152,21 @@ class _Fit:
 Found = tuple[RowClassifier, dict[str, float | str]]
 
 
-def _reference_scores(fit: _Fit, references: References, division: Division) -> dict[str, Interval]:
-    """The accuracy of the same method on the rows of other encoders, on the same images."""
+def _reference_scores(
+    fit: _Fit, references: References, division: Division, by_model: Told
+) -> tuple[dict[str, Interval], dict[str, Interval]]:
+    """The accuracy of the same method on the rows of other encoders, on the same images, and by how much the model's is
+    above it on these."""
     sides = Division(*(np.flatnonzero(np.isin(references.places, side)) for side in division))
-    scores = {}
+    places = references.places[sides.test]
+    groups, codes = fit.task.groups.codes[places], fit.task.codes(places)
+    code_by_model = dict(zip(by_model.places, by_model.codes, strict=True))
+    model_is_right = np.array([code_by_model[place] for place in places.tolist()]) == codes
+    scores, model_minus = {}, {}
     for name, rows in references.rows.items():
         classifier, _ = fit.on(rows, sides, references.places)
-        places = references.places[sides.test]
         told = [shares.argmax(axis=1) for _, shares in each_probabilities(classifier, rows, sides.test)]
-        is_right = np.concatenate(told) == fit.task.labelled.codes[places]
-        scores[name] = share_interval(is_right, fit.task.groups.codes[places])
-    return scores
+        is_right = np.concatenate(told) == codes
+        scores[name] = share_interval(is_right, groups)
+        model_minus[name] = paired_share_interval(model_is_right, is_right, groups)
+    return scores, model_minus

@@ -1,7 +1,7 @@
 """Clusters of the images of an extraction: which belong together by their features, and how well that fits labels."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from fext.compute import clustering
 from fext.compute.clustering import NOISE, Agreement, Clusters, Points
 from fext.compute.normalization import Normalization
+from fext.data.groups import group_images
 from fext.data.labels import Labelled, labels_of
 from fext.errors import ExtractionError, SourceError, UsageError
 from fext.jobs.features import MODEL, Features, open_features, open_references
 from fext.jobs.normalizing import normalization_of, normalization_of_features
 from fext.jobs.points import all_equal, open_points, told_of_points
 from fext.jobs.thumbnails import thumbnails
+from fext.model.intervals import left_out_interval
+from fext.model.verdict import Verdict, Yardstick, judge
 from fext.pictures.clusters_report import ClusterShown, ClustersReport, LabelTable, clusters_report, verdicts
 from fext.pictures.page import Item, file_uri
 from fext.reporting import Reporter
@@ -28,6 +31,8 @@ from fext.store.workspace import Workspace
 FOLDER, TABLE, SUMMARY = "clusters", "clusters.csv", "summary.json"
 _COLUMNS = ("image", "cluster", "distance", "silhouette", "label")
 _NUM_SEEDS = 5  # that other encoders are judged by
+_NUM_BLOCKS = 30  # of images, each of which is left out once to tell how sure a difference is
+_LIKE_FOLDERS = Yardstick("NMI {} of clusters and folders", "NMI")
 _NUM_SHOWN, _NUM_TYPICAL, _NUM_OUTLYING, _NUM_ALONE = 60, 6, 4, 24
 
 
@@ -186,15 +191,36 @@ def _compare(task: _Task, points: Points, found: _Found) -> dict[str, Any]:
         places = references.places
         if len(places) < (len(found.sizes) if task.way.method == "kmeans" else task.way.min_size):
             raise SourceError(f"only {len(places)} of the images can be read now: too few to compare other features by")
-        compared = {MODEL: _judged(task, found, points, places, np.arange(len(features.images)))}
+        without: dict[str, NDArray[np.float64]] = {}
+        compared = {}
+        compared[MODEL], without[MODEL] = _judged(task, found, points, places, np.arange(len(features.images)))
         for name, rows in references.rows.items():
             own = normalization_of(task.settings, rows, np.arange(len(rows)))
             with open_points(features.folder, rows, own, task.way.seed, reporter) as of_rows:
                 if of_rows is None:
                     reporter.warning(f"{name.replace('_', ' ')}: all images have equal features, it is left out")
                 else:
-                    compared[name] = _judged(task, found, of_rows, np.arange(len(places)), places)
-    return {"num_images": len(places), "num_seeds": _num_seeds(task.way), "encoders": compared}
+                    compared[name], without[name] = _judged(task, found, of_rows, np.arange(len(places)), places)
+    result = {"num_images": len(places), "num_seeds": _num_seeds(task.way), "encoders": compared}
+    if task.labelled is not None and len(compared) > 1:
+        result["verdict"] = _verdict(compared, without).to_dict()
+    return result
+
+
+def _verdict(compared: Mapping[str, Any], without: Mapping[str, NDArray[np.float64]]) -> Verdict:
+    nmi = {name: row["nmi"] for name, row in compared.items()}
+    model = nmi[MODEL]
+    model_minus = {
+        name: left_out_interval(
+            model["mean"] - other["mean"],
+            without[MODEL] - without[name],
+            sum(one["variance_of_mean"] for one in (model, other)),
+        )
+        for name, other in nmi.items()
+        if name != MODEL
+    }
+    own = left_out_interval(model["mean"], without[MODEL], model["variance_of_mean"])
+    return judge(_LIKE_FOLDERS, own, model_minus)
 
 
 def _num_seeds(way: _Way) -> int:
@@ -203,13 +229,15 @@ def _num_seeds(way: _Way) -> int:
 
 def _judged(
     task: _Task, found: _Found, points: Points, judged_by: NDArray[np.int64], images: NDArray[np.int64]
-) -> dict[str, Any]:
-    """Mean, least and greatest over several seeds of what clusters of some points are worth.
+) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """Mean, least and greatest over several seeds of what clusters of some points are worth, and what the mean NMI is
+    without each block of images.
 
     `judged_by` are the places of points that are scored, `images` the images that the points stand for.
     """
     way, scored = task.way, images[judged_by]
-    rows = []
+    rows, without = [], []
+    blocks = _blocks(task, scored)
     with task.reporter.progress("clusters to compare", _num_seeds(way)) as progress:
         for seed in range(way.seed, way.seed + _num_seeds(way)):
             if way.method == "kmeans":
@@ -222,14 +250,27 @@ def _judged(
                 row["silhouette"] = float(np.nanmean(silhouettes))
             row["like_the_models"] = clustering.agreement(found.clusters[scored] + 1, clusters[judged_by]).ari
             if task.labelled is not None:
-                row |= clustering.agreement(task.labelled.codes[scored], clusters[judged_by])._asdict()
+                codes = task.labelled.codes[scored]
+                row |= clustering.agreement(codes, clusters[judged_by])._asdict()
+                without.append(clustering.nmi_without_each(codes, clusters[judged_by], blocks))
             rows.append(row)
             progress.advance()
-    return {name: _spread([row[name] for row in rows]) for name in rows[0] if all(name in row for row in rows)}
+    judged = {name: _spread([row[name] for row in rows]) for name in rows[0] if all(name in row for row in rows)}
+    return judged, np.mean(without, axis=0) if without else np.empty(0)
+
+
+def _blocks(task: _Task, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each of some images: at most _NUM_BLOCKS of about equal size, what belongs together in one."""
+    groups = group_images(task.features.images.select(places.tolist()), task.settings.interval_groups)
+    _, numbers = np.unique(groups.codes, return_inverse=True)
+    order = np.random.default_rng(task.settings.seed).permutation(int(numbers.max()) + 1)
+    blocks: NDArray[np.int64] = order[numbers] % _NUM_BLOCKS
+    return blocks
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "least": min(values), "greatest": max(values)}
+    variance = float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "least": min(values), "greatest": max(values), "variance_of_mean": variance}
 
 
 # ---------------------------------------------------------------- what is written

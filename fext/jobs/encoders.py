@@ -1,11 +1,11 @@
-"""Did training help? The encoder of a model beside untrained, linear and ImageNet ones, judged alike.
+"""Did training help? The encoder of a model beside untrained, linear and ImageNet ones and the pixels, judged alike.
 
-Each is judged by what a linear map can read out of its latent (PSNR on test images) and, where folders are labels, by
-how often the nearest train images have the label of a test image.
+Each is judged by what a linear map can read out of its latent (PSNR on test images; not of pixels, which are no latent)
+and, where folders are labels, by how often the nearest train images have the label of a test image.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,10 +18,11 @@ from fext.data.labels import are_labels, label_of
 from fext.data.names import Names
 from fext.errors import ModelError
 from fext.jobs.choosing import refuse_vanished
+from fext.jobs.features import LINEAR_MAP, MODEL, PIXELS, UNTRAINED, shrunken_pixels
 from fext.jobs.scoring import Evaluation, pooled
 from fext.jobs.starting import model_before_training
 from fext.model.autoencoder import Autoencoder, build_autoencoder
-from fext.model.intervals import Groups, Interval, mean_interval
+from fext.model.intervals import Groups, Interval, mean_interval, paired_share_interval, share_interval
 from fext.model.latent_statistics import LatentStatistics
 from fext.model.linear_map import LinearMap
 from fext.model.linear_readout import LinearReadout
@@ -38,14 +39,15 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class EncoderScores:
-    """How an encoder does on test images: the PSNR of its linear readout, its gain over the untrained encoder's with
-    their interval, and the share of labels that neighbours have right (None where folders are no labels)."""
+    """How an encoder does on test images: the PSNR of its linear readout and its gain over the untrained encoder's, and
+    the share of labels that neighbours have right with the model's gain over it (None where folders are no labels)."""
 
     encoder: str
-    readout_psnr: float
+    readout_psnr: float | None
     gain_over_untrained: Interval | None
-    effective_rank: float
-    label_accuracy: float | None
+    effective_rank: float | None
+    label_accuracy: Interval | None
+    model_minus: Interval | None  # in label accuracy; None of the model itself
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,11 @@ class EncoderComparison:
 
 @dataclass
 class _Judged:
-    """An encoder, and what is known of it so far."""
+    """An encoder, and what is known of it so far; pixels have no readout and no statistics."""
 
     encode: Encode
-    readout: LinearReadout
-    latent: LatentStatistics
+    readout: LinearReadout | None
+    latent: LatentStatistics | None
     features: dict[str, list[NDArray[np.float32]]] = field(default_factory=lambda: {"train": [], "test": []})
     psnr: list[float] = field(default_factory=list)
 
@@ -82,6 +84,7 @@ def compare_encoders(evaluation: Evaluation, linear_map: LinearMap) -> EncoderCo
     if len(train) < 2 or len(test) < 2:
         return None
     judged = {name: _judged(evaluation, encoder) for name, encoder in _encoders(evaluation, linear_map).items()}
+    judged[PIXELS] = _Judged(shrunken_pixels, None, None)
     labels: dict[str, list[str]] = {"train": [], "test": []}
     groups = group_images(test, evaluation.settings.interval_groups)
     judged_places: list[int] = []
@@ -98,17 +101,18 @@ def compare_encoders(evaluation: Evaluation, linear_map: LinearMap) -> EncoderCo
                 return None
             if subset == "train":
                 for encoder in judged.values():
-                    encoder.readout.finish()
+                    if encoder.readout is not None:
+                        encoder.readout.finish()
     return _result(judged, labels, groups.codes[judged_places])
 
 
 def _encoders(evaluation: Evaluation, linear_map: LinearMap) -> dict[str, Encode]:
     encoders: dict[str, Encode] = {
-        "model": _by(evaluation, evaluation.checkpoint.model.encoder),
-        "untrained": _by(
+        MODEL: _by(evaluation, evaluation.checkpoint.model.encoder),
+        UNTRAINED: _by(
             evaluation, model_before_training(evaluation.checkpoint, linear_map, evaluation.reporter).encoder
         ),
-        "linear_map": linear_map.encode,
+        LINEAR_MAP: linear_map.encode,
     }
     if (imagenet := _imagenet_encoder(evaluation)) is not None:
         encoders["imagenet_vgg16"] = _by(evaluation, imagenet.encoder)
@@ -152,6 +156,9 @@ def _see(encoder: _Judged, images: torch.Tensor, subset: str) -> None:
     if not len(images):
         return
     latent = encoder.encode(images)
+    if encoder.readout is None or encoder.latent is None:
+        encoder.features[subset].extend(latent.flatten(1).numpy())
+        return
     encoder.features[subset].extend(pooled(latent))
     if subset == "train":
         encoder.readout.learn(latent, images)
@@ -162,19 +169,8 @@ def _see(encoder: _Judged, images: torch.Tensor, subset: str) -> None:
 
 def _result(judged: dict[str, _Judged], labels: dict[str, list[str]], groups: Groups) -> EncoderComparison:
     has_labels = are_labels(labels["train"]) and set(labels["test"]) & set(labels["train"])
-    untrained = np.array(judged["untrained"].psnr)
-    scores = [
-        EncoderScores(
-            encoder=name,
-            readout_psnr=float(np.mean(encoder.psnr)),
-            gain_over_untrained=(
-                None if name == "untrained" else mean_interval(np.array(encoder.psnr) - untrained, groups)
-            ),
-            effective_rank=encoder.latent.summarize().effective_rank,
-            label_accuracy=_label_accuracy(encoder, labels) if has_labels else None,
-        )
-        for name, encoder in judged.items()
-    ]
+    is_right = {name: _is_right(encoder, labels) for name, encoder in judged.items()} if has_labels else {}
+    scores = [_scores(name, judged, is_right, groups) for name in judged if has_labels or name != PIXELS]
     commonest = Counter(labels["train"]).most_common(1)[0][0]
     chance = labels["test"].count(commonest) / len(labels["test"])
     return EncoderComparison(
@@ -186,14 +182,32 @@ def _result(judged: dict[str, _Judged], labels: dict[str, list[str]], groups: Gr
     )
 
 
-def _label_accuracy(encoder: _Judged, labels: dict[str, list[str]]) -> float:
-    """How often the nearest train images by cosine have a test image's label (sklearn's KNeighborsClassifier)."""
+def _scores(
+    name: str, judged: Mapping[str, _Judged], is_right: Mapping[str, NDArray[np.bool_]], groups: Groups
+) -> EncoderScores:
+    encoder, untrained = judged[name], np.array(judged[UNTRAINED].psnr)
+    has_gain = encoder.readout is not None and name != UNTRAINED
+    return EncoderScores(
+        encoder=name,
+        readout_psnr=float(np.mean(encoder.psnr)) if encoder.psnr else None,
+        gain_over_untrained=mean_interval(np.array(encoder.psnr) - untrained, groups) if has_gain else None,
+        effective_rank=encoder.latent.summarize().effective_rank if encoder.latent is not None else None,
+        label_accuracy=share_interval(is_right[name], groups) if is_right else None,
+        model_minus=(
+            paired_share_interval(is_right[MODEL], is_right[name], groups) if is_right and name != MODEL else None
+        ),
+    )
+
+
+def _is_right(encoder: _Judged, labels: dict[str, list[str]]) -> NDArray[np.bool_]:
+    """Whether the nearest train images by cosine have a test image's label (sklearn's KNeighborsClassifier)."""
     from sklearn.neighbors import KNeighborsClassifier
 
     neighbours = min(_NUM_NEIGHBOURS, len(labels["train"]))
     classifier = KNeighborsClassifier(neighbours, metric="cosine", algorithm="brute")
     classifier.fit(np.array(encoder.features["train"]), labels["train"])
-    return float(classifier.score(np.array(encoder.features["test"]), labels["test"]))
+    told: NDArray[np.bool_] = classifier.predict(np.array(encoder.features["test"])) == np.array(labels["test"])
+    return told
 
 
 def _some(names: Names, count: int) -> Names:

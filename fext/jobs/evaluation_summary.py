@@ -13,6 +13,7 @@ from fext.jobs.scoring import METHODS, SUBSETS, Evaluation, Scored
 from fext.model.intervals import Interval, difference_interval, mean_interval
 from fext.model.latent_statistics import LatentSummary
 from fext.model.scores import Scores
+from fext.pictures.evaluation_report import features_verdict, reconstruction_verdict
 from fext.store.checkpoints import Checkpoint
 
 _NUM_WORST = 5
@@ -52,6 +53,8 @@ def summarize(
         }
     if encoders is not None:
         summary["encoders"] = _encoders(encoders)
+    judged = {"reconstruction": reconstruction_verdict(summary), "features": features_verdict(summary)}
+    summary["verdict"] = {name: verdict.to_dict() for name, verdict in judged.items() if verdict is not None}
     return summary
 
 
@@ -118,7 +121,9 @@ def _encoders(comparison: EncoderComparison) -> dict[str, Any]:
             "readout_psnr": found.readout_psnr,
             "gain_over_untrained": None if gain is None else _interval(gain),
             "effective_rank": found.effective_rank,
-            "label_accuracy": found.label_accuracy,
+            "label_accuracy": None if found.label_accuracy is None else found.label_accuracy.mean,
+            "label_accuracy_interval": None if found.label_accuracy is None else _interval(found.label_accuracy),
+            "label_accuracy_model_minus": None if found.model_minus is None else _interval(found.model_minus),
         }
     return {
         "num_train": comparison.num_train,

@@ -2,9 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ from fext.data.source import ImageSource, find_images, known_images
 from fext.errors import ClassifierError, SourceError, UsageError, is_out_of_memory
 from fext.jobs.choosing import refuse_vanished
 from fext.jobs.extraction import Extraction, checkpoint_of, own_extraction, remade_extraction
-from fext.jobs.features import averaged
+from fext.jobs.features import PIXELS, averaged
 from fext.jobs.streams import stream_for
 from fext.model.classifier import ClassifierHead, map_shapes
+from fext.model.intervals import Interval
+from fext.pictures.classification_report import percent
 from fext.reporting import Reporter
 from fext.settings import Settings, change_settings
 from fext.store import files
@@ -29,6 +32,9 @@ from fext.store.workspace import Workspace
 
 Shares = NDArray[np.float32]
 
+_PIXELS_UNKNOWN = (
+    "Whether pixels would do as well is not known: explore classify --references says so of probe and knn."
+)
 _WHAT_IT_MEANS = (
     "probabilities differ in their last digits, and an image that is nearly as probable of another class may get it"
 )
@@ -36,9 +42,13 @@ _WHAT_IT_MEANS = (
 
 @dataclass(frozen=True)
 class PredictResult:
-    """The files written; num_found = images told + num_rejected, and how many were told to be of each class."""
+    """The files written; num_found = images told + num_rejected, and how many were told to be of each class.
+
+    `known_of_it` says in sentences how good the classifier was on its test images.
+    """
 
     name: str
+    known_of_it: Sequence[str]
     file: Path
     rejected_file: Path
     summary_file: Path
@@ -84,6 +94,7 @@ def predict(
     files.write_json(summary_file, _summary(classifier, extraction, difference, source, counts))
     return PredictResult(
         name=classifier.name,
+        known_of_it=_known_of(classifier),
         file=file,
         rejected_file=rejected_file,
         summary_file=summary_file,
@@ -117,6 +128,7 @@ def _summary(
 ) -> dict[str, object]:
     return {
         "classifier": classifier.name,
+        "known_of_it": _known_of(classifier),
         "images": readable(str(source.location.resolve())),
         "counts": counts,
         "computed_by": extraction.computed_by(),
@@ -124,6 +136,25 @@ def _summary(
         "computed_as_trained": not difference,
         "difference": f"{difference}: {_WHAT_IT_MEANS}" if difference else "",
     }
+
+
+def _known_of(classifier: Classifier) -> list[str]:
+    """How good it was on its test images, and whether pixels were as good, as far as its description says."""
+    said = classifier.description
+    scores, references, verdict = (said.get(name) for name in ("scores", "references", "verdict"))
+    if not scores:
+        return [f"How good {classifier.name} is on images it has not seen is not known."]
+    count = sum(map(sum, scores["confusion"]))
+    known = [f"{classifier.name} told {percent(_accuracy(scores))} of its {count:,} test images rightly."]
+    if verdict and verdict["best_reference"]:
+        return [*known, *verdict["sentences"]]
+    if references and PIXELS in references:
+        return [*known, f"With pixels in place of the model it was {percent(_accuracy(references[PIXELS]))}."]
+    return [*known, _PIXELS_UNKNOWN]
+
+
+def _accuracy(scores: Mapping[str, Any]) -> Interval:
+    return Interval(scores["accuracy"], *scores.get("accuracy_interval", (None, None)))
 
 
 def _new_file(classifier: Classifier, images: Path, output: Path | None) -> Path:

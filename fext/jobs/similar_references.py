@@ -4,7 +4,7 @@ Each encoder's rows are normalized and searched in the same way for the same ima
 the label of the image (precision at K) is compared image by image.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,29 +21,40 @@ from fext.jobs.indexing import make_index, normalized_rows, refuse_too_large, wi
 from fext.jobs.normalizing import Row, normalization_of
 from fext.jobs.similar import FOLDER, label_precision
 from fext.model.intervals import Groups, Interval, mean_interval
+from fext.model.verdict import Verdict, judge, share
 from fext.reporting import Reporter
 from fext.settings import Settings
 from fext.store import files
 from fext.store.workspace import Workspace
 
 _NUM_JUDGED = 2000  # images whose nearest are looked at, evenly chosen
+_OF_THE_NEAREST = share("{} % of the nearest images have the label of the image")
+_HEADER = (
+    "encoder", "precision", "low", "high", "above_untrained", "above_low", "above_high", "below_model", "below_low",
+    "below_high",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class EncoderPrecision:
-    """Of an encoder the precision with its interval, and by how much it is above that of the untrained model (None for
-    that one)."""
+    """Of an encoder the precision with its interval, and by how much it is above that of the untrained model and below
+    that of the trained one, image by image (None for these themselves)."""
 
     encoder: str
     precision: Interval
     above_untrained: Interval | None
+    below_model: Interval | None
 
 
 @dataclass(frozen=True)
 class ReferencesResult:
-    """The precision at `count` of each encoder, the model first; `chance` is that of images drawn at random."""
+    """The precision at `count` of each encoder, the model first; `chance` is that of images drawn at random.
+
+    `verdict` says whether training helped.
+    """
 
     encoders: tuple[EncoderPrecision, ...]
+    verdict: Verdict
     count: int
     chance: float
     num_images: int
@@ -77,12 +88,15 @@ def compare_precision(
             }
     table = folder / FOLDER / "precision.csv"
     groups = group_images(names, settings.interval_groups).of(_judged(len(names)))
-    results = tuple(_result(name, values, found[UNTRAINED], groups.codes) for name, values in found.items())
-    files.write_csv(
-        table, ("encoder", "precision", "low", "high", "above_untrained", "above_low", "above_high"), map(_row, results)
-    )
+    results = tuple(_result(name, found, groups.codes) for name in found)
+    files.write_csv(table, _HEADER, map(_row, results))
     return ReferencesResult(
         encoders=results,
+        verdict=judge(
+            _OF_THE_NEAREST,
+            results[0].precision,
+            {one.encoder: one.below_model for one in results if one.below_model is not None},
+        ),
         count=count,
         chance=label_chance(codes),
         num_images=len(codes),
@@ -146,15 +160,21 @@ def _judged(num_rows: int) -> NDArray[np.int64]:
     return places
 
 
-def _result(name: str, values: NDArray[np.float64], untrained: NDArray[np.float64], groups: Groups) -> EncoderPrecision:
-    above = None if name == UNTRAINED else mean_interval(values - untrained, groups)
-    return EncoderPrecision(name, mean_interval(values, groups), above)
+def _result(name: str, found: Mapping[str, NDArray[np.float64]], groups: Groups) -> EncoderPrecision:
+    values = found[name]
+    above = None if name == UNTRAINED else mean_interval(values - found[UNTRAINED], groups)
+    below = None if name == MODEL else mean_interval(found[MODEL] - values, groups)
+    return EncoderPrecision(name, mean_interval(values, groups), above, below)
 
 
 def _row(result: EncoderPrecision) -> list[object]:
-    above = result.above_untrained
-    return [result.encoder, *_cells(result.precision), *(_cells(above) if above is not None else ("", "", ""))]
+    return [
+        result.encoder,
+        *_cells(result.precision),
+        *_cells(result.above_untrained),
+        *_cells(result.below_model),
+    ]
 
 
-def _cells(interval: Interval) -> list[str]:
-    return ["" if value is None else f"{value:.6f}" for value in interval]
+def _cells(interval: Interval | None) -> list[str]:
+    return ["" if value is None else f"{value:.6f}" for value in interval or (None, None, None)]

@@ -420,4 +420,4 @@ def _trained(run: _Run, state: _State, told: Told, notes: Sequence[str]) -> Trai
         "computed_by": run.way,
         "found": found,
     }
-    return Trained("head", kept, description, told, state.history, notes, {})
+    return Trained("head", kept, description, told, state.history, notes)

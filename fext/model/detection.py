@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fext.model.intervals import Groups, Interval, difference_interval
+
 Values = NDArray[np.float64]
 _LEAST_DEVIATION = 1e-6  # of the logarithm of a score, where normal images all have the same one
 
@@ -53,6 +55,31 @@ def f1_score(is_found: NDArray[np.bool_], is_anomalous: NDArray[np.bool_]) -> fl
     """2 * hits / (found + anomalous): the harmonic mean of precision and recall; 0 where nothing is right."""
     hits, total = int((is_found & is_anomalous).sum()), int(is_found.sum() + is_anomalous.sum())
     return 2 * hits / total if total else 0.0
+
+
+def auroc_above(scores: Values, others: Values, is_anomalous: NDArray[np.bool_], groups: Groups | None) -> Interval:
+    """By how much the area under the curve of scores is above that of others, of the same images.
+
+    DeLong, DeLong and Clarke-Pearson, 'Comparing the areas under two or more correlated receiver operating
+    characteristic curves', 1988; of groups as Obuchowski, 1997, but for those that have images of both kinds.
+    """
+    anomalous, normal = (
+        one - other for one, other in zip(_placed(scores, is_anomalous), _placed(others, is_anomalous), strict=True)
+    )
+    sides = (None, None) if groups is None else (groups[is_anomalous], groups[~is_anomalous])
+    # The mean over either kind is the same difference: the second is only to say how much it varies.
+    return difference_interval(anomalous, normal - normal.mean(), *sides)
+
+
+def _placed(scores: Values, is_anomalous: NDArray[np.bool_]) -> tuple[Values, Values]:
+    """Of each anomalous image the share of normal ones below it, of each normal one that of anomalous ones above."""
+    from scipy.stats import rankdata
+
+    anomalous, normal = scores[is_anomalous], scores[~is_anomalous]
+    ranks = rankdata(np.concatenate([anomalous, normal]))
+    above = (ranks[: len(anomalous)] - rankdata(anomalous)) / len(normal)
+    below = 1 - (ranks[len(anomalous) :] - rankdata(normal)) / len(anomalous)
+    return above, below
 
 
 def curves(scores: Values, is_anomalous: NDArray[np.bool_]) -> Curves | None:

@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 
 from fext.model.detection import Curves
+from fext.model.verdict import NO_REFERENCES
 from fext.pictures.evaluation_report import shown_pixels
 from fext.pictures.figures import GREY, TEST_COLOUR, TRAIN_COLOUR
 from fext.pictures.page import (
@@ -27,6 +28,7 @@ from fext.pictures.page import (
 )
 
 COMBINED = "combined"
+_CHANCE = 0.5
 _HOTTEST = 2.0  # times the strangest place of a normal image: the end of the colours
 _COOLEST = 0.5  # below it a place is left as it is
 _MOST_POINTS = 500
@@ -61,7 +63,12 @@ class Report:
 def verdicts(summary: Mapping[str, Any]) -> list[str]:
     """What a search has found, in sentences."""
     found, scored = summary["num_found"], summary["num_scored"]
-    told = [f"{found:,} of {scored:,} images are anomalous: more unlike the train images than the threshold allows."]
+    verdict = summary.get("verdict")
+    told = [
+        *(verdict["sentences"] if verdict else []),
+        *_warnings(summary),
+        f"{found:,} of {scored:,} images are anomalous: more unlike the train images than the threshold allows.",
+    ]
     if summary["threshold_by"] == "false_alarms":
         told.append(
             f"The threshold lets at most {summary['false_alarms_asked']:.1%} of normal images pass for anomalous; it "
@@ -75,15 +82,48 @@ def verdicts(summary: Mapping[str, Any]) -> list[str]:
     if summary["num_train_left_out"]:
         told.append(f"{summary['num_train_left_out']:,} images are not scored, for the model was trained on them.")
     if "scores" in summary:
-        best = max(summary["scores"], key=lambda name: float(summary["scores"][name]["auroc"]))
         told.append(
             f"By their folders {summary['num_anomalous']:,} are anomalous and {summary['num_normal']:,} normal: the "
             f"combined score has an AUROC of {summary['scores'][COMBINED]['auroc']:.3f} (0.5 is chance), F1 is "
             f"{summary['f1']:.3f} at the threshold and {summary['scores'][COMBINED]['best_f1']:.3f} at the best one."
         )
-        if best != COMBINED:
-            told.append(f"Of the single scores {best} does best: {summary['scores'][best]['auroc']:.3f}.")
+        best = _best(summary, summary["scores"])
+        if best != COMBINED and best not in summary["combined_of"]:
+            told.append(f"Of the single scores {best} does best: {_auroc(summary, best):.3f}.")
+        told.append(summary["interval_groups"]["sentence"] if verdict else NO_REFERENCES)
     return told
+
+
+def _warnings(summary: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the scores, where folders tell: worse than one of the parts, or than chance."""
+    if "scores" not in summary:
+        return []
+    said, own, part = [], _auroc(summary, COMBINED), _best(summary, summary["combined_of"])
+    if own < _CHANCE:
+        said.append(
+            f"The combined score is below chance: its AUROC is {own:.3f}, so normal images seem stranger to it than "
+            f"anomalous ones. Do not rely on it here."
+        )
+    if _auroc(summary, part) > own:
+        said.append(
+            f"The combined score, with an AUROC of {own:.3f}, is below the best of its parts, {part} with "
+            f"{_auroc(summary, part):.3f}: anomaly_views says what it is made of."
+        )
+    others = [name for name in summary["scores"] if name != COMBINED and _auroc(summary, name) < _CHANCE]
+    if others:
+        said.append(f"Below chance (an AUROC under {_CHANCE}) by themselves: {', '.join(others)}.")
+    folders = [name for name, folder in summary["folders"].items() if folder["auroc"] < _CHANCE]
+    if folders and own >= _CHANCE:
+        said.append(f"The combined score is below chance for these folders: {', '.join(folders)}.")
+    return said
+
+
+def _best(summary: Mapping[str, Any], names: Iterable[str]) -> str:
+    return max(names, key=lambda name: _auroc(summary, name))
+
+
+def _auroc(summary: Mapping[str, Any], name: str) -> float:
+    return float(summary["scores"][name]["auroc"])
 
 
 def anomalies_page(report: Report, shown: Mapping[str, Iterable[Shown]]) -> Iterator[Html]:

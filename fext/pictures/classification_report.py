@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from fext.model.classification_scores import ClassificationScores
 from fext.model.intervals import Interval
+from fext.model.verdict import Verdict
 from fext.pictures.figures import GREY, TEST_COLOUR, TRAIN_COLOUR
 from fext.pictures.page import (
     Html,
@@ -27,11 +28,6 @@ from fext.pictures.page import (
 
 _MOST_SHOWN = 60  # classes in the picture of the confusions
 _MOST_PAIRS = 200
-_ENCODERS = {
-    "untrained": "the same model before training",
-    "linear_map": "a linear map to a latent of equal size",
-    "pixels": "the pixels themselves, brought to 32×32",
-}
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,7 @@ class ClassificationReport:
     facts: Sequence[tuple[str, object]]
     scores: ClassificationScores
     references: Mapping[str, Interval]
+    verdict: Verdict
     groups: str
     notes: Sequence[str]
     history: Sequence[Mapping[str, Any]]
@@ -70,7 +67,7 @@ def classification_page(report: ClassificationReport) -> Iterator[Html]:
         f"the accuracy is a 95 % confidence interval (Wilson's). {report.groups}"
     )
     sections = [
-        Section("In short", "", bullets([*verdicts(report.scores, report.references), *report.notes])),
+        Section("In short", "", bullets([*report.verdict.sentences, *verdicts(report.scores), *report.notes])),
         *([_encoders(report)] if report.references else []),
         _classes(report.scores),
         _confusions(report.scores),
@@ -81,7 +78,7 @@ def classification_page(report: ClassificationReport) -> Iterator[Html]:
     return page(f"Classifier {report.name}", introduction, sections)
 
 
-def verdicts(scores: ClassificationScores, references: Mapping[str, Interval]) -> list[str]:
+def verdicts(scores: ClassificationScores) -> list[str]:
     """What the scores say, in sentences."""
     said = [
         f"{percent(scores.accuracy)} of the test images are told rightly; always telling the commonest class would be "
@@ -93,7 +90,6 @@ def verdicts(scores: ClassificationScores, references: Mapping[str, Interval]) -
     best, worst = max(known, key=lambda one: one.f1), min(known, key=lambda one: one.f1)
     if best.f1 > worst.f1:
         said.append(f"Best told is {best.name} (F1 {best.f1:.3f}), worst {worst.name} (F1 {worst.f1:.3f}).")
-    said += [f"With {_ENCODERS[name]} in place of the model it is {percent(one)}." for name, one in references.items()]
     return said
 
 
@@ -106,7 +102,10 @@ def percent(share: Interval) -> str:
 
 def _encoders(report: ClassificationReport) -> Section:
     by_name = {"model": report.scores.accuracy, **report.references}
-    rows = [(name.replace("_", " "), one.mean, one.low, one.high) for name, one in by_name.items()]
+    rows = [
+        (name.replace("_", " "), one.mean, one.low, one.high, report.verdict.above(name))
+        for name, one in by_name.items()
+    ]
     figure = go.Figure(
         go.Bar(
             x=[round(one.mean, 4) for one in by_name.values()],
@@ -124,8 +123,11 @@ def _encoders(report: ClassificationReport) -> Section:
     )
     figure.update_xaxes(range=[0, 1], tickformat=".0%")
     figure.update_yaxes(type="category", autorange="reversed", automargin=True)
-    text = "The same method on the same images, by what other encoders make of them: what the training was worth."
-    header = ["features of", "accuracy", "from", "to"]
+    text = (
+        "The same method on the same images, by what other encoders make of them. Pixels are brought to 32×32. "
+        "Differences, in points with their intervals, are of the same images: those that all encoders could see."
+    )
+    header = ["features of", "accuracy", "from", "to", "model less this"]
     return Section(
         "Beside other encoders",
         text,

@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from fext.model.verdict import NO_REFERENCES
 from fext.pictures.figures import GREY, TEST_COLOUR, TRAIN_COLOUR
 from fext.pictures.page import Block, Html, Item, Section, bullets, facts, gallery, group, page, paragraph, plot, table
 
@@ -67,7 +68,7 @@ def clusters_report(report: ClustersReport) -> Iterator[Html]:
 
 def verdicts(summary: Mapping[str, Any]) -> list[str]:
     """What was found, in sentences."""
-    said = []
+    said = [*_does_it_help(summary)] if summary["references"] else []
     if not summary["sizes"]:
         said.append("There are no clusters: no images lie closer together than the others.")
     elif summary["num_alone"]:
@@ -93,31 +94,18 @@ def verdicts(summary: Mapping[str, Any]) -> list[str]:
             f"the same; many small clusters raise it by chance), ARI {scores['ari']:.3f} (0 by chance, 1 at most), "
             f"purity {scores['purity']:.3f}."
         )
-    if summary["references"]:
-        said.append(_does_it_help(summary))
+    if scores and not summary["references"]:
+        said.append(NO_REFERENCES)
     return said
 
 
-def _does_it_help(summary: Mapping[str, Any]) -> str:
-    encoders = summary["references"]["encoders"]
+def _does_it_help(summary: Mapping[str, Any]) -> Sequence[str]:
     if not summary["labels"]:
-        return "Whether the model's features make better clusters than others cannot be told without labels."
-    model, others = encoders["model"]["nmi"], {name: row["nmi"] for name, row in encoders.items() if name != "model"}
-    if not others:
-        return "There is nothing to compare the model's features with."
-    best = max(others, key=lambda name: float(others[name]["mean"]))
-    shown = f"NMI with the folders {model['mean']:.3f} against {others[best]['mean']:.3f} by {_described(best)}"
-    if summary["references"]["num_seeds"] == 1:
-        return f"There is one result by each encoder, so chance is not known and no difference can be told: {shown}."
-    if model["least"] > others[best]["greatest"]:
-        return f"The model's features make clusters that fit the folders better than any other's here: {shown}."
-    if model["greatest"] < others[best]["least"]:
-        return f"The model's features make clusters that fit the folders less well than others: {shown}."
-    return f"Between the model's features and the best others no difference can be told: {shown}."
-
-
-def _described(encoder: str) -> str:
-    return {"untrained": "the model before training", "linear_map": "the linear map", "pixels": "the pixels"}[encoder]
+        return ["Whether the model's features make better clusters than others cannot be told without labels."]
+    if "verdict" not in summary["references"]:
+        return ["There is nothing to compare the model's features with."]
+    sentences: Sequence[str] = summary["references"]["verdict"]["sentences"]
+    return sentences
 
 
 def reference_table(
@@ -200,7 +188,8 @@ def _references(summary: Mapping[str, Any]) -> Section:
     text = (
         f"The same clustering of {compared['num_images']:,} images by other features, prepared alike. {several}"
         f"Silhouettes of different features are measured in different spaces: they tell how clear clusters are, not "
-        f"how right. 'Like the model's' is the ARI of the clusters with those of the model on the whole page."
+        f"how right. The verdict's interval, of the difference in NMI, is over images and runs. 'Like the model's' is "
+        f"the ARI of the clusters with those of the model on the whole page."
     )
     return Section("Does the model help?", text, table(*reference_table(summary), "Clusters by other features"))
 

@@ -14,6 +14,7 @@ from fext.data.split import chosen_by
 from fext.data.thumbnails import as_webp
 from fext.model.intervals import Interval
 from fext.model.latent_statistics import LatentSummary
+from fext.model.verdict import UNTRAINED, Verdict, Yardstick, judge, share
 from fext.pictures.evaluation_figures import SUBSET_COLOURS, pasted
 from fext.pictures.figures import GREY, MOST_ERROR, TEST_COLOUR, TRAIN_COLOUR, Pair, error_map
 from fext.pictures.page import (
@@ -42,14 +43,20 @@ ENCODER_NAMES = {
     "untrained": "the same before training",
     "linear_map": "linear map",
     "imagenet_vgg16": "VGG16 trained on ImageNet",
+    "pixels": "pixels",
 }
+_UNSEEN = ("test", "new")
+_REFERENCES = (UNTRAINED, "linear_map", "pixels")
+_LABELS_OF_THE_NEAREST = share(
+    "{} % of test images have the label of the nearest train images", " the features", "telling folders apart"
+)
+_READOUT = Yardstick("{} dB PSNR of what a linear readout gets out of the latent", "dB", 2, helps=" the features")
 _METHOD_COLOURS = {"model": TEST_COLOUR, "linear_map": TRAIN_COLOUR, "mean_image": GREY}
 _LABEL_COLOURS = (
     "#4c78a8", "#e4572e", "#54a24b", "#b279a2", "#eeca3b", "#9d755d", "#72b7b2", "#ff9da6", "#79706e", "#8cd17d",
 )  # fmt: skip
 _NUM_ROWS, _NUM_POINTS, _BINS = 1000, 2000, 40
 _MOST_TICKS = 12
-_NOTHING = 0.005  # dB, which are shown as 0.00
 _MOST_CELLS = 256  # of a heat map a side
 _SHOWN_SIDE = 160  # pixels of a thumbnail
 
@@ -118,19 +125,52 @@ def evaluation_page(report: EvaluationReport) -> Iterator[Html]:
 
 
 def verdicts(summary: Summary) -> list[str]:
-    """What the numbers say, a sentence each."""
+    """What the numbers say, a sentence each; first whether training helped."""
+    reconstruction, features = reconstruction_verdict(summary), features_verdict(summary)
+    without = "Nothing says whether training helped the features: there are too few train or test images here."
     return [
+        *(reconstruction.sentences if reconstruction is not None else []),
+        *(features.sentences if features is not None else [without]),
         *_how_good(summary),
         *_train_beside_test(summary),
-        *_whether_training_helped(summary),
         _of_the_latent(summary["latent"]),
         *([_of_the_rejected(summary["rejected"])] if summary["rejected"] else []),
     ]
 
 
+def reconstruction_verdict(summary: Summary) -> Verdict | None:
+    """PSNR of unseen images beside that of the linear map; None where there are no such images, or no map."""
+    for subset in _UNSEEN:
+        found = summary["subsets"].get(subset, {})
+        if "model_minus_linear_map" in found:
+            psnr, gain = (_interval(found[method]["psnr"]) for method in ("model", "model_minus_linear_map"))
+            words = f"{{}} dB PSNR of {subset} images"
+            return judge(Yardstick(words, "dB", 2, helps=" reconstruction"), psnr, {"linear_map": gain})
+    return None
+
+
+def features_verdict(summary: Summary) -> Verdict | None:
+    """What the latent is worth beside that before training, the linear map and pixels: by labels where folders are
+    such, else by the linear readout, at which the linear map is the best by its making; None where it was not judged.
+
+    An evaluation of an earlier version, which has no intervals of labels, is judged by the readout.
+    """
+    if "encoders" not in summary:
+        return None
+    encoders = summary["encoders"]["encoders"]
+    accuracy = encoders["model"].get("label_accuracy_interval")
+    if accuracy is not None:
+        minus = {name: encoders[name]["label_accuracy_model_minus"] for name in _REFERENCES if name in encoders}
+        differences = {name: _interval(one) for name, one in minus.items()}
+        return judge(_LABELS_OF_THE_NEAREST, _interval(accuracy), differences)
+    readout = encoders["model"]["readout_psnr"]
+    gain = _interval(encoders["model"]["gain_over_untrained"])
+    return judge(_READOUT, Interval(readout, None, None), {UNTRAINED: gain})
+
+
 def _how_good(summary: Summary) -> list[str]:
     found = []
-    for subset in ("test", "new"):
+    for subset in _UNSEEN:
         if subset not in summary["subsets"]:
             continue
         is_kind = subset == "test" and summary.get("epoch_chosen_by") == "test"
@@ -142,9 +182,6 @@ def _how_good(summary: Summary) -> list[str]:
             + " The epoch was chosen on these images: their scores are kind."
             * is_kind
         )
-        if "model_minus_linear_map" in scores:
-            gain = _interval(scores["model_minus_linear_map"]["psnr"])
-            found.append(f"Beside the linear map of equal latent size the model is {_better_or_worse(gain, 'dB')}.")
     return found
 
 
@@ -167,25 +204,6 @@ def _train_beside_test(summary: Summary) -> list[str]:
     ]
 
 
-def _whether_training_helped(summary: Summary) -> list[str]:
-    if "encoders" not in summary:
-        return []
-    encoders = summary["encoders"]["encoders"]
-    gain = _interval(encoders["model"]["gain_over_untrained"])
-    found = [
-        f"Beside the same encoder before training, what a linear readout gets out of its latent is "
-        f"{_better_or_worse(gain, 'dB')}."
-    ]
-    accuracy = encoders["model"]["label_accuracy"]
-    if accuracy is not None:
-        untrained = encoders["untrained"]["label_accuracy"]
-        found.append(
-            f"The nearest train images have the label (folder) of a test image in {accuracy:.0%} of cases; before "
-            f"training {untrained:.0%}, and {summary['encoders']['label_chance']:.0%} by always naming the commonest."
-        )
-    return found
-
-
 def _of_the_latent(latent: Summary) -> str:
     dead, redundant, channels = len(latent["dead_channels"]), len(latent["redundant_channels"]), latent["num_channels"]
     rank = f"their effective rank is {latent['effective_rank']:.0f} of {channels}"
@@ -202,15 +220,6 @@ def _of_the_rejected(rejected: Sequence[Mapping[str, str]]) -> str:
 
 def _interval(value: Summary) -> Interval:
     return Interval(value["mean"], value["mean_low"], value["mean_high"])
-
-
-def _better_or_worse(gain: Interval, unit: str) -> str:
-    """A difference in words; where its interval holds zero, that nothing can be told."""
-    if abs(gain.mean) < _NOTHING:
-        return f"as good, to {2 * _NOTHING:g} {unit}"
-    if not gain.excludes_zero:
-        return f"neither better nor worse, as far as can be told ({gain.text(unit)})"
-    return f"{'better' if gain.mean > 0 else 'worse'} by {gain.text(unit)}"
 
 
 # ---------------------------------------------------------------- scores
@@ -392,14 +401,20 @@ def _encoders(summary: Summary) -> Section:
     rows = [
         (
             ENCODER_NAMES[name],
-            encoder["readout_psnr"],
+            "" if encoder["readout_psnr"] is None else encoder["readout_psnr"],
             "" if encoder["gain_over_untrained"] is None else _interval(encoder["gain_over_untrained"]).text(),
-            encoder["effective_rank"],
-            *([encoder["label_accuracy"]] if has_labels else []),
+            "" if encoder["effective_rank"] is None else encoder["effective_rank"],
+            *([encoder["label_accuracy"], _label_gain(encoder)] if has_labels else []),
         )
         for name, encoder in found["encoders"].items()
     ]
-    header = ["encoder", "readout PSNR dB", "gain over before", "effective rank", *(["labels right"] * has_labels)]
+    header = [
+        "encoder",
+        "readout PSNR dB",
+        "gain over before",
+        "effective rank",
+        *(["labels right", "model less this"] if has_labels else []),
+    ]
     text = (
         f"Encoders judged alike, on {found['num_train']:,} train and {found['num_test']:,} test images. The readout is "
         f"a linear regression from the latent back to the pixels: it shows how much of an image a latent still holds, "
@@ -412,6 +427,12 @@ def _encoders(summary: Summary) -> Section:
         )
     )
     return Section(title, text, table(header, rows, "Encoders"))
+
+
+def _label_gain(encoder: Summary) -> str:
+    """The model's share of labels less that of another encoder; '' where it is not known."""
+    gain = encoder.get("label_accuracy_model_minus")
+    return "" if gain is None else _LABELS_OF_THE_NEAREST.difference(_interval(gain), signed=True)
 
 
 def _latent(latent: LatentSummary) -> Section:

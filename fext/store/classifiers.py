@@ -44,6 +44,20 @@ class _Head(_Part):
     mirrored: bool
 
 
+class _Accuracy(_Part):
+    accuracy: float
+    accuracy_interval: Annotated[list[float | None], Field(min_length=2, max_length=2)] = [None, None]
+
+
+class _Scores(_Accuracy):
+    confusion: list[list[int]]
+
+
+class _Verdict(_Part):
+    best_reference: str | None
+    sentences: list[str]
+
+
 class _Described(_Part):
     """What a description must hold to be relied on; somebody may have edited it."""
 
@@ -56,6 +70,9 @@ class _Described(_Part):
     head: _Head | None
     computed_by: ComputedBy | None = None  # the first classifiers say nothing of it
     ways: list[dict[str, Any]] = []  # where the rows that it was made of were computed in several
+    scores: _Scores | None = None
+    references: dict[str, _Accuracy] = {}
+    verdict: _Verdict | None = None  # earlier versions say nothing of it
     weights_sha256: str
 
 

@@ -112,9 +112,11 @@ def show_classifier(screen: Screen, result: "ClassifyResult") -> None:
         screen.reporter.message(f"{len(rows) - _MOST_CLASSES} more classes are in the report")
     if result.references:
         by_name = {"model": scores.accuracy, **result.references}
-        accuracies = [[name.replace("_", " "), percent(one)] for name, one in by_name.items()]
-        show_table(screen.console, "The same with other encoders", ["features of", "accuracy"], accuracies)
-    screen.reporter.message(verdicts(scores, {})[0])
+        rows = [[name.replace("_", " "), percent(one), result.verdict.above(name)] for name, one in by_name.items()]
+        header = ["features of", "accuracy", "model less this"]
+        show_table(screen.console, "The same with other encoders", header, rows)
+    for sentence in (*result.verdict.sentences, verdicts(scores)[0]):
+        screen.reporter.message(sentence)
     screen.reporter.message(result.groups)
     show_path(screen.console, "report", result.folder / "report.html", screen.workspace.root)
     show_path(screen.console, "classifier", result.folder, screen.workspace.root)

@@ -47,6 +47,8 @@ def _run(screen: Screen, settings: "Settings", folder: Path, images: Path, outpu
     from fext.jobs.predict import predict
 
     result = predict(screen.workspace, settings, folder, images, output, screen.reporter)
+    for sentence in result.known_of_it:
+        screen.reporter.message(sentence)
     told = sorted(result.counts.items(), key=lambda pair: -pair[1])
     rows = [[name, f"{count:,}"] for name, count in told[:_MOST_CLASSES]]
     show_table(screen.console, f"Labels by {result.name}", ["label", "images"], rows)

@@ -80,6 +80,7 @@ def _find_similar(screen: Screen, settings: "Settings", folder: Path, picture: s
 
 def _find_all(screen: Screen, settings: "Settings", folder: Path, count: int, references: bool) -> None:
     from fext.jobs.similar import find_all_neighbours
+    from fext.model.verdict import NO_REFERENCES
 
     result = find_all_neighbours(folder, settings, count, screen.reporter)
     screen.console.print(
@@ -93,6 +94,8 @@ def _find_all(screen: Screen, settings: "Settings", folder: Path, count: int, re
             f"by chance it would be {result.chance:.3f}"
         )
         screen.reporter.message(result.groups)
+        if not references:
+            screen.reporter.message(NO_REFERENCES)
     show_path(screen.console, "table", result.table, screen.workspace.root)
     if references:
         _compare(screen, settings, folder, count)
@@ -106,7 +109,7 @@ def _compare(screen: Screen, settings: "Settings", folder: Path, count: int) -> 
         [
             encoder.encoder.replace("_", " "),
             encoder.precision.text(digits=3, signed=False),
-            "" if encoder.above_untrained is None else encoder.above_untrained.text(digits=3),
+            result.verdict.above(encoder.encoder),
         ]
         for encoder in result.encoders
     ]
@@ -114,8 +117,9 @@ def _compare(screen: Screen, settings: "Settings", folder: Path, count: int) -> 
         f"Precision at {result.count}: {result.num_images:,} images with {result.num_labels:,} labels, by chance "
         f"{result.chance:.3f}"
     )
-    show_table(screen.console, title, ["features", "precision", "above the untrained model"], rows)
-    screen.reporter.message(result.groups)
+    show_table(screen.console, title, ["features", "precision", "model less this"], rows)
+    for sentence in (*result.verdict.sentences, result.groups):
+        screen.reporter.message(sentence)
     show_path(screen.console, "table", result.table, screen.workspace.root)
 
 
