@@ -103,6 +103,12 @@ latent_channels = 512
 # Allowed: True or False.
 linear_shortcut = True
 
+# How many of the latent_channels carry the picture itself, in a model with a linear shortcut; the others tell
+# what it shows, by its answers to patches of the training images. More of them make reconstructions better,
+# fewer of them features. 'auto' is an eighth; as many as latent_channels leaves all to the picture.
+# Allowed: 'auto' or a whole number from 1 to latent_channels.
+picture_channels = "auto"
+
 # Share of the channels that are left out at random after each stage of the encoder while training (Tompson et
 # al., 2015). 'auto' is 0.2 with 'cifar', else 0.
 # Allowed: 'auto', or a number from 0, below 1.

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from fext.jobs import evaluation_output, starting
 from fext.jobs import pretrain as pretraining
-from fext.model.plans import Plan, Stage, make_plan
+from fext.model.plans import PatchScale, Plan, Stage, make_plan
 from fext.reporting import SilentReporter
 from fext.settings import Settings, configurations_text
 from fext.store import files
@@ -125,7 +125,10 @@ def small_plan(architecture: str, picture_shape: tuple[int, int, int], **options
     channels = options.get("latent_channels", 512)
     if options.get("linear_shortcut"):
         stage = Stage((16, 16), stride=32, pooling="no")
-        return Plan(architecture, picture_shape, "patch", True, (stage,), channels, channels + 16, dropout)
+        patches = (PatchScale(1, 4, 1), PatchScale(2, 2, 1)) if channels > 4 else ()
+        return Plan(
+            architecture, picture_shape, "patch", True, (stage,), channels, channels + 16, dropout, patches=patches
+        )  # fmt: skip
     stages = tuple(map(Stage, ((4,), (4,), (8, 8), (8,), (512,))))
     return Plan(architecture, picture_shape, "residual", True, stages, channels, dropout_rate=dropout)
 

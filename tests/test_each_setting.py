@@ -88,6 +88,7 @@ TESTED_ON_THEIR_OWN = {
     "inference_batch_size",
     "split",
     "linear_shortcut",
+    "picture_channels",  # test_patch_responses.py
     "checkpoint_every",
     "checkpoints_kept",
     "encoder_weights",

@@ -78,8 +78,7 @@ def _pixels(above: float) -> dict[str, Any]:
 def test_it_begins_with_the_reconstruction_beside_the_linear_map() -> None:
     first, _, third, *_ = verdicts(make_summary(gain=1.0))
     assert first == (
-        "Training helped reconstruction: 30.00 dB PSNR of test images, 1.00 dB (0.90 to 1.10) more than a linear map "
-        "of equal latent size."
+        "Training helped reconstruction: 30.00 dB PSNR of test images, 1.00 dB (0.90 to 1.10) more than a linear map."
     )
     assert third == (
         "Test images are reconstructed at 30.00 dB (29.90 to 30.10) PSNR and an SSIM of 0.900 (0.890 to 0.910)."

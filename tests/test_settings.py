@@ -65,6 +65,7 @@ REFUSED: dict[str, list[object]] = {
     "ordered_latent": ["yes", 1, 0, None],
     "latent_channels": [0, -1, 4097, 512.0, "512", True, None],
     "linear_shortcut": ["yes", 1, 0, None],
+    "picture_channels": ["all", 0, -1, 4097, 64.5, True, None],
     "dropout_rate": ["none", -0.1, 1.0, True, None],
     "encoder_weights": ["ImageNet", "", True, None],
     "filters": [(), [], 0, (0,), (4097,), (1.5,), "32", (True,), (1,) * 13, None],

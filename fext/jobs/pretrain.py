@@ -55,6 +55,7 @@ from fext.jobs.diagnosis import Outlook, hints
 from fext.jobs.forecast import readable_size
 from fext.jobs.pictures import draw_graph, reconstruction_pairs
 from fext.jobs.starting import (
+    TrainImages,
     plan_of,
     refuse_contradictions,
     refuse_larger_than_memory,
@@ -179,7 +180,8 @@ def _new_run(
     chosen = choose_split(workspace, change_settings(settings, check_contents=True), source, reporter)
     say_split(chosen.split, settings, source, reporter)
     refuse_single_values(plan, settings, len(chosen.split.train))
-    model = start_model(plan, settings, source, chosen.split.train, preprocessing, computation, reporter)
+    train_images = TrainImages(source, chosen.split.train, preprocessing, computation.num_processors, reporter)
+    model = start_model(plan, settings, train_images)
     rotation_head = build_rotation_head(plan, settings.seed) if settings.rotation_weight else None
     computation.place(model)
     optimizer = make_optimizer(trained(model, rotation_head, computation), settings, computation)

@@ -176,7 +176,8 @@ def _reconstruct(
     )
     made = {"model": reconstructions}
     if linear_map is not None:
-        made["linear_map"] = linear_map.reconstruct(batch.images)
+        num_channels = evaluation.checkpoint.plan.picture_channels
+        made["linear_map"] = linear_map.reconstruct(batch.images, num_channels)
         made["mean_image"] = linear_map.mean_image().expand_as(batch.images)
     return latent, made
 

@@ -1,4 +1,7 @@
-"""What the weights of a new model start from: a seed, ImageNet, or the principal components of the training images."""
+"""What the weights of a new model start from: a seed, ImageNet, or components and patches of the training images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -9,10 +12,11 @@ from fext.data.images import Preprocessing
 from fext.data.source import ImageSource
 from fext.errors import ModelError, SettingsError
 from fext.jobs.forecast import readable_size
-from fext.jobs.linear import learn_linear_map
+from fext.jobs.linear import readable
 from fext.model.autoencoder import Autoencoder, build_autoencoder, num_parameters
 from fext.model.linear_map import LinearMap
 from fext.model.linear_path import LinearPathDecoder, LinearPathEncoder, start_at_components
+from fext.model.patch_responses import PatchLearner
 from fext.model.plans import CustomStages, Plan, make_plan
 from fext.reporting import Reporter
 from fext.settings import Settings, setting_infos
@@ -20,6 +24,7 @@ from fext.store.checkpoints import Checkpoint
 from fext.store.pretrained import imagenet_encoder_weights
 
 _ENOUGH_FOR_COMPONENTS = 2000  # images: 128,000 squares of 256x256 pictures for directions of 3,072 values
+_ENOUGH_FOR_ANSWERS = 500
 _BATCH_SIZE = 16
 
 
@@ -30,6 +35,7 @@ def plan_of(settings: Settings) -> Plan:
         settings.picture_shape,
         latent_channels=settings.latent_channels,
         linear_shortcut=settings.linear_shortcut,
+        picture_channels=settings.picture_channels,
         dropout_rate=settings.dropout_rate,
         custom=CustomStages(
             filters=settings.filters,
@@ -126,15 +132,33 @@ def _refuse_without_imagenet_weights(settings: Settings) -> None:
         )
 
 
-def start_model(
-    plan: Plan,
-    settings: Settings,
-    source: ImageSource,
-    train: tuple[str, ...],
-    preprocessing: Preprocessing,
-    computation: Computation,
-    reporter: Reporter,
-) -> Autoencoder:
+@dataclass(frozen=True)
+class TrainImages:
+    """The images that a model is trained on, to be read before training."""
+
+    source: ImageSource
+    names: tuple[str, ...]
+    preprocessing: Preprocessing
+    num_processors: int
+    reporter: Reporter
+
+    def some(self, most: int) -> tuple[str, ...]:
+        """At most so many names, evenly spaced."""
+        return self.names[:: -(-len(self.names) // most)]
+
+    def batches(self, title: str, names: tuple[str, ...]) -> Iterator[torch.Tensor]:
+        """Those that can be read, in batches (N, C, H, W); raises SourceError where their folder is gone."""
+        stream = ImageStream(
+            self.source.root,
+            names,
+            self.preprocessing,
+            batch_size=_BATCH_SIZE,
+            num_processors=self.num_processors,
+        )
+        return readable(self.source, names, stream, title, self.reporter)
+
+
+def start_model(plan: Plan, settings: Settings, images: TrainImages) -> Autoencoder:
     """A new model on the CPU, with the weights that it starts from.
 
     Raises ModelError where ImageNet's weights cannot be had, SourceError where the folder of the images is gone.
@@ -143,22 +167,34 @@ def start_model(
     if settings.encoder_weights == "imagenet":
         model.encoder.load_state_dict(imagenet_encoder_weights(settings.architecture))
     if isinstance(model.encoder, LinearPathEncoder) and isinstance(model.decoder, LinearPathDecoder):
-        rows, columns, _ = plan.latent_shape
-        linear_map = LinearMap(plan.picture_shape, (rows, columns, plan.components))
-        names = train[:: -(-len(train) // _ENOUGH_FOR_COMPONENTS)]
-        stream = ImageStream(
-            source.root, names, preprocessing, batch_size=_BATCH_SIZE, num_processors=computation.num_processors
-        )
-        learn_linear_map(linear_map, source, names, stream, reporter)
-        linear_map.finish()
-        start_at_components(model.encoder, model.decoder, linear_map)
+        _start_from_images(model.encoder, model.decoder, plan, settings.seed, images)
     return model
 
 
-def model_before_training(checkpoint: Checkpoint, linear_map: LinearMap | None, reporter: Reporter) -> Autoencoder:
-    """The model as its training started: at random weights, at principal components, or at ImageNet's weights.
+def _start_from_images(
+    encoder: LinearPathEncoder, decoder: LinearPathDecoder, plan: Plan, seed: int, images: TrainImages
+) -> None:
+    """Learn the linear path, and the patches whose answers tell what a picture shows."""
+    names, responses = images.some(_ENOUGH_FOR_COMPONENTS), encoder.responses
+    rows, columns, _ = plan.latent_shape
+    linear_map = LinearMap(plan.picture_shape, (rows, columns, plan.components))
+    patches = PatchLearner(responses, len(names), seed) if responses else None
+    for batch in images.batches("learning components and patches", names):
+        linear_map.learn(batch)
+        if patches:
+            patches.learn(batch)
+    linear_map.finish()
+    start_at_components(encoder, decoder, linear_map)
+    if responses and patches:
+        patches.finish()
+        responses.scale_to(images.batches("learning the answers to patches", images.some(_ENOUGH_FOR_ANSWERS)))
 
-    Of the components those that the latent has channels for will do: what sees more of them starts at nothing.
+
+def model_before_training(checkpoint: Checkpoint, linear_map: LinearMap | None, reporter: Reporter) -> Autoencoder:
+    """The model as its training started: at random weights, at what images taught before, or at ImageNet's weights.
+
+    Of the components those that the latent has channels for will do: what sees more of them starts at nothing. Patches
+    are learned before training and stay as they are.
     Without a linear map a linear path starts at random weights.
     """
     settings = checkpoint.settings
@@ -166,6 +202,9 @@ def model_before_training(checkpoint: Checkpoint, linear_map: LinearMap | None, 
     encoder, decoder = model.encoder, model.decoder
     if linear_map and isinstance(encoder, LinearPathEncoder) and isinstance(decoder, LinearPathDecoder):
         start_at_components(encoder, decoder, linear_map)
+    trained = checkpoint.model.encoder
+    if isinstance(encoder, LinearPathEncoder) and isinstance(trained, LinearPathEncoder):
+        encoder.take_shown(trained)
     if settings.encoder_weights == "imagenet":
         try:
             model.encoder.load_state_dict(imagenet_encoder_weights(settings.architecture))

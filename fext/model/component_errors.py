@@ -48,9 +48,9 @@ class ComponentErrors:
             components = rest.float() + functional.linear(colours, self._of_colours, self._encoder.linear.bias)
         return components.permute(0, 3, 1, 2)
 
-    def latent(self, components: torch.Tensor) -> torch.Tensor:
-        """The latent that the encoder makes of components."""
-        return self._encoder.latent_of(components)
+    def latent(self, components: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """The latent that the encoder makes of images (N, C, H, W), and of their components."""
+        return self._encoder.latent_of(components, self._encoder.shown(images))
 
     def decoded(self, latent: torch.Tensor) -> torch.Tensor:
         """The components (N, components, rows, columns) that the decoder makes of a latent."""

@@ -88,7 +88,7 @@ class DisturbedLinearPath(DisturbedAutoencoder):
     def forward(self, images: torch.Tensor) -> Outcome:
         errors, seen = self._errors, self._disturb_input(images)
         wanted = errors.components(images)
-        latent = errors.latent(wanted if seen is images else errors.components(seen))
+        latent = errors.latent(wanted if seen is images else errors.components(seen), seen)
         made = errors.decoded(self._disturb_latent(latent))
         return Outcome(errors.reconstructions(made), latent, self._turns(latent), errors.of(made, wanted))
 

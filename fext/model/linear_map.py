@@ -56,10 +56,10 @@ class LinearMap:
         # (block values, components), the largest first.
         self._components = torch.from_numpy(vectors[:, largest]).flip(1).float()
 
-    def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
-        """Project a batch (N, C, H, W) on the components and back, clipped to [0, 1]."""
-        latent = self.encode(images).permute(0, 2, 3, 1)
-        return to_images(latent @ self._components.T + self._mean, self.block).clamp(0, 1)
+    def reconstruct(self, images: torch.Tensor, num_components: int | None = None) -> torch.Tensor:
+        """Project a batch (N, C, H, W) on the components, or on the first of them, and back, clipped to [0, 1]."""
+        latent = self.encode(images)[:, :num_components].permute(0, 2, 3, 1)
+        return to_images(latent @ self._components[:, :num_components].T + self._mean, self.block).clamp(0, 1)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """The latent (N, components, rows, columns) of a batch (N, C, H, W)."""

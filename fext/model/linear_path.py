@@ -8,6 +8,10 @@ convolutions are cheap; their last layers start at zero, so that the whole start
 in float32 whatever the precision, for its largest components are two hundred times its smallest; training goes around
 that (fext.model.component_errors).
 
+The first channels of the latent carry the picture so. The others tell what it shows (fext.model.patch_responses), and
+the decoder sees both. Beside these, the channels of the picture keep the proportions that they have in pictures, and
+are small: similarity would else go by what is least in a picture, brought to the variance of the most.
+
 benchmarks/README.md shows what else was tried. Zero-initialized ends as in Goyal et al., 'Accurate, large minibatch
 SGD', 2017.
 """
@@ -19,11 +23,14 @@ from torch import nn
 from torch.nn import functional
 
 from fext.model.linear_map import LinearMap, to_blocks, to_images
+from fext.model.patch_responses import PatchResponses
 from fext.model.plans import Plan
 
 # What varies less than this, five grey levels over a whole square, is noise, or there were too few images to know it:
 # it is not scaled up to variance 1. The 512th component of photographs has a deviation of 0.07.
 _LEAST_DEVIATION = 5 / 255
+# Variance of the channels that carry the picture, all together, for each 1 of those that tell what it shows.
+_SHARE_OF_PICTURE = 1 / 16
 
 
 class GridResidual(nn.Module):
@@ -45,28 +52,45 @@ class GridResidual(nn.Module):
 
 
 class LinearPathEncoder(nn.Module):
-    """(N, C, H, W) to the latent (N, latent channels, rows, columns)."""
+    """(N, C, H, W) to the latent (N, latent channels, rows, columns): what carries the picture, then what it shows."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
-        self.latent_channels = plan.latent_channels
+        self.picture_channels = plan.picture_channels
         self.block = _block(plan)
         self.linear = nn.Linear(_num_values(plan), plan.components).requires_grad_(False)
-        self.branch = _branch(plan, plan.components, plan.latent_channels, plan.dropout_rate)
+        self.branch = _branch(plan, plan.components, plan.picture_channels, plan.dropout_rate)
+        self.weights = _weights(plan)
+        self.responses = PatchResponses(plan) if plan.patches else None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.stages(images)[1]
 
     def stages(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The components (N, components, rows, columns), and the latent that is made of them."""
+        """The components (N, components, rows, columns), and the latent that is made of them and of what is shown."""
         with _in_float32(images.device):
             components = self.linear(to_blocks(images.float(), self.block)).permute(0, 3, 1, 2)
-        return components, self.latent_of(components)
+        return components, self.latent_of(components, self.shown(images))
 
-    def latent_of(self, components: torch.Tensor) -> torch.Tensor:
-        """The latent that is made of the components."""
-        latent: torch.Tensor = components[:, : self.latent_channels] + self.branch(components)
-        return latent
+    def shown(self, images: torch.Tensor) -> torch.Tensor | None:
+        """The channels that tell what images show; None where there are none."""
+        if self.responses is None:
+            return None
+        with _in_float32(images.device):
+            shown: torch.Tensor = self.responses(images.float())
+        return shown
+
+    def latent_of(self, components: torch.Tensor, shown: torch.Tensor | None) -> torch.Tensor:
+        """The latent that is made of the components, and of what is shown."""
+        picture: torch.Tensor = components[:, : self.picture_channels] + self.branch(components)
+        if shown is None or self.weights is None:
+            return picture
+        return torch.cat([picture * self.weights, shown], dim=1)
+
+    def take_shown(self, other: "LinearPathEncoder") -> None:
+        """Let what tells what a picture shows be that of another encoder of the same plan."""
+        if self.responses is not None and other.responses is not None:
+            self.responses.load_state_dict(other.responses.state_dict())
 
     def start_at_linear_path(self) -> None:
         """Let the branch begin at nothing."""
@@ -78,9 +102,11 @@ class LinearPathDecoder(nn.Module):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
-        self.num_missing = plan.components - plan.latent_channels
+        self.picture_channels = plan.picture_channels
+        self.num_missing = plan.components - plan.picture_channels
         self.block = _block(plan)
         self.branch = _branch(plan, plan.latent_channels, plan.components)
+        self.weights = _weights(plan)
         self.linear = nn.Linear(plan.components, _num_values(plan)).requires_grad_(False)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
@@ -91,7 +117,13 @@ class LinearPathDecoder(nn.Module):
 
     def components_of(self, latent: torch.Tensor) -> torch.Tensor:
         """The components (N, components, rows, columns) that are made of the latent."""
-        components: torch.Tensor = functional.pad(latent, (0, 0, 0, 0, 0, self.num_missing)) + self.branch(latent)
+        if self.weights is not None:
+            picture, shown = latent[:, : self.picture_channels], latent[:, self.picture_channels :]
+            picture = picture / self.weights
+            latent = torch.cat([picture, shown], dim=1)
+        else:
+            picture = latent
+        components: torch.Tensor = functional.pad(picture, (0, 0, 0, 0, 0, self.num_missing)) + self.branch(latent)
         return components
 
     def start_at_linear_path(self) -> None:
@@ -100,7 +132,7 @@ class LinearPathDecoder(nn.Module):
 
 
 def start_at_components(encoder: LinearPathEncoder, decoder: LinearPathDecoder, linear_map: LinearMap) -> None:
-    """Let the path be a linear map that has learned and finished: the first latent channel varies most, each by 1."""
+    """Let the path be a linear map that has learned and finished: the first component varies most, each by 1."""
     directions, deviations = linear_map.directions(), linear_map.deviations().clamp_min(_LEAST_DEVIATION)
     count = len(directions)  # fewer than there are channels, where a square has fewer values
     with torch.no_grad():
@@ -110,6 +142,11 @@ def start_at_components(encoder: LinearPathEncoder, decoder: LinearPathDecoder, 
         encoder.linear.bias[:count] = -(directions @ linear_map.mean()) / deviations
         decoder.linear.weight[:, :count] = (directions * deviations[:, None]).T
         decoder.linear.bias.copy_(linear_map.mean())
+        if encoder.weights is not None and decoder.weights is not None and encoder.responses is not None:
+            kept = deviations[: encoder.picture_channels]
+            variance = _SHARE_OF_PICTURE * encoder.responses.num_channels  # of those that tell what is shown, 1 each
+            for weights in (encoder.weights, decoder.weights):
+                weights[: len(kept)] = (kept * (variance / kept.square().sum()).sqrt())[:, None, None]
 
 
 def _in_float32(device: torch.device) -> AbstractContextManager[object]:
@@ -128,6 +165,11 @@ def _block(plan: Plan) -> tuple[int, int]:
 def _num_values(plan: Plan) -> int:
     height, width = _block(plan)
     return height * width * plan.picture_shape[2]
+
+
+def _weights(plan: Plan) -> nn.Parameter | None:
+    """What each channel that carries the picture is multiplied by in the latent, (picture channels, 1, 1)."""
+    return nn.Parameter(torch.ones(plan.picture_channels, 1, 1), requires_grad=False) if plan.patches else None
 
 
 def _start_at_nothing(branch: nn.Sequential) -> None:

@@ -38,11 +38,22 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class PatchScale:
+    """Filters of PATCH_SIDE x PATCH_SIDE pixels, `stride` pixels apart, on pictures made `reduction` times smaller."""
+
+    reduction: int
+    stride: int
+    num_filters: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """An autoencoder as data.
 
     A patch plan is built around a linear map from squares of pixels to `components` values and back, of which the first
-    are the latent; the layers beside it learn what a linear map cannot. `embedding` holds the sizes of fully connected
+    are the latent's first channels, those that carry the picture; the layers beside it learn what a linear map cannot.
+    The other channels tell what the picture shows: how it answers to the filters of `patches`, above a threshold and
+    below its negative. `embedding` holds the sizes of fully connected
     layers between the last stage and the latent, which then is a vector. Dropout acts after each stage of the encoder.
     """
 
@@ -57,6 +68,17 @@ class Plan:
     activation: Activation = "relu"
     last_activation: LastActivation = "sigmoid"
     embedding: tuple[int, ...] = ()
+    patches: tuple[PatchScale, ...] = ()
+
+    @property
+    def shown_channels(self) -> int:
+        """How many latent channels tell what a picture shows; they come last."""
+        return 2 * sum(scale.num_filters for scale in self.patches)
+
+    @property
+    def picture_channels(self) -> int:
+        """How many latent channels carry the picture itself; they come first."""
+        return self.latent_channels - self.shown_channels
 
     @property
     def factor(self) -> int:
@@ -101,9 +123,10 @@ class Plan:
             # The first checkpoints say nothing of these two.
             latent_channels = data.get("latent_channels", stages[-1].widths[-1])
             embedding = tuple(data.get("embedding", ()))
+            patches = tuple(PatchScale(**scale) for scale in data.get("patches", ()))
             read = {
                 "picture_shape": (height, width, channels), "stages": stages, "latent_channels": latent_channels,
-                "embedding": embedding,
+                "embedding": embedding, "patches": patches,
             }  # fmt: skip
             plan = cls(**{**data, **read})
             _check(plan)
@@ -132,7 +155,12 @@ _LARGE = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 # Width and number of the residual blocks beside a linear shortcut, before the latent and again after it.
 _PATCHES = {"redux": (256, 2), "medium": (384, 4), "large": (512, 6)}
 # A decoder gains by guessing components that the latent does not hold, so there are at least twice as many of them.
-_PATCH_SIDE, _MIN_COMPONENTS = 32, 512
+_SQUARE_SIDE, _MIN_COMPONENTS = 32, 512
+# Of the filters that tell what pictures show: the smallest side at one scale, and the most answers in a row. Those of a
+# large picture are further apart, for they take as long as all else together.
+PATCH_SIDE = 7
+_LEAST_REDUCED_SIDE, _MOST_SCALES = 24, 4
+_LARGE_SIDE, _MOST_ANSWERS, _MOST_ANSWERS_OF_LARGE = 192, 64, 32
 _CIFAR = ((32, 32), (64, 64), (128, 128))
 _CIFAR_DROPOUT = 0.2
 
@@ -158,6 +186,7 @@ def make_plan(
     *,
     latent_channels: int = 512,
     linear_shortcut: bool = False,
+    picture_channels: int | Literal["auto"] = "auto",
     dropout_rate: float | Literal["auto"] = "auto",
     custom: CustomStages | None = None,
 ) -> Plan:
@@ -173,10 +202,7 @@ def make_plan(
             dropout_rate=dropout,
         )  # fmt: skip
     elif architecture in _RESIDUAL and linear_shortcut:
-        width, depth = _PATCHES[architecture]
-        stage = Stage((width,) * depth, stride=_PATCH_SIDE, pooling="no")
-        components = max(2 * latent_channels, _MIN_COMPONENTS)
-        plan = Plan(architecture, picture_shape, "patch", True, (stage,), latent_channels, components, dropout)
+        plan = _around_linear_path(architecture, picture_shape, latent_channels, picture_channels, dropout)
     elif architecture in _RESIDUAL:
         stages = _stages(_RESIDUAL[architecture])
         plan = Plan(architecture, picture_shape, "residual", True, stages, latent_channels, dropout_rate=dropout)
@@ -188,6 +214,40 @@ def make_plan(
         raise ModelError(f"there is no architecture {architecture!r}")
     _check(plan)
     return plan
+
+
+def _around_linear_path(
+    architecture: str,
+    picture_shape: tuple[int, int, int],
+    latent_channels: int,
+    picture_channels: int | Literal["auto"],
+    dropout_rate: float,
+) -> Plan:
+    width, depth = _PATCHES[architecture]
+    stage = Stage((width,) * depth, stride=_SQUARE_SIDE, pooling="no")
+    kept = -(-latent_channels // 8) if picture_channels == "auto" else picture_channels
+    if kept > latent_channels:
+        raise ModelError(f"picture_channels = {kept} is more than latent_channels = {latent_channels}: set it lower")
+    patches = _patch_scales(min(picture_shape[:2]), (latent_channels - kept) // 2)
+    components = max(2 * (latent_channels - 2 * sum(scale.num_filters for scale in patches)), _MIN_COMPONENTS)
+    return Plan(
+        architecture, picture_shape, "patch", True, (stage,), latent_channels, components, dropout_rate, patches=patches
+    )  # fmt: skip
+
+
+def _patch_scales(side: int, num_filters: int) -> tuple[PatchScale, ...]:
+    """So many filters, divided among scales from the picture's own to one at which it is 24 to 48 pixels small."""
+    most_answers = _MOST_ANSWERS if side < _LARGE_SIDE else _MOST_ANSWERS_OF_LARGE
+    num_scales = min(int(math.log2(max(side / _LEAST_REDUCED_SIDE, 1))) + 1, _MOST_SCALES, num_filters)
+    scales = []
+    for number in range(num_scales):
+        reduction = 2**number
+        stride = 1
+        while side // (reduction * stride) > most_answers and 2 * reduction * stride <= _SQUARE_SIDE // 2:
+            stride *= 2
+        share = num_filters // num_scales + (number < num_filters % num_scales)
+        scales.append(PatchScale(reduction, stride, share))
+    return tuple(scales)
 
 
 _RESIDUAL = {"redux": _REDUX, "medium": _MEDIUM, "large": _LARGE}
@@ -269,6 +329,8 @@ def _check_kinds(plan: Plan) -> None:
     if plan.block == "residual" and any(stage != Stage(stage.widths) for stage in plan.stages):
         raise ModelError("a residual plan has stages of 3x3 convolutions that halve height and width")
     stage = plan.stages[0]
+    if plan.patches and (plan.block != "patch" or plan.picture_channels < 1):
+        raise ModelError("patches belong to a patch plan, beside at least one latent channel for the picture")
     if plan.block == "patch" and (len(plan.stages) > 1 or len(set(stage.widths)) > 1 or stage.pooling != "no"):
         raise ModelError("a patch plan has one stage of blocks of one width, without pooling")
 
@@ -288,5 +350,10 @@ def _check_numbers(plan: Plan) -> None:
         raise ModelError("dropout_rate is from 0 to below 1")
     if plan.block == "plain" and plan.latent_channels != (plan.embedding or widths)[-1]:
         raise ModelError("the latent of a plain plan is what its last layer gives")
-    if plan.block == "patch" and plan.components < plan.latent_channels:
+    if plan.block == "patch" and plan.components < plan.picture_channels:
         raise ModelError("the latent of a patch plan is made of its first components")
+    for scale in plan.patches:
+        if min(map(_whole, (scale.reduction, scale.stride, scale.num_filters))) < 1:
+            raise ModelError("a scale of patches has at least one filter")
+        if plan.factor % (scale.reduction * scale.stride):
+            raise ModelError("the answers to patches lie evenly in the squares of a patch plan")

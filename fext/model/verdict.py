@@ -17,7 +17,7 @@ NO_REFERENCES = (
     "the model before training, a linear map and pixels beside it."
 )
 _NAMES = {UNTRAINED: "the model before training", "linear_map": "a linear map", "pixels": "pixels"}
-_AGAINST = {UNTRAINED: "before training", "linear_map": "a linear map of equal latent size", "pixels": "pixels"}
+_AGAINST = {UNTRAINED: "before training", "linear_map": "a linear map", "pixels": "pixels"}
 
 
 @dataclass(frozen=True)

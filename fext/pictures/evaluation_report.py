@@ -252,8 +252,8 @@ def _scores(report: EvaluationReport) -> Section:
         for subset in report.summary["subsets"]
     )
     text = (
-        "The linear map is the best one of equal latent size (principal components of squares of pixels), the mean "
-        "image what a model scores that has learned nothing of the single image."
+        "The linear map is the best one of as many channels as the latent has for the picture (principal components of "
+        "squares of pixels), the mean image what a model scores that has learned nothing of the single image."
     )
     return Section("Scores", text, table(header, rows, "Means over images"), colour_key(_method_colours(report)), plots)
 
