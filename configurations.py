@@ -281,7 +281,8 @@ imagenet_reference = "auto"
 # -------- Extraction of features
 
 # Side of the grid of features kept from the latent: 8 keeps all 8x8x512 = 32,768 values of an image, 4, 2 and
-# 1 average them to 8,192, 2,048 and 512.
+# 1 average them to 8,192, 2,048 and 512. Where the latent is not a multiple of the grid, neighbouring
+# averages share a row or a column.
 # Allowed: 8, 4, 2 or 1.
 feature_grid = 8
 

@@ -158,7 +158,7 @@ class Home:
 
 def finest_grid(rows: int, columns: int) -> str:
     """The setting that keeps as much of a latent as can be, up to the default."""
-    return f"feature_grid={next(grid for grid in GRIDS if rows % grid == columns % grid == 0)}"
+    return f"feature_grid={next(grid for grid in GRIDS if grid <= min(rows, columns))}"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from conftest import write_images
 from PIL import Image
 
 from fext.compute import engines
+from fext.compute.engines import RowShape, feature_rows
 from fext.data.images import DECODERS, load_image
 from fext.errors import ExtractionError, FextError, OtherWayError
 from fext.jobs import forecast
@@ -200,6 +201,12 @@ def test_a_smaller_grid_is_the_average_of_the_latent(copy: Workspace, tiny: Tiny
     averaged = pd.read_csv(run(copy, tiny(feature_grid=1), "averaged").folder / "features.csv", index_col="image")
     expected = whole.to_numpy().reshape(12, 2, 2, 512).mean(axis=(1, 2))
     np.testing.assert_allclose(averaged.to_numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_grid_that_does_not_divide_the_latent_averages_neighbours_that_share_a_row_or_a_column() -> None:
+    latent = torch.arange(9.0).reshape(1, 1, 3, 3)
+    rows = feature_rows(RowShape(2, has_error=False), [latent], latent, None)
+    assert rows.tolist() == [[2.0, 3.0, 5.0, 6.0]]
 
 
 def test_a_grid_that_the_latent_cannot_give_is_refused(trained: Workspace, tiny: Tiny) -> None:

@@ -169,13 +169,13 @@ def remade_extraction(
 
 
 def row_shape(settings: Settings, checkpoint: Checkpoint) -> RowShape:
-    """What a row is made of; raises ExtractionError where feature_grid does not divide the latent."""
+    """What a row is made of; raises ExtractionError where feature_grid is finer than the latent."""
     rows, columns, _ = checkpoint.plan.latent_shape
     grid = settings.feature_grid
-    if rows % grid or columns % grid:
+    if grid > min(rows, columns):
         raise ExtractionError(
-            f"feature_grid = {grid} does not fit the {rows}x{columns} latent of {checkpoint.name}: choose a grid that "
-            f"divides both"
+            f"feature_grid = {grid} does not fit the {rows}x{columns} latent of {checkpoint.name}: choose a grid of at "
+            f"most {min(rows, columns)}"
         )
     all_stages = settings.feature_stages == "all"
     is_whole = rows == columns == grid and not all_stages
