@@ -163,6 +163,7 @@ def _training_facts(checkpoint: Checkpoint) -> dict[str, object]:
         "architecture": checkpoint.plan.architecture,
         "picture": f"{height}×{width}×{channels}, {checkpoint.preprocessing.resize_mode}",
         "latent": f"{rows}×{columns}×{latent_channels}",
+        "channels for the picture": checkpoint.plan.picture_channels,
         "epochs": checkpoint.summary.get("epochs", ""),
         "best epoch": checkpoint.summary.get("best_epoch", ""),
         "chosen by": f"{checkpoint.chosen_by} images",

@@ -17,7 +17,7 @@ from fext.model.autoencoder import Autoencoder, build_autoencoder, num_parameter
 from fext.model.linear_map import LinearMap
 from fext.model.linear_path import LinearPathDecoder, LinearPathEncoder, start_at_components
 from fext.model.patch_responses import PatchLearner
-from fext.model.plans import CustomStages, Plan, make_plan
+from fext.model.plans import CustomStages, Plan, has_linear_path, make_plan
 from fext.reporting import Reporter
 from fext.settings import Settings, setting_infos
 from fext.store.checkpoints import Checkpoint
@@ -79,6 +79,7 @@ def say_unused(settings: Settings, reporter: Reporter) -> None:
     categories = ("custom",) if settings.architecture != "custom" else ()
     names = [info.name for info in setting_infos() if info.category in categories]
     names += ["latent_channels"] if settings.architecture in ("cifar", "custom") else []
+    names += ["picture_channels"] if not has_linear_path(settings.architecture, settings.linear_shortcut) else []
     default = Settings()
     if unused := [name for name in names if getattr(settings, name) != getattr(default, name)]:
         reporter.warning(f"of no effect with architecture = {settings.architecture!r}: {', '.join(unused)}")

@@ -201,7 +201,7 @@ def make_plan(
             architecture, picture_shape, "plain", architecture == "vgg16_bn", stages, latent_channels,
             dropout_rate=dropout,
         )  # fmt: skip
-    elif architecture in _RESIDUAL and linear_shortcut:
+    elif has_linear_path(architecture, linear_shortcut):
         plan = _around_linear_path(architecture, picture_shape, latent_channels, picture_channels, dropout)
     elif architecture in _RESIDUAL:
         stages = _stages(_RESIDUAL[architecture])
@@ -214,6 +214,11 @@ def make_plan(
         raise ModelError(f"there is no architecture {architecture!r}")
     _check(plan)
     return plan
+
+
+def has_linear_path(architecture: str, linear_shortcut: bool) -> bool:
+    """Whether a model of that name is built around a linear path."""
+    return linear_shortcut and architecture in _RESIDUAL
 
 
 def _around_linear_path(

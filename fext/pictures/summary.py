@@ -21,4 +21,6 @@ def model_summary(model: Autoencoder, picture_shape: tuple[int, int, int]) -> st
         verbose=0,
     )
     rows, columns, latent_channels = model.plan.latent_shape
-    return f"{model.plan.architecture}: latent {rows}x{columns}x{latent_channels}\n{table}\n"
+    for_picture = f"its first {model.plan.picture_channels} channels carry the picture" if model.plan.patches else ""
+    told = ", ".join(filter(None, (f"latent {rows}x{columns}x{latent_channels}", for_picture)))
+    return f"{model.plan.architecture}: {told}\n{table}\n"

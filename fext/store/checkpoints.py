@@ -102,6 +102,7 @@ class Description:
             "plan": self.plan.to_dict(),
             "preprocessing": asdict(self.preprocessing),
             "latent_shape": {"rows": rows, "columns": columns, "channels": channels},
+            "picture_channels": self.plan.picture_channels,  # the first ones; the others tell what pictures show
             "weights_sha256": self.weights_sha256,
             "source": self.source,
             "training": self.summary,
