@@ -24,6 +24,8 @@ _BLOCK_BYTES = 64 * 2**20
 _MAX_STEPS = 200  # of L-BFGS
 _STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of the pull towards zero, from the strongest on
 _WITHOUT_CHOICE = 1e-2
+# Of its deviation, by which a column is divided: by its root, columns that hardly vary stay smaller than the others.
+_POWERS = (0.5, 1.0)
 _LEAST_DEVIATION = 1e-6
 
 
@@ -146,23 +148,26 @@ def choose_probe(
     weights: torch.Tensor,
     advance: Callable[[], None],
 ) -> tuple[LinearProbe, float]:
-    """The linear probe whose pull towards zero serves best on the validation images, and how strong that is.
+    """The linear probe whose scaling and pull towards zero serve best on the validation images, and how strong that is.
 
-    Strengths are tried from the strongest on, until one serves worse; without validation images it is 0.01.
-    `advance` is called after each pass over the rows.
+    Strengths are tried from the strongest on, until one serves worse; without validation images it is 0.01, of
+    standardized rows. `advance` is called after each pass over the rows.
     """
-    fitting = _Fitting(rows, train[0], train[1], weights, advance)
-    start = np.zeros((len(weights), rows.shape[1] + 1))
-    strengths = _STRENGTHS if len(validation[0]) else (_WITHOUT_CHOICE,)
+    has_choice = len(validation[0]) > 0
     best: tuple[float, LinearProbe, float] | None = None
-    for strength in strengths:
-        start = fitting.minimum(start, strength)
-        probe = fitting.probe(start)
-        right = accuracy(probe, rows, *validation, weights) if len(validation[0]) else 0.0
-        if best is not None and right < best[0]:
-            break  # a weaker pull fits the training images ever more closely, and takes ever longer
-        if best is None or right > best[0]:
-            best = right, probe, strength
+    for power in _POWERS if has_choice else (1.0,):
+        fitting = _Fitting(rows, train[0], train[1], weights, advance, power)
+        start = np.zeros((len(weights), rows.shape[1] + 1))
+        best_of_power = -1.0
+        for strength in _STRENGTHS if has_choice else (_WITHOUT_CHOICE,):
+            start = fitting.minimum(start, strength)
+            probe = fitting.probe(start)
+            right = accuracy(probe, rows, *validation, weights) if has_choice else 0.0
+            if right < best_of_power:
+                break  # a weaker pull fits the training images ever more closely, and takes ever longer
+            best_of_power = max(best_of_power, right)
+            if best is None or right > best[0]:
+                best = right, probe, strength
     assert best is not None
     return best[1], best[2]
 
@@ -188,22 +193,28 @@ def each_probabilities(
 
 
 class _Fitting:
-    """The sum that logistic regression makes least, and its gradient, over standardized rows.
+    """The sum that logistic regression makes least, and its gradient, over rows whose columns are scaled.
 
     With L-BFGS of scipy (Liu and Nocedal, 1989), which is what scikit-learn's LogisticRegression uses; that one wants
     the whole table in memory, several times.
     """
 
     def __init__(
-        self, rows: Rows, places: Places, codes: Codes, weights: torch.Tensor, advance: Callable[[], None]
+        self,
+        rows: Rows,
+        places: Places,
+        codes: Codes,
+        weights: torch.Tensor,
+        advance: Callable[[], None],
+        power: float,
     ) -> None:
         self._rows, self._places, self._codes, self._advance = rows, places, torch.from_numpy(codes).long(), advance
         self._weights = weights
         self._total = float(weights[self._codes].sum())
-        self._mean, self._deviation = _mean_and_deviation(rows, places)
+        self._mean, self._scale = _mean_and_scale(rows, places, power)
 
     def minimum(self, start: NDArray[np.float64], strength: float) -> NDArray[np.float64]:
-        """Weights and, in the last column, biases, (num_classes, D + 1), of the standardized rows."""
+        """Weights and, in the last column, biases, (num_classes, D + 1), of the scaled rows."""
         from scipy.optimize import minimize
 
         found = minimize(
@@ -218,7 +229,7 @@ class _Fitting:
 
     def probe(self, found: NDArray[np.float64]) -> LinearProbe:
         """The same for rows as they are."""
-        weights = torch.from_numpy(found[:, :-1]) / self._deviation.double()
+        weights = torch.from_numpy(found[:, :-1]) / self._scale.double()
         biases = torch.from_numpy(found[:, -1]) - weights @ self._mean.double()
         return LinearProbe(weights.float().contiguous(), biases.float().contiguous())
 
@@ -228,7 +239,7 @@ class _Fitting:
         gradient = torch.zeros(found.shape, dtype=torch.float64)
         loss = 0.0
         for start, block in _blocks(self._rows, self._places):
-            standard = torch.from_numpy(block).sub_(self._mean).div_(self._deviation)
+            standard = torch.from_numpy(block).sub_(self._mean).div_(self._scale)
             codes = self._codes[start : start + len(block)]
             logs = torch.log_softmax(standard @ weights.T + biases, dim=1)
             counted = self._weights[codes] / self._total
@@ -244,14 +255,19 @@ class _Fitting:
         return loss, gradient.numpy().ravel()
 
 
-def _mean_and_deviation(rows: Rows, places: Places) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each column; one that does not vary is not made larger."""
+def _mean_and_scale(rows: Rows, places: Places, power: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of each column, and a power of its deviation; one that does not vary is not made larger.
+
+    With a power below 1 the rest is of the deviation of all columns, so that rows are of the same size.
+    """
     moments = Moments(rows.shape[1], each_alone=True)
     for _, block in _blocks(rows, places):
         moments.add(torch.from_numpy(block))
-    deviation = moments.covariance().sqrt()
-    deviation[deviation < _LEAST_DEVIATION] = 1.0
-    return moments.mean.float(), deviation.float()
+    variance = moments.covariance()
+    deviation = variance.sqrt()
+    scale = deviation**power * variance.mean().sqrt() ** (1 - power)
+    scale[deviation < _LEAST_DEVIATION] = 1.0
+    return moments.mean.float(), scale.float()
 
 
 def _blocks(rows: Rows, places: Places | Sequence[int]) -> Iterator[tuple[int, Rows]]:
