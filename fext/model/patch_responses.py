@@ -31,6 +31,7 @@ class PatchResponses(nn.Module):
         super().__init__()
         self.scales, self.square, self.num_channels = plan.patches, plan.factor, plan.shown_channels
         channels = plan.picture_shape[2]
+        self.patch_values = channels * PATCH_SIDE**2
         self.filters = nn.ModuleList(
             nn.Conv2d(channels, scale.num_filters, PATCH_SIDE, scale.stride) for scale in self.scales
         )
@@ -71,21 +72,24 @@ class PatchLearner:
     def __init__(self, responses: PatchResponses, num_images: int, seed: int) -> None:
         self._responses, self._seed, self._num_seen = responses, seed, 0
         self._per_image = -(-_NUM_PATCHES // num_images)
-        self._patches: list[list[torch.Tensor]] = [[] for _ in responses.scales]
+        # Room for all from the start: many small pieces, between large ones that go again, would tear memory apart.
+        size = num_images * self._per_image, responses.patch_values
+        self._patches = [torch.empty(size) for _ in responses.scales]
 
     def learn(self, images: torch.Tensor) -> None:
         """Draw from a batch (N, C, H, W)."""
         for image in images:
             generator = torch.Generator().manual_seed(self._seed + self._num_seen)
+            place = slice(self._num_seen * self._per_image, (self._num_seen + 1) * self._per_image)
             self._num_seen += 1
             for patches, scale in zip(self._patches, self._responses.scales, strict=True):
-                patches.append(_drawn(padded(reduced(image[None], scale.reduction))[0], self._per_image, generator))
+                patches[place] = _drawn(padded(reduced(image[None], scale.reduction))[0], self._per_image, generator)
 
     def finish(self) -> None:
         """Give the responses their filters; call once, after the last batch."""
         generator = torch.Generator().manual_seed(self._seed)
         for number, drawn in enumerate(self._patches):
-            filters, patches = self._responses.filters[number], torch.cat(drawn).double()
+            filters, patches = self._responses.filters[number], drawn[: self._num_seen * self._per_image].double()
             assert isinstance(filters, nn.Conv2d)
             assert filters.bias is not None
             weight, bias = _whitened_filters(patches, filters.out_channels, generator)
