@@ -7,6 +7,7 @@ import torch
 
 from fext.errors import ModelError
 from fext.model.autoencoder import Autoencoder, build_autoencoder
+from fext.model.disturbed import Disturbances, DisturbedAutoencoder
 from fext.model.linear_map import LinearMap
 from fext.model.linear_path import LinearPathDecoder, LinearPathEncoder, start_at_components
 from fext.model.patch_responses import PatchLearner, PatchResponses
@@ -157,5 +158,17 @@ def test_what_carries_the_picture_starts_as_the_linear_map_of_as_many_channels()
         latent = model.encoder(images)
         assert torch.allclose(model(images).clamp(0, 1), linear_map.reconstruct(images, 16), atol=1e-4)
     variances = latent.var(dim=(0, 2, 3), correction=0)
-    assert float(variances[:16].sum()) == pytest.approx(plan.shown_channels / 16, rel=0.1)
+    assert float(variances[:16].sum()) == pytest.approx(plan.shown_channels / 1024, rel=0.1)
     assert bool((variances[:15] >= variances[1:16] * 0.99).all())  # as they are in pictures, the largest first
+
+
+def test_noise_on_the_latent_is_as_strong_in_channels_that_are_scaled() -> None:
+    model = build_autoencoder(small_plan(), seed=0)
+    assert isinstance(model.encoder, LinearPathEncoder)
+    assert model.encoder.weights is not None
+    model.encoder.weights.fill_(0.01)
+    noisy = DisturbedAutoencoder(model, Disturbances(latent_noise=0.5))
+    torch.manual_seed(0)
+    changes = noisy._disturb_latent(torch.zeros(2000, 52, 1, 1)).std(dim=(0, 2, 3))
+    assert changes[:4].tolist() == pytest.approx([0.005] * 4, rel=0.1)
+    assert changes[4:].tolist() == pytest.approx([0.5] * 48, rel=0.1)

@@ -72,7 +72,9 @@ class DisturbedAutoencoder(nn.Module):
     def _disturb_latent(self, latent: torch.Tensor) -> torch.Tensor:
         asked = self.disturbances
         if self.training and asked.latent_noise:
-            latent = add_noise(latent, asked.latent_noise)
+            encoder = self.autoencoder.encoder
+            units = encoder.units() if isinstance(encoder, LinearPathEncoder) else 1.0
+            latent = add_noise(latent, asked.latent_noise * units)
         return keep_first_channels(latent) if self.training and asked.ordered_latent else latent
 
 
@@ -105,7 +107,7 @@ def disturbed(
     return kind(autoencoder, disturbances, rotation_head)
 
 
-def add_noise(values: torch.Tensor, deviation: float) -> torch.Tensor:
+def add_noise(values: torch.Tensor, deviation: float | torch.Tensor) -> torch.Tensor:
     """Gaussian noise added: of the input, Vincent et al., 'Extracting and composing robust features', 2008; of the
     latent, Poole et al., 'Analyzing noise in autoencoders and deep networks', 2014.
     """

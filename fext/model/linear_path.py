@@ -29,8 +29,9 @@ from fext.model.plans import Plan
 # What varies less than this, five grey levels over a whole square, is noise, or there were too few images to know it:
 # it is not scaled up to variance 1. The 512th component of photographs has a deviation of 0.07.
 _LEAST_DEVIATION = 5 / 255
-# Variance of the channels that carry the picture, all together, for each 1 of those that tell what it shows.
-_SHARE_OF_PICTURE = 1 / 16
+# Variance of the channels that carry the picture, all together, for each 1 of those that tell what it shows. Similarity
+# of square roots (fext.compute.normalization), which make small values larger, still goes by the others.
+_SHARE_OF_PICTURE = 1 / 1024
 
 
 class GridResidual(nn.Module):
@@ -86,6 +87,12 @@ class LinearPathEncoder(nn.Module):
         if shown is None or self.weights is None:
             return picture
         return torch.cat([picture * self.weights, shown], dim=1)
+
+    def units(self) -> torch.Tensor | float:
+        """What 1 is in each channel of the latent, (channels, 1, 1), as far as it was scaled."""
+        if self.weights is None or self.responses is None:
+            return 1.0
+        return torch.cat([self.weights, self.weights.new_ones(self.responses.num_channels, 1, 1)])
 
     def take_shown(self, other: "LinearPathEncoder") -> None:
         """Let what tells what a picture shows be that of another encoder of the same plan."""
