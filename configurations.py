@@ -105,7 +105,7 @@ linear_shortcut = True
 
 # How many of the latent_channels carry the picture itself, in a model with a linear shortcut; the others tell
 # what it shows, by its answers to patches of the training images. More of them make reconstructions better,
-# fewer of them features. 'auto' is an eighth; as many as latent_channels leaves all to the picture.
+# fewer of them features. 'auto' is a quarter; as many as latent_channels leaves all to the picture.
 # Allowed: 'auto' or a whole number from 1 to latent_channels.
 picture_channels = "auto"
 

@@ -230,7 +230,7 @@ def _around_linear_path(
 ) -> Plan:
     width, depth = _PATCHES[architecture]
     stage = Stage((width,) * depth, stride=_SQUARE_SIDE, pooling="no")
-    kept = -(-latent_channels // 8) if picture_channels == "auto" else picture_channels
+    kept = -(-latent_channels // 4) if picture_channels == "auto" else picture_channels
     if kept > latent_channels:
         raise ModelError(f"picture_channels = {kept} is more than latent_channels = {latent_channels}: set it lower")
     patches = _patch_scales(min(picture_shape[:2]), (latent_channels - kept) // 2)
