@@ -172,3 +172,20 @@ def test_noise_on_the_latent_is_as_strong_in_channels_that_are_scaled() -> None:
     changes = noisy._disturb_latent(torch.zeros(2000, 52, 1, 1)).std(dim=(0, 2, 3))
     assert changes[:4].tolist() == pytest.approx([0.005] * 4, rel=0.1)
     assert changes[4:].tolist() == pytest.approx([0.5] * 48, rel=0.1)
+
+
+def test_a_linear_map_of_more_channels_than_the_path_has_components_starts_it_by_the_first_of_them() -> None:
+    images = both_kinds(40, seed=1)
+    plan = dataclasses.replace(small_plan(picture_channels=16), components=32)
+    latents = []
+    for size in (32, 64):
+        model = build_autoencoder(plan, seed=0).eval()
+        assert isinstance(model.encoder, LinearPathEncoder)
+        assert isinstance(model.decoder, LinearPathDecoder)
+        linear_map = LinearMap(SHAPE, (2, 2, size))
+        linear_map.learn(images)
+        linear_map.finish()
+        start_at_components(model.encoder, model.decoder, linear_map)
+        with torch.inference_mode():
+            latents.append(model.encoder(images)[:, :16])
+    assert torch.allclose(*latents, atol=1e-4)

@@ -140,8 +140,9 @@ class LinearPathDecoder(nn.Module):
 
 def start_at_components(encoder: LinearPathEncoder, decoder: LinearPathDecoder, linear_map: LinearMap) -> None:
     """Let the path be a linear map that has learned and finished: the first component varies most, each by 1."""
-    directions, deviations = linear_map.directions(), linear_map.deviations().clamp_min(_LEAST_DEVIATION)
-    count = len(directions)  # fewer than there are channels, where a square has fewer values
+    count = min(len(linear_map.directions()), encoder.linear.out_features)  # fewer, where a square has fewer values
+    directions = linear_map.directions()[:count]
+    deviations = linear_map.deviations()[:count].clamp_min(_LEAST_DEVIATION)
     with torch.no_grad():
         for values in (encoder.linear.weight, encoder.linear.bias, decoder.linear.weight):
             values.zero_()
