@@ -323,8 +323,9 @@ explore_grid = 2
 similarity = "cosine"
 
 # How features are made comparable in search, viewer, clusters, map and method 'knn'. 'auto' takes signed
-# square roots and up to 128 principal components, partially whitened, learned from the images themselves; of
-# fewer than 64 images, where features hardly go together, and with 'none' they are compared as they are.
+# square roots and up to 128 principal components, partially whitened, learned from the images themselves, of
+# the features of the grid and of their mean over it; of fewer than 64 images, where features hardly go
+# together, and with 'none' they are compared as they are.
 # Allowed: 'auto' or 'none'.
 similarity_normalization = "auto"
 

@@ -8,7 +8,7 @@ import pytest
 from handmade import page_data, write_extraction, write_table
 from numpy.typing import NDArray
 
-from fext.compute.normalization import Normalization, described, learn_normalization
+from fext.compute.normalization import Normalization, described, learn_normalization, of_length_one
 from fext.compute.row_classifiers import nearest_labels, row_classifier_from
 from fext.jobs import normalizing
 from fext.jobs.clusters import cluster
@@ -46,6 +46,12 @@ def correlated(count: int, num_values: int = 24, seed: int = 4) -> Rows:
     return rows.astype(np.float32)
 
 
+def assert_equal(one: Normalization, other: Normalization) -> None:
+    for left, right in zip(one.levels, other.levels, strict=True):
+        assert np.array_equal(left.mean, right.mean)
+        assert np.array_equal(left.directions, right.directions)
+
+
 def named(rows: Rows) -> dict[str, list[float]]:
     return {f"{'ab'[place % 2]}/{place:03}.png": row for place, row in enumerate(rows.tolist())}
 
@@ -72,27 +78,47 @@ def neighbours(folder: Path, settings: Settings, count: int = 8) -> dict[str, li
 # ---------------------------------------------------------------- what it does
 
 
-def test_it_is_the_root_the_components_and_the_partial_whitening_by_the_books() -> None:
-    rows = correlated(96, 20)
-    normalization = learn_normalization(rows)
-    assert normalization is not None
+def by_the_books(rows: Rows, count: int) -> NDArray[np.float64]:
+    """Square roots of rows of the length 1, their whitened components, of the length 1 again."""
     rooted = np.sign(rows) * np.sqrt(np.abs(rows.astype(np.float64)))
     rooted /= np.linalg.norm(rooted, axis=1, keepdims=True)
     centred = rooted - rooted.mean(axis=0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-    whitened = centred @ directions[:8].T / np.sqrt(singular[:8] / 95**0.5)
-    points = normalization.of(rows)
-    assert np.allclose(np.abs(points[:, :8]), np.abs(whitened), atol=1e-3)
-    assert np.allclose(normalization.of(3 * rows), points, atol=1e-6)  # the length of a row plays no role
+    whitened = centred @ directions[:count].T / (singular[:count] / (len(rows) - 1) ** 0.5) ** 0.75
+    points: NDArray[np.float64] = whitened / np.linalg.norm(whitened, axis=1, keepdims=True)
+    return points
+
+
+def test_it_is_the_root_the_components_and_the_partial_whitening_by_the_books() -> None:
+    rows = correlated(96, 20)
+    normalization = learn_normalization(rows, 1)
+    assert normalization is not None
+    expected = by_the_books(rows, normalization.num_values)
+    points = of_length_one(normalization.of(rows))
+    assert np.allclose(points @ points.T, expected @ expected.T, atol=2e-3)
+    assert np.allclose(normalization.of(3 * rows), normalization.of(rows), atol=1e-6)  # the length plays no role
+
+
+def test_features_of_a_grid_are_compared_place_by_place_and_in_the_mean_which_counts_half_as_much() -> None:
+    rows = correlated(96, 24)
+    normalization = learn_normalization(rows, 2)
+    assert normalization is not None
+    averages = rows.reshape(96, 4, 6).mean(axis=1)
+    placed = by_the_books(rows, len(normalization.levels[0].directions))
+    averaged = by_the_books(averages, len(normalization.levels[1].directions))
+    points = of_length_one(normalization.of(rows))
+    expected = (2 * placed @ placed.T + averaged @ averaged.T) / 3
+    assert np.allclose(points @ points.T, expected, atol=2e-3)
+    assert described(normalization, 2).startswith("features of a 2×2 grid and their mean, as ")
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_the_same_comes_of_the_same_rows_in_blocks_of_any_size(size: int) -> None:
     rows = correlated(200, 130)
-    first, again = learn_normalization(rows), learn_normalization(rows)
+    first, again = learn_normalization(rows, 1), learn_normalization(rows, 1)
     assert first is not None
     assert again is not None
-    assert np.array_equal(first.directions, again.directions)
+    assert_equal(first, again)
     in_blocks = np.concatenate([first.of(rows[start : start + size]) for start in range(0, 200, size)])
     assert np.array_equal(in_blocks, first.of(rows))
 
@@ -110,7 +136,7 @@ def test_the_same_comes_of_the_same_rows_in_blocks_of_any_size(size: int) -> Non
     ],
 )
 def test_rows_that_teach_too_little_are_left_as_they_are(rows: Rows) -> None:
-    assert learn_normalization(rows) is None
+    assert learn_normalization(rows, 1) is None
     assert "as they are (too few, or too little correlated" in described(None, 2)
 
 
@@ -119,7 +145,7 @@ def test_extreme_and_equal_rows_stay_finite_and_equal_rows_stay_equal() -> None:
     rows[3] = rows[7]
     rows[5] = 0
     rows[9] = 3e38
-    normalization = learn_normalization(rows)
+    normalization = learn_normalization(rows, 1)
     assert normalization is not None
     points = normalization.of(rows)
     assert np.isfinite(points).all()
@@ -169,9 +195,9 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each normalization was learned from."""
     counts: list[int] = []
 
-    def watched(rows: Rows) -> Normalization | None:
+    def watched(rows: Rows, grid: int) -> Normalization | None:
         counts.append(len(rows))
-        return learn_normalization(rows)
+        return learn_normalization(rows, grid)
 
     monkeypatch.setattr(normalizing, "learn_normalization", watched)
     return counts
@@ -238,10 +264,11 @@ def test_one_that_is_not_what_was_written_is_learned_anew(table: Path, tiny: Tin
 # ---------------------------------------------------------------- the nearest labels
 
 
-def test_the_nearest_labels_keep_their_normalization_and_older_ones_have_none() -> None:
+@pytest.mark.parametrize("grid", [1, 2])
+def test_the_nearest_labels_keep_their_normalization_and_older_ones_have_none(grid: int) -> None:
     rows = correlated(120)
     places, codes = np.arange(90), np.arange(90, dtype=np.int32) % 3
-    normalization = learn_normalization(rows[:90])
+    normalization = learn_normalization(rows[:90], grid)
     assert normalization is not None
     classifier = nearest_labels(rows, places, codes, 3, 5, normalization)
     points = normalization.of(rows)
@@ -254,10 +281,10 @@ def test_the_nearest_labels_keep_their_normalization_and_older_ones_have_none() 
 
 def test_only_the_rows_that_it_is_to_learn_from_teach_it(tiny: Tiny) -> None:
     rows, places = correlated(150), np.arange(0, 150, 2)
-    first = normalization_of(tiny(), rows, places)
+    first = normalization_of(tiny(), rows, 1, places)
     rows[1::2] = 7
-    again = normalization_of(tiny(), rows, places)
+    again = normalization_of(tiny(), rows, 1, places)
     assert first is not None
     assert again is not None
-    assert np.array_equal(first.directions, again.directions)
-    assert normalization_of(tiny(similarity_normalization="none"), rows, places) is None
+    assert_equal(first, again)
+    assert normalization_of(tiny(similarity_normalization="none"), rows, 1, places) is None

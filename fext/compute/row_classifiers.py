@@ -3,6 +3,7 @@
 Tables may be larger than memory: they are gone through a block at a time.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,7 +27,9 @@ _STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of the pull towards zero, from the
 _WITHOUT_CHOICE = 1e-2
 # Of its deviation, by which a column is divided: by its root, columns that hardly vary stay smaller than the others.
 _POWERS = (0.5, 1.0)
+_STANDARDIZED = 1.0
 _LEAST_DEVIATION = 1e-6
+_LEAST_PROBABILITY = 1e-12
 
 
 class RowClassifier(Protocol):
@@ -148,40 +151,49 @@ def choose_probe(
     weights: torch.Tensor,
     advance: Callable[[], None],
 ) -> tuple[LinearProbe, float]:
-    """The linear probe whose scaling and pull towards zero serve best on the validation images, and how strong that is.
+    """The linear probe of the scaling and the pull towards zero that serve best, and how strong the pull is.
 
-    Strengths are tried from the strongest on, until one serves worse; without validation images it is 0.01, of
+    Those are chosen by the mean cross-entropy of the validation images, and the probe is fitted to these, too, in the
+    end. Strengths are tried from the strongest on, until one serves worse; without validation images it is 0.01, of
     standardized rows. `advance` is called after each pass over the rows.
     """
-    has_choice = len(validation[0]) > 0
-    best: tuple[float, LinearProbe, float] | None = None
-    for power in _POWERS if has_choice else (1.0,):
+    power, strength = _STANDARDIZED, _WITHOUT_CHOICE
+    if len(validation[0]):
+        power, strength = _best_choice(rows, train, validation, weights, advance)
+    places, codes = np.concatenate([train[0], validation[0]]), np.concatenate([train[1], validation[1]])
+    fitting = _Fitting(rows, places, codes, weights, advance, power)
+    return fitting.probe(fitting.minimum(fitting.zeros(), strength)), strength
+
+
+def _best_choice(
+    rows: Rows,
+    train: tuple[Places, Codes],
+    validation: tuple[Places, Codes],
+    weights: torch.Tensor,
+    advance: Callable[[], None],
+) -> tuple[float, float]:
+    """The scaling and the strength that serve best on the validation images."""
+    losses: dict[tuple[float, float], float] = {}
+    for power in _POWERS:
         fitting = _Fitting(rows, train[0], train[1], weights, advance, power)
-        start = np.zeros((len(weights), rows.shape[1] + 1))
-        best_of_power = -1.0
-        for strength in _STRENGTHS if has_choice else (_WITHOUT_CHOICE,):
-            start = fitting.minimum(start, strength)
-            probe = fitting.probe(start)
-            right = accuracy(probe, rows, *validation, weights) if has_choice else 0.0
-            if right < best_of_power:
+        found, least = fitting.zeros(), math.inf
+        for strength in _STRENGTHS:
+            found = fitting.minimum(found, strength)
+            loss = losses[power, strength] = _cross_entropy(fitting.probe(found), rows, *validation, weights)
+            if loss > least:
                 break  # a weaker pull fits the training images ever more closely, and takes ever longer
-            best_of_power = max(best_of_power, right)
-            if best is None or right > best[0]:
-                best = right, probe, strength
-    assert best is not None
-    return best[1], best[2]
+            least = loss
+    return min(losses, key=lambda choice: losses[choice])
 
 
-def accuracy(
-    classifier: RowClassifier, rows: Rows, places: Places, codes: Codes, weights: torch.Tensor | None = None
-) -> float:
-    """The share of the rows at some places whose most probable class is theirs; each counted by its class's weight."""
-    counted = np.ones(len(codes)) if weights is None else weights.numpy()[codes].astype(np.float64)
-    right = 0.0
+def _cross_entropy(classifier: RowClassifier, rows: Rows, places: Places, codes: Codes, weights: torch.Tensor) -> float:
+    """The mean over the rows at some places, each counted by its class's weight."""
+    counted, total = weights.numpy()[codes].astype(np.float64), 0.0
     for start, shares in each_probabilities(classifier, rows, places):
         part = slice(start, start + len(shares))
-        right += float(counted[part][shares.argmax(axis=1) == codes[part]].sum())
-    return right / max(1.0, float(counted.sum()))
+        of_class = shares[np.arange(len(shares)), codes[part]].astype(np.float64)
+        total -= float((counted[part] * np.log(of_class.clip(_LEAST_PROBABILITY))).sum())
+    return total / max(float(counted.sum()), _LEAST_PROBABILITY)
 
 
 def each_probabilities(
@@ -212,6 +224,10 @@ class _Fitting:
         self._weights = weights
         self._total = float(weights[self._codes].sum())
         self._mean, self._scale = _mean_and_scale(rows, places, power)
+
+    def zeros(self) -> NDArray[np.float64]:
+        """Weights and biases to begin with."""
+        return np.zeros((len(self._weights), self._rows.shape[1] + 1))
 
     def minimum(self, start: NDArray[np.float64], strength: float) -> NDArray[np.float64]:
         """Weights and, in the last column, biases, (num_classes, D + 1), of the scaled rows."""

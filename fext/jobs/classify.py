@@ -24,7 +24,7 @@ from fext.data.labels import Division, Labelled, divide, divide_by_folder, label
 from fext.errors import UsageError
 from fext.jobs.classification import ClassifyResult, Task, Told, Trained, keep, notes_on, place_for
 from fext.jobs.extraction import checkpoint_of, stages_of
-from fext.jobs.features import Features, References, open_features, open_references
+from fext.jobs.features import Features, References, grid_of, open_features, open_references
 from fext.jobs.normalizing import normalization_of
 from fext.jobs.train_head import train_head
 from fext.model.intervals import Interval, paired_share_interval, share_interval
@@ -101,8 +101,8 @@ def _train(
     for note in (notes := notes_on(workspace, task, reporter)):
         reporter.message(note)
     prepare_computation(settings)  # the number of threads
-    fit = _Fit(settings, task, method, features.grid, reporter)
-    classifier, found = fit.on(features.rows, task.division)
+    fit = _Fit(settings, task, method, reporter)
+    classifier, found = fit.on(features.rows, features.grid, task.division)
     told = Told()
     for start, shares in each_probabilities(classifier, features.rows, task.division.test):
         told.add(task.division.test[start : start + len(shares)].tolist(), shares)
@@ -112,7 +112,7 @@ def _train(
         with open_references(
             workspace, settings, features, reporter, learn_from=task.division.train.tolist()
         ) as reference:
-            others, model_minus = _reference_scores(fit, reference, task.division, told)
+            others, model_minus = _reference_scores(fit, reference, features.grid, task.division, told)
     description = {
         "grids": [features.manifest["feature_grid"], features.grid],
         "stages": stages_of(features.manifest),
@@ -126,10 +126,10 @@ def _train(
 class _Fit:
     """Makes classifiers of one method from the rows of any encoder."""
 
-    def __init__(self, settings: Settings, task: Task, method: Method, grid: int, reporter: Reporter) -> None:
-        self.task, self._settings, self._method, self._grid, self._reporter = task, settings, method, grid, reporter
+    def __init__(self, settings: Settings, task: Task, method: Method, reporter: Reporter) -> None:
+        self.task, self._settings, self._method, self._reporter = task, settings, method, reporter
 
-    def on(self, rows: Rows, division: Division, places: NDArray[np.int64] | None = None) -> "Found":
+    def on(self, rows: Rows, grid: int, division: Division, places: NDArray[np.int64] | None = None) -> "Found":
         """The classifier, and what was found on the way; `places` are those of the rows, where they are not all."""
         settings, labelled = self._settings, self.task.labelled
         of_row = labelled.codes if places is None else labelled.codes[places]
@@ -137,11 +137,11 @@ class _Fit:
         num_classes, count = len(labelled.classes), settings.num_neighbours
         if self._method == "knn":
             is_wanted = settings.similarity_normalization == "auto"
-            normalization = normalization_of(settings, rows, division.train)
+            normalization = normalization_of(settings, rows, grid, division.train)
             nearest = nearest_labels(rows, *train, num_classes, count, normalization)
             return nearest, {
                 "nearest_images": count,
-                "compared": described(normalization, self._grid, wanted=is_wanted),
+                "compared": described(normalization, grid, wanted=is_wanted),
             }
         weights = class_weights(train[1], num_classes, balanced=settings.balance_classes)
         with self._reporter.progress("training a linear probe", 0) as progress:
@@ -153,7 +153,7 @@ Found = tuple[RowClassifier, dict[str, float | str]]
 
 
 def _reference_scores(
-    fit: _Fit, references: References, division: Division, by_model: Told
+    fit: _Fit, references: References, grid: int, division: Division, by_model: Told
 ) -> tuple[dict[str, Interval], dict[str, Interval]]:
     """The accuracy of the same method on the rows of other encoders, on the same images, and by how much the model's is
     above it on these."""
@@ -164,7 +164,7 @@ def _reference_scores(
     model_is_right = np.array([code_by_model[place] for place in places.tolist()]) == codes
     scores, model_minus = {}, {}
     for name, rows in references.rows.items():
-        classifier, _ = fit.on(rows, sides, references.places)
+        classifier, _ = fit.on(rows, grid_of(name, grid), sides, references.places)
         told = [shares.argmax(axis=1) for _, shares in each_probabilities(classifier, rows, sides.test)]
         is_right = np.concatenate(told) == codes
         scores[name] = share_interval(is_right, groups)

@@ -15,7 +15,7 @@ from fext.compute.normalization import Normalization
 from fext.data.groups import group_images
 from fext.data.labels import Labelled, labels_of
 from fext.errors import ExtractionError, SourceError, UsageError
-from fext.jobs.features import MODEL, Features, open_features, open_references
+from fext.jobs.features import MODEL, Features, grid_of, open_features, open_references
 from fext.jobs.normalizing import normalization_of, normalization_of_features
 from fext.jobs.points import all_equal, open_points, told_of_points
 from fext.jobs.thumbnails import thumbnails
@@ -195,7 +195,7 @@ def _compare(task: _Task, points: Points, found: _Found) -> dict[str, Any]:
         compared = {}
         compared[MODEL], without[MODEL] = _judged(task, found, points, places, np.arange(len(features.images)))
         for name, rows in references.rows.items():
-            own = normalization_of(task.settings, rows, np.arange(len(rows)))
+            own = normalization_of(task.settings, rows, grid_of(name, features.grid), np.arange(len(rows)))
             with open_points(features.folder, rows, own, task.way.seed, reporter) as of_rows:
                 if of_rows is None:
                     reporter.warning(f"{name.replace('_', ' ')}: all images have equal features, it is left out")

@@ -201,6 +201,11 @@ def _rows_of(name: str, maps: Sequence[torch.Tensor], grid: int) -> Rows:
     return feature_rows(RowShape(None if name == PIXELS else grid, has_error=False), maps, maps[0], None).numpy()
 
 
+def grid_of(encoder: str, grid: int) -> int:
+    """The grid of the rows of an encoder where those of the model have `grid`: pixels are compared place by place."""
+    return 1 if encoder == PIXELS else grid
+
+
 def shrunken_pixels(images: torch.Tensor) -> torch.Tensor:
     """(N, C, H, W) brought to at most 32x32 pixels, each the mean of those it stands for."""
     sides = min(images.shape[2], _PIXELS_SIDE), min(images.shape[3], _PIXELS_SIDE)

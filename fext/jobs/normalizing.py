@@ -47,7 +47,7 @@ def kept_normalization(
         return kept
     forget_normalization(folder, grid)
     places, rows = _read(places_to_learn_from(len(keys), num_values), num_values, rows_at)
-    normalization = learn_normalization(rows)
+    normalization = learn_normalization(rows, grid)
     if normalization is None:
         return None
     return save_normalization(folder, grid, KeptNormalization(normalization, keys[places], len(keys)))
@@ -62,11 +62,11 @@ def normalization_of_features(settings: Settings, features: Features, reporter: 
     return None if kept is None else kept.normalization
 
 
-def normalization_of(settings: Settings, rows: Rows, places: NDArray[np.int64]) -> Normalization | None:
-    """That of the rows of any encoder at some places, which is not kept; None: as they are."""
+def normalization_of(settings: Settings, rows: Rows, grid: int, places: NDArray[np.int64]) -> Normalization | None:
+    """That of the rows of any encoder, of so fine a grid, at some places, which is not kept; None: as they are."""
     if settings.similarity_normalization == "none":
         return None
-    return learn_normalization(np.array(rows[places[places_to_learn_from(len(places), rows.shape[1])]]))
+    return learn_normalization(np.array(rows[places[places_to_learn_from(len(places), rows.shape[1])]]), grid)
 
 
 def _keys(checksums: NDArray[np.bytes_]) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from fext.compute.vector_index import QUERIES_AT_A_TIME, Metric, Rows, set_num_t
 from fext.data.groups import group_images
 from fext.data.labels import are_labels, folder_labels, label_chance
 from fext.errors import ExtractionError
-from fext.jobs.features import MODEL, UNTRAINED, open_features, open_references
+from fext.jobs.features import MODEL, UNTRAINED, grid_of, open_features, open_references
 from fext.jobs.indexing import make_index, normalized_rows, refuse_too_large, without_own
 from fext.jobs.normalizing import Row, normalization_of
 from fext.jobs.similar import FOLDER, label_precision
@@ -80,8 +80,9 @@ def compare_precision(
             codes = folder_labels(names).codes
             _refuse_without_labels(folder, codes)
             count = min(count, len(codes) - 1)
-            encoders = {MODEL: _placed(settings, features.rows, places)}
-            encoders |= {name: _placed(settings, rows, np.arange(len(rows))) for name, rows in references.rows.items()}
+            encoders = {MODEL: _placed(settings, features.rows, features.grid, places)}
+            for name, rows in references.rows.items():
+                encoders[name] = _placed(settings, rows, grid_of(name, features.grid), np.arange(len(rows)))
             found = {
                 name: _precision(rows, codes, count, features.grid, settings.similarity, reporter)
                 for name, rows in encoders.items()
@@ -125,8 +126,8 @@ class _Placed:
         return normalized_rows(rows, self.rows.shape[1], self.normalization)
 
 
-def _placed(settings: Settings, rows: Rows, places: NDArray[np.int64]) -> _Placed:
-    return _Placed(rows, places, normalization_of(settings, rows, places))
+def _placed(settings: Settings, rows: Rows, grid: int, places: NDArray[np.int64]) -> _Placed:
+    return _Placed(rows, places, normalization_of(settings, rows, grid, places))
 
 
 def _refuse_without_labels(folder: Path, codes: NDArray[np.int32]) -> None:

@@ -69,7 +69,7 @@ class _Description(BaseModel):
 class _NormalizationDescription(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    format_version: Literal[1]
+    format_version: Literal[2]  # the first ones had no mean over the grid
     num_rows: int
     sha256: str
 
@@ -184,7 +184,7 @@ def load_normalization(folder: Path, grid: int, num_values: int) -> KeptNormaliz
         if is_out_of_memory(error):
             raise
         raise ValueError(str(error)) from error
-    if len(normalization.mean) != num_values:
+    if normalization.row_length != num_values:
         raise ValueError("it is of other rows")
     return KeptNormalization(normalization, learned_from, described.num_rows, described.sha256)
 
@@ -195,7 +195,7 @@ def save_normalization(folder: Path, grid: int, kept: KeptNormalization) -> Kept
     file, description_file = normalization_files(folder, grid)
     data = tensors_to_bytes(kept.normalization.tensors() | {"learned_from": torch.from_numpy(kept.learned_from)})
     sha256 = hashlib.sha256(data).hexdigest()
-    described = _NormalizationDescription(format_version=1, num_rows=kept.num_rows, sha256=sha256)
+    described = _NormalizationDescription(format_version=2, num_rows=kept.num_rows, sha256=sha256)
     text = files.json_text(described.model_dump()).encode()
     files.write_together(
         [(file, lambda stream: stream.write(data)), (description_file, lambda stream: stream.write(text))]
