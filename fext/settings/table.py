@@ -521,7 +521,8 @@ class Settings(BaseModel):
         "auto",
         "How features are made comparable in search, viewer, clusters, map and method 'knn'. 'auto' takes signed "
         "square roots and up to 128 principal components, partially whitened, learned from the images themselves, of "
-        "the features of the grid and of their mean over it; of fewer than 64 images, where features hardly go together, and with 'none' they are compared as they are.",
+        "the features of the grid and of their mean over it; of fewer than 64 images, where features hardly go "
+        "together, and with 'none' they are compared as they are.",
         "'auto' or 'none'",
     )
     duplicate_similarity: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = _setting(
