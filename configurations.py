@@ -114,9 +114,9 @@ picture_channels = "auto"
 # Allowed: 'auto', or a number from 0, below 1.
 dropout_rate = "auto"
 
-# What 'vgg16_bn', 'vgg16', 'cifar' and 'custom' start from. 'images': up to 256 training images, whose
-# patches become the first filters, and over which each unit is brought to variance 1, in seconds. 'none':
-# random weights. 'imagenet': torchvision's weights for the encoder of 'vgg16' or 'vgg16_bn', downloaded once.
+# What 'vgg16_bn', 'vgg16', 'cifar' and 'custom' start from. 'images': up to 256 training images, patches of
+# which become filters, and over which each unit is brought to variance 1, in seconds. 'none': random weights.
+# 'imagenet': torchvision's weights for the encoder of 'vgg16' or 'vgg16_bn', downloaded once.
 # Allowed: 'images', 'none' or 'imagenet'.
 encoder_weights = "images"
 

@@ -33,15 +33,16 @@ def narrow_vgg16(*, normalization: bool) -> Plan:
 
 
 def textures(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Coloured pictures of waves in one of four directions, under any light, and the direction of each."""
+    """Pictures of waves in one of eight directions, under any light, and the direction of each."""
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 4
+    labels = torch.arange(count) % 8
     light, contrast, phase = torch.rand(3, count, 1, 1, 1, generator=generator)
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
-    ways = torch.stack([rows, columns, rows + columns, rows - columns])[labels][:, None]
-    waves = (0.8 * ways + 6.3 * phase).sin() * (0.05 + 0.1 * contrast)
-    noise = torch.randn(count, 3, 32, 32, generator=generator)
-    return (0.2 + 0.6 * light + waves + 0.03 * noise).clamp(0, 1), labels
+    angles = torch.pi / 8 * labels[:, None, None, None]
+    ways = rows * angles.cos() + columns * angles.sin()
+    waves = (1.2 * ways + 6.3 * phase).sin() * (0.05 + 0.1 * contrast)
+    noise = 0.002 * torch.randn(count, 3, 32, 32, generator=generator)
+    return (0.2 + 0.6 * light + waves + noise).clamp(0, 1), labels
 
 
 def started(plan: Plan, seed: int = 0) -> Autoencoder:
@@ -62,7 +63,7 @@ def share_told_by_the_nearest(model: Autoencoder) -> float:
 @pytest.mark.parametrize("normalization", [False, True])
 def test_features_tell_more_before_the_first_step_than_those_of_random_weights(normalization: bool) -> None:
     plan = narrow_vgg16(normalization=normalization)
-    assert share_told_by_the_nearest(started(plan)) > share_told_by_the_nearest(build_autoencoder(plan, 0).eval()) + 0.2
+    assert share_told_by_the_nearest(started(plan)) > share_told_by_the_nearest(build_autoencoder(plan, 0).eval()) + 0.1
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_each_unit_of_each_layer_varies_alike_and_the_mean_colour_comes_out(plan
     for layer in (*model.encoder.children(), *list(model.decoder.children())[:-2]):
         maps = layer(maps)
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            assert maps.transpose(0, 1).flatten(1).var(dim=1).allclose(torch.ones(1), atol=0.02)
+            assert maps.transpose(0, 1).flatten(1).var(dim=1, correction=0).allclose(torch.ones(1), atol=0.02)
     pictures = textures(40, 1)[0]
     assert model(pictures).mean(dim=(0, 2, 3)).allclose(pictures.mean(dim=(0, 2, 3)), atol=0.05)
 

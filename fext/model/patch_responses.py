@@ -124,14 +124,15 @@ def drawn_patches(image: torch.Tensor, side: int, count: int, generator: torch.G
 
 
 def whitened_filters(
-    patches: torch.Tensor, count: int, generator: torch.Generator
+    patches: torch.Tensor, count: int, generator: torch.Generator, *, zero_sum: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(count, values) filters and (count,) biases of patches (N, values): the more contrast, the likelier one is drawn.
 
-    Whitening (ZCA, Bell and Sejnowski, 1997) is in the filters twice: for themselves, and for what they will meet. They
-    add up to 0, so that light is nothing to them.
+    Whitening (ZCA, Bell and Sejnowski, 1997) is in the filters twice: for themselves, and for what they will meet. With
+    zero_sum they add up to 0, so that light is nothing to them.
     """
-    patches = patches - patches.mean(dim=1, keepdim=True)
+    if zero_sum:
+        patches = patches - patches.mean(dim=1, keepdim=True)
     mean = patches.mean(dim=0)
     values = patches - mean
     variances, directions = torch.linalg.eigh(values.T @ values / len(values))

@@ -1,31 +1,33 @@
-"""Where a plain model starts: the first filters are patches of the pictures, and the units of each layer vary alike.
+"""Where a plain model starts: filters that are patches of what reaches them, and units that vary alike.
 
-With weights drawn at random and nothing else, what all pictures share grows from layer to layer and what tells them
-apart goes under. So a model sees some pictures before its first step. Patches of them, whitened, become the filters of
-its first convolution: Coates, Ng and Lee, 'An analysis of single-layer networks in unsupervised feature learning',
-2011.
-Then, layer by layer, each unit is scaled and shifted, so that it has variance 1 and the same mean over what reaches it:
+Through many layers of random weights little of what tells pictures apart comes out. So a model sees some pictures
+before its first step. Each layer of the encoder hands on the channels that it is given, averaged over 3x3 positions (or
+as large as its filters are). The channels that it has beyond those are patches of its input, whitened, as filters:
+Coates, Ng and Lee, 'An analysis of single-layer networks in unsupervised feature learning', 2011; Thiry et al., 'The
+unreasonable effectiveness of patches in deep convolutional kernels methods', 2021. So the latent tells of patches at as
+many scales as there are stages that widen. Each unit is scaled, layer by layer, to variance 1 over what reaches it:
 Mishkin and Matas, 'All you need is a good init', 2016; Krähenbühl et al., 'Data-dependent initializations of
-convolutional neural networks', 2016. The last layer starts at the mean picture.
+convolutional neural networks', 2016. The last layer starts at the mean colour.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from fext.model.autoencoder import Autoencoder, Sigmoid
 from fext.model.moments import merged_variance
 from fext.model.patch_responses import drawn_patches, whitened_filters
 from fext.model.plans import Plan
 
-_MEAN = 0.0  # of what reaches an activation, in standard deviations
-_NUM_PATCHES = 10_000
+_NUM_PATCHES, _MOST_PATCH_VALUES = 4000, 2304  # of larger patches the covariance would take long: filters stay random
 _LEAST_DEVIATION = 0.01  # of that of the liveliest unit: what varies less is not blown up to variance 1
 _LAST_DEVIATION = 0.1  # of what the last layer adds to the mean colour
 _EPSILON = 1e-3  # a sigmoid of a finite number is neither 0 nor 1
 _MOST_VALUES = 2**27  # between two layers: 512 MB
 _MOST_PICTURES, _AT_A_TIME = 256, 4
+_HANDING_ON = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu")  # activations that leave what is above 0, nearly
 
 Weighted = nn.Conv2d | nn.Linear
 
@@ -45,7 +47,7 @@ def num_pictures_to_start_from(plan: Plan) -> int:
 def start_from_pictures(model: Autoencoder, batches: Sequence[torch.Tensor], seed: int) -> None:
     """Let a model start from batches (N, C, H, W) of pictures in [0, 1]; what is drawn depends on `seed` alone.
 
-    Its weights are scaled, and those of the first convolution are others. Without pictures it stays as it is.
+    Without pictures it stays as it is.
     """
     maps = [part for batch in batches if len(batch) for part in batch.split(_AT_A_TIME)]
     if not maps:
@@ -54,10 +56,9 @@ def start_from_pictures(model: Autoencoder, batches: Sequence[torch.Tensor], see
     assert isinstance(encoder, nn.Sequential)
     assert isinstance(decoder, nn.Sequential)
     model.eval()  # dropout is off
-    _take_patches(_weighted(encoder)[0], maps, torch.Generator().manual_seed(seed))
     colour = torch.cat([batch.mean(dim=(2, 3)) for batch in maps]).mean(dim=0)
-    _standardize(encoder, maps)
-    _standardize(decoder, maps)
+    _start_layers(encoder, maps, _Patches(seed, hands_on=model.plan.activation in _HANDING_ON))
+    _start_layers(decoder, maps, None)
     _start_at_colour(_weighted(decoder)[-1], torch.logit(colour, _EPSILON) if _is_bounded(decoder) else colour)
     model.train()
 
@@ -66,54 +67,79 @@ def _weighted(layers: nn.Sequential) -> list[Weighted]:
     return [layer for layer in layers if isinstance(layer, Weighted)]
 
 
-def _take_patches(convolution: Weighted, pictures: Sequence[torch.Tensor], generator: torch.Generator) -> None:
-    """Filters of whitened patches, drawn the likelier the more contrast they have."""
-    assert isinstance(convolution, nn.Conv2d)
-    side = convolution.kernel_size[0]
-    per_picture = -(-_NUM_PATCHES // sum(map(len, pictures)))
-    drawn = [drawn_patches(picture, side, per_picture, generator) for batch in pictures for picture in batch]
-    filters, _ = whitened_filters(torch.cat(drawn).double(), convolution.out_channels, generator)
-    convolution.weight.copy_(filters.reshape(convolution.weight.shape))
+class _Patches:
+    """Makes filters of patches for one convolution after the other."""
+
+    def __init__(self, seed: int, *, hands_on: bool) -> None:
+        self._generator, self._hands_on, self._is_first = torch.Generator().manual_seed(seed), hands_on, True
+
+    def take(self, convolution: nn.Conv2d, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Replace the filters; gives which units (C,) hand on a channel."""
+        side, width, channels = convolution.kernel_size[0], convolution.out_channels, convolution.in_channels
+        num_kept = min(width, channels) if self._hands_on and not self._is_first else 0
+        if num_kept:
+            kept = torch.arange(num_kept)
+            convolution.weight[kept] = 0
+            convolution.weight[kept, kept * channels // num_kept] = 1 / side**2
+        if num_kept < width and channels * side**2 <= _MOST_PATCH_VALUES:
+            filters = self._patches(maps, side, width - num_kept)
+            convolution.weight[num_kept:] = filters.reshape(-1, channels, side, side)
+        self._is_first = False
+        return torch.arange(width) < num_kept
+
+    def _patches(self, maps: Sequence[torch.Tensor], side: int, count: int) -> torch.Tensor:
+        per_picture = -(-_NUM_PATCHES // sum(map(len, maps)))
+        filled = (functional.pad(batch, (side // 2,) * 4) for batch in maps)  # as a convolution sees them
+        drawn = [drawn_patches(one, side, per_picture, self._generator) for batch in filled for one in batch]
+        filters, _ = whitened_filters(torch.cat(drawn).double(), count, self._generator, zero_sum=self._is_first)
+        return filters.float()
 
 
-def _standardize(layers: nn.Sequential, maps: list[torch.Tensor]) -> None:
-    """Scale the layers one by one, and take the maps through them, in place."""
+def _start_layers(layers: nn.Sequential, maps: list[torch.Tensor], patches: _Patches | None) -> None:
+    """Start the layers one by one, and take the maps through them, in place."""
     for layer, next_layer in zip(layers, [*layers[1:], None], strict=True):
+        kept = torch.zeros(1, dtype=torch.bool)
+        if patches and isinstance(layer, nn.Conv2d):
+            kept = patches.take(layer, maps)
         for number, batch in enumerate(maps):
             maps[number] = layer(batch)
         if isinstance(layer, Weighted):
-            mean, deviation = _spread(maps)
             norm = next_layer if isinstance(next_layer, nn.BatchNorm2d) else None
-            shift = _scale(layer, norm, mean, deviation)
-            for batch in maps:
-                batch.div_(_beside(batch, deviation)).add_(_beside(batch, shift))
+            _standardize(layer, norm, maps, kept)
 
 
-def _scale(layer: Weighted, norm: nn.BatchNorm2d | None, mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
-    """Give the units of a layer variance 1; their mean is for what normalizes them, else for the layer itself to move.
+def _standardize(
+    layer: Weighted, norm: nn.BatchNorm2d | None, maps: Sequence[torch.Tensor], kept: torch.Tensor
+) -> None:
+    """Give units variance 1, in a layer and in the maps that it made, and the mean 0 to those that are not kept.
 
-    Gives what moves what the layer makes, once that is divided by its deviation.
+    Where a normalization follows, it is this that moves them.
     """
     assert layer.bias is not None
+    mean, deviation = _spread(maps)
+    mean = mean / deviation
     layer.weight.div_(_beside(layer.weight[None], deviation))
     layer.bias.div_(deviation)
+    shift = torch.where(kept, 0, -mean)
     if norm is None:
-        shift = _MEAN - mean / deviation
         layer.bias.add_(shift)
-        return shift
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    norm.running_mean.copy_(mean / deviation)
-    norm.running_var.fill_(1)
-    norm.bias.fill_(_MEAN)
-    return torch.zeros_like(mean)
+    else:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean.copy_(mean)
+        norm.running_var.fill_(1)
+        norm.bias.copy_(mean + shift)
+    for batch in maps:
+        batch.div_(_beside(batch, deviation))
+        if norm is None:
+            batch.add_(_beside(batch, shift))
 
 
 def _start_at_colour(layer: Weighted, colour: torch.Tensor) -> None:
     """Let the last layer give the mean colour, and a little around it."""
     assert layer.bias is not None
     layer.weight.mul_(_LAST_DEVIATION)
-    layer.bias.sub_(_MEAN).mul_(_LAST_DEVIATION).add_(colour)
+    layer.bias.mul_(_LAST_DEVIATION).add_(colour)
 
 
 def _is_bounded(decoder: nn.Sequential) -> bool:

@@ -218,8 +218,8 @@ class Settings(BaseModel):
     encoder_weights: Literal["images", "none", "imagenet"] = _setting(
         "model",
         "images",
-        "What 'vgg16_bn', 'vgg16', 'cifar' and 'custom' start from. 'images': up to 256 training images, whose patches "
-        "become the first filters, and over which each unit is brought to variance 1, in seconds. 'none': random "
+        "What 'vgg16_bn', 'vgg16', 'cifar' and 'custom' start from. 'images': up to 256 training images, patches of "
+        "which become filters, and over which each unit is brought to variance 1, in seconds. 'none': random "
         "weights. 'imagenet': torchvision's weights for the encoder of 'vgg16' or 'vgg16_bn', downloaded once.",
         "'images', 'none' or 'imagenet'",
     )
