@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def textures(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def started(plan: Plan, seed: int = 0) -> Autoencoder:
     model = build_autoencoder(plan, seed)
-    start_from_pictures(model, list(textures(40, 1)[0].split(16)), seed)
+    start_from_pictures(model, list(torch.split(textures(40, 1)[0], 16)), seed)
     return model.eval()
 
 
@@ -141,7 +142,7 @@ def test_random_weights_are_those_of_the_seed_and_nothing_is_kept_of_them(
 
     monkeypatch.setattr(pretraining, "_train", lambda run, *_: run)
     settings = tiny(architecture="cifar", picture_shape=(32, 32, 3), encoder_weights="none")
-    run = pretrain(workspace, settings, workspace.images, "model", QUIET)
+    run: Any = pretrain(workspace, settings, workspace.images, "model", QUIET)
     expected = build_autoencoder(run.model.plan, settings.seed).state_dict()
     assert all(torch.equal(weight, expected[name]) for name, weight in run.model.state_dict().items())
     assert not Path(run.folder / "encoder_start.safetensors").exists()

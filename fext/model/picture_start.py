@@ -49,7 +49,7 @@ def start_from_pictures(model: Autoencoder, batches: Sequence[torch.Tensor], see
 
     Without pictures it stays as it is.
     """
-    maps = [part for batch in batches if len(batch) for part in batch.split(_AT_A_TIME)]
+    maps = [part for batch in batches if len(batch) for part in torch.split(batch, _AT_A_TIME)]
     if not maps:
         return
     encoder, decoder = model.encoder, model.decoder
