@@ -114,9 +114,11 @@ picture_channels = "auto"
 # Allowed: 'auto', or a number from 0, below 1.
 dropout_rate = "auto"
 
-# 'imagenet' starts the encoder of 'vgg16' or 'vgg16_bn' from torchvision's weights, which it downloads once.
-# Allowed: 'none' or 'imagenet'.
-encoder_weights = "none"
+# What 'vgg16_bn', 'vgg16', 'cifar' and 'custom' start from. 'images': up to 256 training images, patches of
+# which become filters, and over which each unit is brought to variance 1, in seconds. 'none': random weights.
+# 'imagenet': torchvision's weights for the encoder of 'vgg16' or 'vgg16_bn', downloaded once.
+# Allowed: 'images', 'none' or 'imagenet'.
+encoder_weights = "images"
 
 # Draw the layers of the model as model_graph.png beside the checkpoint.
 # Allowed: True or False.

@@ -56,6 +56,7 @@ from fext.jobs.forecast import readable_size
 from fext.jobs.pictures import draw_graph, reconstruction_pairs
 from fext.jobs.starting import (
     TrainImages,
+    learns_start,
     plan_of,
     refuse_contradictions,
     refuse_larger_than_memory,
@@ -276,6 +277,8 @@ def _begin(run: Run, state: State, rejected: Sequence[tuple[str, str]]) -> None:
     with files.new_folder(run.folder) as draft:
         beginning = replace(run, folder=draft)
         checkpoints.start_checkpoint(draft, run.settings, run.split, run.checksums)
+        if learns_start(run.model.plan, run.settings):
+            checkpoints.save_encoder_start(draft, run.model)
         files.write_csv(draft / "rejected.csv", ("image", "reason"), rejected)
         files.write_text(draft / "model_summary.txt", model_summary(run.model, run.preprocessing.shape))
         if run.settings.generate_model_graph:

@@ -10,17 +10,18 @@ from fext.compute.optimization import values_per_weight
 from fext.data.dataset import ImageStream
 from fext.data.images import Preprocessing
 from fext.data.source import ImageSource
-from fext.errors import ModelError, SettingsError
+from fext.errors import CheckpointError, ModelError, SettingsError
 from fext.jobs.forecast import readable_size
 from fext.jobs.linear import readable
 from fext.model.autoencoder import Autoencoder, build_autoencoder, num_parameters
 from fext.model.linear_map import LinearMap
 from fext.model.linear_path import LinearPathDecoder, LinearPathEncoder, start_at_components
 from fext.model.patch_responses import PatchLearner
+from fext.model.picture_start import num_pictures_to_start_from, start_from_pictures
 from fext.model.plans import CustomStages, Plan, has_linear_path, make_plan
 from fext.reporting import Reporter
 from fext.settings import Settings, setting_infos
-from fext.store.checkpoints import Checkpoint
+from fext.store.checkpoints import Checkpoint, load_encoder_start
 from fext.store.pretrained import imagenet_encoder_weights
 
 _ENOUGH_FOR_COMPONENTS = 2000  # images: 128,000 squares of 256x256 pictures for directions of 3,072 values
@@ -129,7 +130,7 @@ def _refuse_without_imagenet_weights(settings: Settings) -> None:
     if not fits:
         raise SettingsError(
             "encoder_weights = 'imagenet' goes with architecture 'vgg16' or 'vgg16_bn', latent_channels = 512 and "
-            "colour pictures: change those, or set encoder_weights to 'none'"
+            "colour pictures: change those, or set encoder_weights to 'images'"
         )
 
 
@@ -169,7 +170,16 @@ def start_model(plan: Plan, settings: Settings, images: TrainImages) -> Autoenco
         model.encoder.load_state_dict(imagenet_encoder_weights(settings.architecture))
     if isinstance(model.encoder, LinearPathEncoder) and isinstance(model.decoder, LinearPathDecoder):
         _start_from_images(model.encoder, model.decoder, plan, settings.seed, images)
+    elif learns_start(plan, settings):
+        names = images.some(num_pictures_to_start_from(plan))
+        pictures = list(images.batches("learning where to start", names))
+        start_from_pictures(model, pictures, settings.seed)
     return model
+
+
+def learns_start(plan: Plan, settings: Settings) -> bool:
+    """Whether the encoder starts from the training images alone, and so cannot be made again without them."""
+    return settings.encoder_weights == "images" and plan.block == "plain"
 
 
 def _start_from_images(
@@ -194,6 +204,7 @@ def _start_from_images(
 def model_before_training(checkpoint: Checkpoint, linear_map: LinearMap | None, reporter: Reporter) -> Autoencoder:
     """The model as its training started: at random weights, at what images taught before, or at ImageNet's weights.
 
+    What images taught a plain encoder is kept with the checkpoint.
     Of the components those that the latent has channels for will do: what sees more of them starts at nothing. Patches
     are learned before training and stay as they are.
     Without a linear map a linear path starts at random weights.
@@ -206,9 +217,11 @@ def model_before_training(checkpoint: Checkpoint, linear_map: LinearMap | None, 
     trained = checkpoint.model.encoder
     if isinstance(encoder, LinearPathEncoder) and isinstance(trained, LinearPathEncoder):
         encoder.take_shown(trained)
-    if settings.encoder_weights == "imagenet":
-        try:
-            model.encoder.load_state_dict(imagenet_encoder_weights(settings.architecture))
-        except ModelError as error:
-            reporter.warning(f"the encoder before training is taken at random weights: {error}")
+    try:
+        if settings.encoder_weights == "imagenet":
+            encoder.load_state_dict(imagenet_encoder_weights(settings.architecture))
+        elif learns_start(checkpoint.plan, settings):
+            encoder.load_state_dict(load_encoder_start(checkpoint.folder, encoder.state_dict()))
+    except (CheckpointError, ModelError) as error:
+        reporter.warning(f"the encoder before training is taken at random weights: {error}")
     return model

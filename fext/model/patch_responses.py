@@ -83,7 +83,9 @@ class PatchLearner:
             place = slice(self._num_seen * self._per_image, (self._num_seen + 1) * self._per_image)
             self._num_seen += 1
             for patches, scale in zip(self._patches, self._responses.scales, strict=True):
-                patches[place] = _drawn(padded(reduced(image[None], scale.reduction))[0], self._per_image, generator)
+                patches[place] = drawn_patches(
+                    padded(reduced(image[None], scale.reduction))[0], PATCH_SIDE, self._per_image, generator
+                )
 
     def finish(self) -> None:
         """Give the responses their filters; call once, after the last batch."""
@@ -92,7 +94,7 @@ class PatchLearner:
             filters, patches = self._responses.filters[number], drawn[: self._num_seen * self._per_image].double()
             assert isinstance(filters, nn.Conv2d)
             assert filters.bias is not None
-            weight, bias = _whitened_filters(patches, filters.out_channels, generator)
+            weight, bias = whitened_filters(patches, filters.out_channels, generator)
             filters.weight.copy_(weight.reshape(filters.weight.shape))
             filters.bias.copy_(bias)
             strength = (patches @ weight.T + bias).square().mean()
@@ -111,25 +113,26 @@ def padded(images: torch.Tensor) -> torch.Tensor:
     return functional.pad(images, (margin,) * 4, mode="replicate")
 
 
-def _drawn(image: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """(count, values) patches of an image (C, H, W) that is padded."""
+def drawn_patches(image: torch.Tensor, side: int, count: int, generator: torch.Generator) -> torch.Tensor:
+    """(count, values) patches of side x side pixels, drawn anywhere within an image (C, H, W)."""
     _, height, width = image.shape
-    rows = torch.randint(height - PATCH_SIDE + 1, (count, 1, 1), generator=generator)
-    columns = torch.randint(width - PATCH_SIDE + 1, (count, 1, 1), generator=generator)
-    side = torch.arange(PATCH_SIDE)
-    patches = image[:, rows + side[:, None], columns + side]  # (C, count, side, side)
+    rows = torch.randint(height - side + 1, (count, 1, 1), generator=generator)
+    columns = torch.randint(width - side + 1, (count, 1, 1), generator=generator)
+    places = torch.arange(side)
+    patches = image[:, rows + places[:, None], columns + places]  # (C, count, side, side)
     return patches.transpose(0, 1).flatten(1)
 
 
-def _whitened_filters(
-    patches: torch.Tensor, count: int, generator: torch.Generator
+def whitened_filters(
+    patches: torch.Tensor, count: int, generator: torch.Generator, *, zero_sum: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(count, values) filters and (count,) biases of patches (N, values): the more contrast, the likelier one is drawn.
 
-    Whitening (ZCA, Bell and Sejnowski, 1997) is in the filters twice: for themselves, and for what they will meet. They
-    add up to 0, so that light is nothing to them.
+    Whitening (ZCA, Bell and Sejnowski, 1997) is in the filters twice: for themselves, and for what they will meet. With
+    zero_sum they add up to 0, so that light is nothing to them.
     """
-    patches = patches - patches.mean(dim=1, keepdim=True)
+    if zero_sum:
+        patches = patches - patches.mean(dim=1, keepdim=True)
     mean = patches.mean(dim=0)
     values = patches - mean
     variances, directions = torch.linalg.eigh(values.T @ values / len(values))

@@ -215,11 +215,13 @@ class Settings(BaseModel):
         "al., 2015). 'auto' is 0.2 with 'cifar', else 0.",
         "'auto', or a number from 0, below 1",
     )
-    encoder_weights: Literal["none", "imagenet"] = _setting(
+    encoder_weights: Literal["images", "none", "imagenet"] = _setting(
         "model",
-        "none",
-        "'imagenet' starts the encoder of 'vgg16' or 'vgg16_bn' from torchvision's weights, which it downloads once.",
-        "'none' or 'imagenet'",
+        "images",
+        "What 'vgg16_bn', 'vgg16', 'cifar' and 'custom' start from. 'images': up to 256 training images, patches of "
+        "which become filters, and over which each unit is brought to variance 1, in seconds. 'none': random "
+        "weights. 'imagenet': torchvision's weights for the encoder of 'vgg16' or 'vgg16_bn', downloaded once.",
+        "'images', 'none' or 'imagenet'",
     )
     generate_model_graph: bool = _setting(
         "model", True, "Draw the layers of the model as model_graph.png beside the checkpoint.", "True or False"

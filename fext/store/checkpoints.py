@@ -31,7 +31,7 @@ READ_VERSIONS = (1, FORMAT_VERSION)
 RESUME_VERSION = 4
 _SPLIT_COLUMNS = ("image", "subset", "sha256")
 _OTHER_COLUMNS = ("gradient_norm", "dead_channels", "waiting_seconds", "seconds", "images_per_second")
-SCORES_FILE, EPOCHS_FOLDER = "scores.csv", "epochs"
+SCORES_FILE, EPOCHS_FOLDER, _START_FILE = "scores.csv", "epochs", "encoder_start.safetensors"
 _NUM_READS, _SECONDS_BETWEEN_READS = 3, 0.2
 
 History = list[dict[str, int | float]]
@@ -82,6 +82,25 @@ def save_split(folder: Path, split: Split, checksums: Mapping[str, str]) -> None
 def save_settings(folder: Path, settings: Settings) -> None:
     """Store the settings of a run that is extended."""
     files.write_text(folder / "configurations.json", settings.to_json())
+
+
+def save_encoder_start(folder: Path, model: Autoencoder) -> None:
+    """Keep the weights that an encoder starts from, which its epochs are compared with."""
+    weights = tensors_to_bytes(model.encoder.state_dict())
+    files.write_bytes(folder / _START_FILE, weights)
+
+
+def load_encoder_start(folder: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What save_encoder_start kept for a run or one of its epochs; raises CheckpointError unless it is as `expected`.
+
+    Expected are names, shapes and types.
+    """
+    run = folder.parent.parent if folder.parent.name == EPOCHS_FOLDER else folder
+    with _refusals(run):
+        tensors = tensors_from_bytes((run / _START_FILE).read_bytes())
+        if _kinds(tensors) != _kinds(expected) or not _are_finite(tensors):
+            raise CheckpointError(f"{_START_FILE} does not fit its plan")
+    return tensors
 
 
 @dataclass(frozen=True)
@@ -315,14 +334,21 @@ def _load_model(plan: Plan, weights: bytes) -> Autoencoder:
     tensors = tensors_from_bytes(weights)
     with torch.device("meta"):
         model = Autoencoder(plan)
-    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
-    if {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()} != expected:
+    if _kinds(tensors) != _kinds(model.state_dict()):
         raise CheckpointError("its weights do not fit its plan")
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+    if not _are_finite(tensors):
         raise CheckpointError("it has weights that are not finite")
     # Copied out of the file's bytes, where they lie at any address, to one that suits the processor.
     model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     return model.eval()
+
+
+def _kinds(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _are_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
