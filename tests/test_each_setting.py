@@ -52,6 +52,10 @@ CHANGES_THE_TRAINING = {
     "activity_l1": 0.1,
     "ordered_latent": True,
     "rotation_weight": 0.1,
+    "views_weight": 0.5,
+    "views_crop": 0.9,
+    "views_mirrored": False,
+    "views_light": 0.0,
 }
 # Beside architecture = "custom", whose baseline has three stages.
 CHANGES_A_CUSTOM_MODEL = {

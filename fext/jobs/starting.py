@@ -79,7 +79,9 @@ def say_unused(settings: Settings, reporter: Reporter) -> None:
     categories = ("custom",) if settings.architecture != "custom" else ()
     names = [info.name for info in setting_infos() if info.category in categories]
     names += ["latent_channels"] if settings.architecture in ("cifar", "custom") else []
-    names += ["picture_channels"] if not has_linear_path(settings.architecture, settings.linear_shortcut) else []
+    has_path = has_linear_path(settings.architecture, settings.linear_shortcut)
+    names += [] if has_path else ["picture_channels"]
+    names += ["views_weight"] if has_path and settings.views_weight else []
     default = Settings()
     if unused := [name for name in names if getattr(settings, name) != getattr(default, name)]:
         reporter.warning(f"of no effect with architecture = {settings.architecture!r}: {', '.join(unused)}")
