@@ -18,6 +18,7 @@ from fext.model.linear_map import LinearMap
 from fext.model.linear_path import LinearPathDecoder, LinearPathEncoder, start_at_components
 from fext.model.patch_responses import PatchLearner
 from fext.model.plans import CustomStages, Plan, has_linear_path, make_plan
+from fext.model.views import weight_of_views
 from fext.reporting import Reporter
 from fext.settings import Settings, setting_infos
 from fext.store.checkpoints import Checkpoint
@@ -85,6 +86,11 @@ def say_unused(settings: Settings, reporter: Reporter) -> None:
     default = Settings()
     if unused := [name for name in names if getattr(settings, name) != getattr(default, name)]:
         reporter.warning(f"of no effect with architecture = {settings.architecture!r}: {', '.join(unused)}")
+    if weight_of_views(settings) and settings.batch_size < 2 * settings.gradient_accumulation:
+        reporter.warning(
+            "views_weight is of no effect on an image that is computed alone: choose a larger batch_size or a lower "
+            "gradient_accumulation"
+        )
 
 
 def refuse_single_values(plan: Plan, settings: Settings, num_train: int) -> None:

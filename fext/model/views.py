@@ -9,7 +9,7 @@ from fext.settings import Settings
 
 _WIDTH, _DIMENSIONS = 256, 64  # of the projection
 _AUTO_WEIGHT = 0.1
-_SHARED, _LEAST_VARIANCE = 0.04, 0.0001  # the proportions of the paper: 1 to 25
+_TEMPERATURE = 0.2  # of cosines: the lower, the more the nearest of the others count
 
 
 class ViewsHead(nn.Module):
@@ -50,15 +50,13 @@ def weight_of_views(settings: Settings) -> float:
 
 
 def disagreement(projections: torch.Tensor) -> torch.Tensor:
-    """How far views are from agreeing, and projections from telling images apart: (2N, D) to a number from 0.
+    """How hard it is to find each projection's other view among all others: (2N, D) to a number from 0.
 
-    The first N are of images, the others of another view of each. Variance, invariance and covariance after Bardes et
-    al., 'VICReg', 2022, over all 2N: single images can be compared, too.
+    The first N are of images, the others of another view of each. The cross-entropy over cosines of Chen et al., 'A
+    simple framework for contrastive learning of visual representations', 2020: telling images apart is what keeps
+    projections from all becoming the same. One image alone has no others, and gives 0.
     """
-    first, second = projections.chunk(2)
-    centred = projections - projections.mean(dim=0)
-    covariance = centred.T @ centred / (len(projections) - 1)
-    variance = covariance.diagonal()
-    narrow = functional.relu(1 - (variance + _LEAST_VARIANCE).sqrt()).mean()
-    shared = (covariance.square().sum() - variance.square().sum()) / projections.shape[1]
-    return functional.mse_loss(first, second) + narrow + _SHARED * shared
+    directions = functional.normalize(projections)
+    likeness = (directions @ directions.T / _TEMPERATURE).fill_diagonal_(-torch.inf)
+    others = torch.arange(len(projections), device=projections.device).roll(len(projections) // 2)
+    return functional.cross_entropy(likeness, others)
