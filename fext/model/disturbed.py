@@ -62,13 +62,11 @@ class DisturbedAutoencoder(nn.Module):
         latents = self.autoencoder.encoder(self._disturb_input(seen))
         latent = latents[: len(images)]
         reconstructions = self.autoencoder.decoder(self._disturb_latent(latent))
-        return Outcome(reconstructions, latent, self._turns(latent), self._projections(latents))
+        projections = self.heads.views(latents) if views is not None and self.heads.views is not None else None
+        return Outcome(reconstructions, latent, self._turns(latent), projections)
 
     def _turns(self, latent: torch.Tensor) -> torch.Tensor | None:
         return self.heads.rotation(latent) if self.heads.rotation is not None else None
-
-    def _projections(self, latents: torch.Tensor) -> torch.Tensor | None:
-        return self.heads.views(latents) if self.heads.views is not None else None
 
     def _disturb_input(self, images: torch.Tensor) -> torch.Tensor:
         asked = self.disturbances
@@ -92,7 +90,7 @@ class DisturbedLinearPath(DisturbedAutoencoder):
         super().__init__(autoencoder, disturbances, heads)
         self._errors = ComponentErrors(autoencoder)
 
-    def forward(self, images: torch.Tensor, views: torch.Tensor | None = None) -> Outcome:
+    def forward(self, images: torch.Tensor, _views: torch.Tensor | None = None) -> Outcome:
         errors, seen = self._errors, self._disturb_input(images)
         wanted = errors.components(images)
         latent = errors.latent(wanted if seen is images else errors.components(seen), seen)
