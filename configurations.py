@@ -173,7 +173,8 @@ dims = (1000,)
 # Allowed: a whole number from 1.
 epochs = 50
 
-# Images per training step. At 256x256 vgg16_bn needs about 0.4 GB of memory per image of a batch.
+# Images per training step. At 256x256 vgg16_bn needs about 0.4 GB of memory per image of a batch, and half as
+# much again where views_weight is not 0.
 # Allowed: a whole number from 1 to 4096.
 batch_size = 8
 
@@ -246,9 +247,11 @@ activity_l1 = 0.0
 # Allowed: a number from 0.
 rotation_weight = 0.0
 
-# Show each training image a second time, changed as the settings below say, and let the latent agree on both,
-# with this weight beside the loss: features that know more of what an image shows. 'auto' is 0.1, and 0 in a
-# model with a linear shortcut, which has nothing to learn by it; 0 asks for reconstruction alone.
+# Show each training image a second time, changed as the settings below say, and let the latent tell which two
+# views of a batch are of one image, with this weight beside the loss (Chen et al., 2020): features that know
+# more of what an image shows. 'auto' is 0.1, and 0 in a model with a linear shortcut, which has nothing to
+# learn by it; 0 asks for reconstruction alone. With gradient_accumulation and in several processes the views
+# of a part are compared with each other.
 # Allowed: 'auto', or a number from 0.
 views_weight = "auto"
 

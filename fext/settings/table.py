@@ -308,8 +308,8 @@ class Settings(BaseModel):
     batch_size: int = _setting(
         "training",
         8,
-        "Images per training step. At 256x256 vgg16_bn needs about 0.4 GB of memory per image of a batch, and MORE with "
-        "views_weight.",
+        "Images per training step. At 256x256 vgg16_bn needs about 0.4 GB of memory per image of a batch, and half as much "
+        "again where views_weight is not 0.",
         "a whole number from 1 to 4096",
         ge=1,
         le=4096,
@@ -418,9 +418,11 @@ class Settings(BaseModel):
     views_weight: Literal["auto"] | Annotated[float, Field(ge=0)] = _setting(
         "training",
         "auto",
-        "Show each training image a second time, changed as the settings below say, and let the latent agree on both, "
-        "with this weight beside the loss: features that know more of what an image shows. 'auto' is 0.1, and 0 in a "
-        "model with a linear shortcut, which has nothing to learn by it; 0 asks for reconstruction alone.",
+        "Show each training image a second time, changed as the settings below say, and let the latent tell which two "
+        "views of a batch are of one image, with this weight beside the loss (Chen et al., 2020): features that know "
+        "more of what an image shows. 'auto' is 0.1, and 0 in a model with a linear shortcut, which has nothing to "
+        "learn by it; 0 asks for reconstruction alone. With gradient_accumulation and in several processes the views "
+        "of a part are compared with each other.",
         "'auto', or a number from 0",
     )
     views_crop: float = _setting(
