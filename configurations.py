@@ -173,8 +173,8 @@ dims = (1000,)
 # Allowed: a whole number from 1.
 epochs = 50
 
-# Images per training step. At 256x256 vgg16_bn needs about 0.4 GB of memory per image of a batch, and half as
-# much again where views_weight is not 0.
+# Images per training step. At 256x256 vgg16_bn needs about 0.4 GB of memory per image of a batch, and twice
+# as much where views_weight is not 0.
 # Allowed: a whole number from 1 to 4096.
 batch_size = 8
 

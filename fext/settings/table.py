@@ -308,8 +308,8 @@ class Settings(BaseModel):
     batch_size: int = _setting(
         "training",
         8,
-        "Images per training step. At 256x256 vgg16_bn needs about 0.4 GB of memory per image of a batch, and half as "
-        "much again where views_weight is not 0.",
+        "Images per training step. At 256x256 vgg16_bn needs about 0.4 GB of memory per image of a batch, and twice "
+        "as much where views_weight is not 0.",
         "a whole number from 1 to 4096",
         ge=1,
         le=4096,
