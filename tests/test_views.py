@@ -213,10 +213,13 @@ def test_a_weight_that_can_do_nothing_is_named(tiny: Tiny) -> None:
     assert not said(views_weight=0.5, batch_size=4, gradient_accumulation=2)
 
 
-def test_features_that_fell_by_more_than_chance_are_told() -> None:
+def test_features_that_fell_by_more_than_chance_are_told(tiny: Tiny) -> None:
     low, high = ({"recognized": share, "effective_rank": 8.0} for share in (0.3, 0.6))
-    assert "30% of the validation images" in fall_of_features(high, low, 100)[0]
-    assert not fall_of_features(low, high, 100)
-    assert not fall_of_features(high, low, 4)
-    assert not fall_of_features({}, low, 100)
-    assert in_words(high, low, 100).startswith("of 100 validation images 30% (before training 60%) are known again")
+    (line,) = fall_of_features(high, low, 100, tiny())
+    assert "30% of the images that the epoch is chosen by are known again from another view, 60% before" in line
+    assert "views_weight" in line
+    assert "views_weight" not in fall_of_features(high, low, 100, tiny(linear_shortcut=True))[0]
+    for before, after, count in ((low, high, 100), (high, low, 4), ({}, low, 100), (high, {}, 100)):
+        assert not fall_of_features(before, after, count, tiny())
+    words = in_words(high, low, "100 validation images")
+    assert words.startswith("of 100 validation images 30% (before training 60%) are known again")

@@ -657,6 +657,9 @@ def _result(
         seconds_of_epochs=sum(row["seconds"] for row in state.history),
         images_per_second=sum(rates) / len(rates),
         stopped_early=_stopped_early(run.settings, state),
-        features=in_words(state.features_at_start, best, num_scored),
-        hints=(*hints(state.history, run.settings), *fall_of_features(state.features_at_start, best, num_scored)),
+        features=in_words(state.features_at_start, best, f"{num_scored} {run.split.chosen_by} images"),
+        hints=(
+            *hints(state.history, run.settings),
+            *fall_of_features(state.features_at_start, best, num_scored, run.settings),
+        ),
     )
