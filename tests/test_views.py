@@ -24,7 +24,7 @@ from fext.jobs.training_state import trained
 from fext.model.autoencoder import build_autoencoder
 from fext.model.disturbed import Disturbances, DisturbedAutoencoder
 from fext.model.heads import build_heads
-from fext.model.plans import Plan, Stage
+from fext.model.plans import Plan, Stage, make_plan
 from fext.model.views import disagreement, weight_of_views
 from fext.reporting import SilentReporter
 from fext.settings import Settings, settings_from_json
@@ -115,6 +115,18 @@ def test_parts_of_one_image_are_trained_on(tiny: Tiny, changes: dict[str, int]) 
     computed = trainer.step(trainer.inputs(stripes(1)))
     assert computed.norm is not None
     assert trainer.step(Inputs(stripes(4), views=stripes(4))).losses.shape == (4,)
+
+
+def test_without_views_gradients_are_those_of_the_autoencoder_to_the_bit() -> None:
+    images = torch.rand(4, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    plan = make_plan("redux", (64, 64, 3), latent_channels=16)
+    model = build_autoencoder(plan, 0).to(memory_format=torch.channels_last)
+    gradients = []
+    for forward in (model, lambda images: DisturbedAutoencoder(model, Disturbances())(images).reconstructions):
+        model.zero_grad()
+        (forward(images) - images).square().mean().backward()
+        gradients.append([weight.grad.clone() for weight in model.parameters() if weight.grad is not None])
+    assert all(map(torch.equal, *gradients))
 
 
 class Nothing(nn.Module):

@@ -60,7 +60,7 @@ class DisturbedAutoencoder(nn.Module):
         """Images (N, C, H, W) and, for a views head, another view of each; the images alone are reconstructed."""
         seen = images if views is None else torch.cat([images, views])
         latents = self.autoencoder.encoder(self._disturb_input(seen))
-        latent = latents[: len(images)]
+        latent = latents if views is None else latents[: len(images)]
         reconstructions = self.autoencoder.decoder(self._disturb_latent(latent))
         projections = self.heads.views(latents) if views is not None and self.heads.views is not None else None
         return Outcome(reconstructions, latent, self._turns(latent), projections)
