@@ -53,9 +53,6 @@ CHANGES_THE_TRAINING = {
     "ordered_latent": True,
     "rotation_weight": 0.1,
     "views_weight": 0.5,
-    "views_crop": 0.9,
-    "views_mirrored": False,
-    "views_light": 0.0,
 }
 # Beside architecture = "custom", whose baseline has three stages.
 CHANGES_A_CUSTOM_MODEL = {
@@ -93,6 +90,9 @@ TESTED_ON_THEIR_OWN = {
     "split",
     "linear_shortcut",
     "picture_channels",  # test_patch_responses.py
+    "views_crop",  # these three in test_views.py
+    "views_mirrored",
+    "views_light",
     "checkpoint_every",
     "checkpoints_kept",
     "encoder_weights",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Said, history_without_times, read_history, same_tensors
+from conftest import Acting, Said, history_without_times, read_history, same_tensors
 from torch import nn
 
 from fext.compute.device import prepare_computation
@@ -26,7 +26,7 @@ from fext.model.disturbed import Disturbances, DisturbedAutoencoder
 from fext.model.heads import build_heads
 from fext.model.plans import Plan, Stage, make_plan
 from fext.model.views import disagreement, weight_of_views
-from fext.reporting import SilentReporter
+from fext.reporting import SilentReporter, StopRequested
 from fext.settings import Settings, settings_from_json
 from fext.store.checkpoints import load_checkpoint, load_resume
 from fext.store.workspace import Workspace
@@ -64,6 +64,17 @@ def test_what_views_are_to_keep_they_keep() -> None:
     torch.testing.assert_close(view_of(one_colour, ViewChanges(crop=0.3, mirrored=True, light=0)), one_colour)
 
 
+@pytest.mark.parametrize("changes", [{"views_crop": 0.9}, {"views_mirrored": False}, {"views_light": 0.0}], ids=str)
+def test_each_setting_of_views_changes_what_is_seen(tiny: Tiny, changes: dict[str, Any]) -> None:
+    seen = []
+    for settings in (tiny(views_weight=0.1), tiny(views_weight=0.1, **changes)):
+        torch.manual_seed(0)
+        seen.append(trainer_for(settings).inputs(torch.ones(8, 3, 16, 16).cumsum(3) / 16).views)
+    assert seen[0] is not None
+    assert seen[1] is not None
+    assert not torch.allclose(seen[0], seen[1])
+
+
 def test_views_agree_where_each_is_nearest_to_its_own() -> None:
     projections = torch.randn(8, 32)
     own, mistaken = (torch.cat([projections, other]) for other in (projections, projections.roll(1, 0)))
@@ -75,6 +86,10 @@ def test_one_image_alone_has_nothing_to_be_told_from() -> None:
     disagreement(projections).backward()
     assert projections.grad is not None
     assert torch.equal(projections.grad, torch.zeros(2, 32))
+
+
+def stop() -> None:
+    raise StopRequested
 
 
 def trainer_for(settings: Settings) -> Trainer:
@@ -156,15 +171,16 @@ def test_images_are_known_again_where_their_features_leave_out_what_views_differ
 
 
 @pytest.mark.usefixtures("small_model", "no_pictures")
-def test_a_resumed_run_sees_views_as_one_left_alone_and_records_what_features_are_worth(
+def test_a_run_stopped_within_an_epoch_sees_views_as_one_left_alone_and_records_what_features_are_worth(
     workspace: Workspace, tiny: Tiny
 ) -> None:
-    def run(name: str, epochs: int) -> Path:
-        settings = tiny(views_weight=0.5, epochs=epochs, gradient_accumulation=2, ema_decay=0.5)
-        return pretrain(workspace, settings, workspace.images, name, SilentReporter()).folder
-
-    whole, halves = run("whole", 2), run("halves", 1)
-    resume(tiny(), halves, 2, SilentReporter())
+    settings = tiny(views_weight=0.5, epochs=2, gradient_accumulation=2, ema_decay=0.5)
+    whole = pretrain(workspace, settings, workspace.images, "whole", SilentReporter()).folder
+    halves = workspace.checkpoints / "halves"
+    with pytest.raises(StopRequested):
+        pretrain(workspace, settings, workspace.images, "halves", Acting(4, stop))
+    assert load_resume(halves)["train"]["num_images"] == 4
+    resume(tiny(), halves, None, SilentReporter())
     assert history_without_times(whole) == history_without_times(halves)
     assert same_tensors(whole, halves)
     states = [load_resume(folder) for folder in (whole, halves)]
@@ -207,8 +223,8 @@ def test_a_run_that_knew_no_views_goes_on_without_them(workspace: Workspace, tin
 
 
 def test_views_have_a_weight_where_there_is_something_to_train(tiny: Tiny) -> None:
-    assert weight_of_views(tiny(linear_shortcut=False)) > 0
-    assert weight_of_views(tiny(linear_shortcut=True)) == 0
+    assert weight_of_views(tiny(views_weight="auto", linear_shortcut=False)) > 0
+    assert weight_of_views(tiny(views_weight="auto", linear_shortcut=True)) == 0
     assert weight_of_views(tiny(architecture="cifar", linear_shortcut=True, views_weight=0.5)) == 0.5
     assert weight_of_views(settings_from_json("{}", "a run of earlier FeXT")) == 0
 
