@@ -175,7 +175,8 @@ dims = (1000,)
 # Allowed: a whole number from 1.
 epochs = 50
 
-# Images per training step. At 256x256 vgg16_bn needs about 0.4 GB of memory per image of a batch.
+# Images per training step. At 256x256 vgg16_bn needs about 0.4 GB of memory per image of a batch, and twice
+# as much where views_weight is not 0.
 # Allowed: a whole number from 1 to 4096.
 batch_size = 8
 
@@ -247,6 +248,28 @@ activity_l1 = 0.0
 # what an image shows (Gidaris et al., 2018). 0 leaves images upright.
 # Allowed: a number from 0.
 rotation_weight = 0.0
+
+# Show each training image a second time, changed as the settings below say, and let the latent tell which two
+# views of a batch are of one image, with this weight beside the loss (Chen et al., 2020): features that know
+# more of what an image shows. 'auto' is 0.1, and 0 in a model with a linear shortcut, which has nothing to
+# learn by it; 0 asks for reconstruction alone. With gradient_accumulation and in several processes the views
+# of a part are compared with each other.
+# Allowed: 'auto', or a number from 0.
+views_weight = "auto"
+
+# The least share of the picture's area that the changed view shows, brought to the size of the whole; 1 shows
+# all of it. Features leave out what views differ in, here place and size.
+# Allowed: a number from 0.05 to 1.
+views_crop = 0.4
+
+# Mirror half of the changed views left to right; False where left and right mean something.
+# Allowed: True or False.
+views_mirrored = True
+
+# By how much brightness, contrast and colours of the changed view differ, as a share; 0 where they tell
+# images apart.
+# Allowed: a number from 0 to 1.
+views_light = 0.3
 
 # Keep only the first so many channels of each image's latent while training, a number drawn anew each time
 # (Rippel et al., 2014): the first channels learn to carry most, and the last can be left away.

@@ -35,6 +35,7 @@ SAME_WORK = (
     "feature_grid=8",
     "learning_rate=0.001",
     "lr_schedule=constant",
+    "views_weight=0",
     "optimizer=adamw",
     "weight_decay=0.01",
     "loss=mse",

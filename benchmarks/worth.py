@@ -47,7 +47,7 @@ PIXELS_SIDE = 32
 NO_TRAINING = (
     "architecture=vgg16", "latent_channels=512", "encoder_weights=imagenet", "num_train_samples=2",
     "num_validation_samples=1", "num_test_samples=1", "epochs=1", "learning_rate=1e-12", "warmup_epochs=0",
-    "rotation_weight=0", "jit_compile=False",
+    "rotation_weight=0", "views_weight=0", "jit_compile=False",
 )  # fmt: skip
 
 

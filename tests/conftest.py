@@ -174,6 +174,7 @@ def tiny() -> Callable[..., Settings]:
             "architecture": "redux",
             "linear_shortcut": False,
             "lr_schedule": "constant",
+            "views_weight": 0.0,
             "picture_shape": (64, 64, 3),
             "epochs": 1,
             "batch_size": 4,
@@ -219,6 +220,7 @@ SMALL = {
     "architecture": "redux",
     "linear_shortcut": False,
     "lr_schedule": "constant",
+    "views_weight": 0.0,
     "picture_shape": (64, 64, 1),  # grey: the linear map of an evaluation is found in a third of the time
     "epochs": 1,
     "batch_size": 4,

@@ -52,6 +52,7 @@ CHANGES_THE_TRAINING = {
     "activity_l1": 0.1,
     "ordered_latent": True,
     "rotation_weight": 0.1,
+    "views_weight": 0.5,
 }
 # Beside architecture = "custom", whose baseline has three stages.
 CHANGES_A_CUSTOM_MODEL = {
@@ -89,6 +90,9 @@ TESTED_ON_THEIR_OWN = {
     "split",
     "linear_shortcut",
     "picture_channels",  # test_patch_responses.py
+    "views_crop",  # these three in test_views.py
+    "views_mirrored",
+    "views_light",
     "checkpoint_every",
     "checkpoints_kept",
     "encoder_weights",

@@ -19,7 +19,7 @@ from fext.compute import device as devices
 from fext.compute.device import Computation, as_floats, keep_contiguous, prepare_computation
 from fext.compute.engines import RowShape, TorchEngine
 from fext.compute.optimization import make_optimizer
-from fext.compute.training import Trainer
+from fext.compute.training import Inputs, Trainer
 from fext.compute.variation import vary
 from fext.data.images import from_bytes
 from fext.errors import OutOfMemoryError
@@ -28,6 +28,7 @@ from fext.jobs.pretrain import pretrain, resume
 from fext.model.autoencoder import build_autoencoder
 from fext.model.blocks import UpsampledConvolution
 from fext.model.disturbed import Disturbances, disturbed
+from fext.model.heads import Heads
 from fext.model.losses import structural_dissimilarity
 from fext.model.plans import make_plan
 from fext.reporting import SilentReporter, StopRequested
@@ -155,10 +156,10 @@ def test_a_step_is_read_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Non
     settings = tiny(gradient_accumulation=2, gradient_clip=0.1)
     model = build_autoencoder(make_plan("cifar", (32, 32, 3)), seed=1)
     computation = prepare_computation(settings)
-    forward = disturbed(model, Disturbances(), None, settings.loss)
+    forward = disturbed(model, Disturbances(), Heads(), settings.loss)
     trainer = Trainer(forward, model, make_optimizer(model, settings, computation), None, settings, computation)
     images = torch.rand(4, 3, 32, 32)
-    trainer.step(images)  # the first makes the optimizer's moments
+    trainer.step(Inputs(images))  # the first makes the optimizer's moments
     reads: list[str] = []
     for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
         own = getattr(torch.Tensor, name)
@@ -168,7 +169,7 @@ def test_a_step_is_read_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Non
             return own(self, *given, **options)
 
         monkeypatch.setattr(torch.Tensor, name, read)
-    trainer.step(images)
+    trainer.step(Inputs(images))
     assert reads == ["tolist"]
 
 
@@ -294,9 +295,9 @@ def test_the_gradient_of_an_apple_gpu_is_that_of_the_cpu(tiny: Tiny, architectur
             make_plan(architecture, (64, 64, 3), linear_shortcut=False, dropout_rate=0), seed=1
         ).train()
         computation.place(model)
-        forward = disturbed(model, Disturbances(), None, settings.loss)
+        forward = disturbed(model, Disturbances(), Heads(), settings.loss)
         trainer = Trainer(forward, model, make_optimizer(model, settings, computation), None, settings, computation)
-        trainer.step(computation.to_device(images))
+        trainer.step(Inputs(computation.to_device(images)))
         grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
         gradients.append(torch.cat([grad.cpu().flatten() for grad in grads]))
     assert nn.functional.cosine_similarity(*gradients, dim=0) > 0.999

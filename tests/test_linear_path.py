@@ -15,6 +15,7 @@ from fext.compute.device import prepare_computation
 from fext.model.autoencoder import Autoencoder, build_autoencoder
 from fext.model.component_errors import ComponentErrors
 from fext.model.disturbed import Disturbances, DisturbedAutoencoder, DisturbedLinearPath, disturbed
+from fext.model.heads import Heads
 from fext.model.linear_map import LinearMap, to_blocks, to_images
 from fext.model.linear_path import LinearPathDecoder, LinearPathEncoder, start_at_components
 from fext.model.losses import make_loss
@@ -241,13 +242,13 @@ def test_components_of_bright_images_are_computed_in_bfloat16_with_a_millionth_o
 @pytest.mark.parametrize("loss", ["mae", "ssim", {"mse": 0.8, "mae": 0.2}], ids=str)
 def test_other_losses_have_the_gradient_of_pictures(loss: Any) -> None:
     model, images = with_branches(5)
-    outcome = disturbed(model, Disturbances(), None, loss).eval()(images)
+    outcome = disturbed(model, Disturbances(), Heads(), loss).eval()(images)
     assert outcome.component_errors is None
     assert torch.equal(outcome.reconstructions, model(images))
 
 
 def test_the_squared_error_of_a_model_without_linear_path_has_the_gradient_of_pictures() -> None:
     model = build_autoencoder(Plan("vgg16", (32, 32, 3), "plain", False, (Stage((4,)), Stage((8,))), 8), seed=0)
-    outcome = disturbed(model, Disturbances(), None, "mse")(torch.rand(2, 3, 32, 32))
+    outcome = disturbed(model, Disturbances(), Heads(), "mse")(torch.rand(2, 3, 32, 32))
     assert outcome.component_errors is None
     assert outcome.reconstructions.requires_grad

@@ -13,7 +13,7 @@ from torch import nn
 
 from fext.compute.device import Precision, prepare_computation
 from fext.compute.optimization import learning_rate_at, make_average, make_optimizer, restore_optimizer
-from fext.compute.training import Totals, Trainer, channel_ranges, train_epoch
+from fext.compute.training import Inputs, Totals, Trainer, channel_ranges, train_epoch
 from fext.data.dataset import Batch, FileRead
 from fext.data.images import NO_FILE
 from fext.errors import TrainingError
@@ -153,13 +153,13 @@ def test_an_optimizer_steps_as_its_source_says(tiny: Tiny, name: str) -> None:
 def test_a_stored_state_goes_on_exactly_and_that_of_another_optimizer_is_refused(tiny: Tiny, name: str) -> None:
     settings = tiny(optimizer=name, learning_rate=0.01)
     first = trainer_of(settings, small_autoencoder())
-    first.step(images())
+    first.step(Inputs(images()))
     other = trainer_of(settings, small_autoencoder())
     other.model.load_state_dict(first.model.state_dict())
     stored = copy.deepcopy(first.optimizer.state_dict())  # as a file has it
     restore_optimizer(other.optimizer, settings, stored, begun=True)
     for trainer in (first, other):
-        trainer.step(images(seed=1))
+        trainer.step(Inputs(images(seed=1)))
     assert torch.equal(weights_of(first), weights_of(other))
     different = {"adam": "sgd", "adamw": "sgd", "sgd": "adam", "adadelta": "adam"}[name]
     changed = tiny(optimizer=different, learning_rate=0.01)
@@ -174,12 +174,12 @@ def test_a_state_of_a_device_that_fuses_no_steps_is_gone_on_with_here(tiny: Tiny
     settings = tiny(optimizer=name, learning_rate=0.01)
     elsewhere, here = (trainer_of(settings, small_autoencoder()) for _ in range(2))
     elsewhere.optimizer.param_groups[0]["fused"] = False  # as on an Apple GPU
-    elsewhere.step(images())
+    elsewhere.step(Inputs(images()))
     here.model.load_state_dict(elsewhere.model.state_dict())
     restore_optimizer(here.optimizer, settings, copy.deepcopy(elsewhere.optimizer.state_dict()), begun=True)
     assert here.optimizer.param_groups[0]["fused"] is True
     for trainer in (elsewhere, here):
-        trainer.step(images(seed=1))
+        trainer.step(Inputs(images(seed=1)))
     assert torch.allclose(weights_of(elsewhere), weights_of(here), atol=1e-6)
 
 
@@ -198,7 +198,7 @@ def test_a_batch_computed_in_parts_gives_the_gradient_of_the_whole(tiny: Tiny) -
     whole, parts = (
         trainer_of(tiny(gradient_accumulation=count, optimizer="sgd"), small_autoencoder()) for count in (1, 3)
     )
-    results = [trainer.step(images(7)) for trainer in (whole, parts)]
+    results = [trainer.step(Inputs(images(7))) for trainer in (whole, parts)]
     for left, right in zip(*results, strict=True):
         assert torch.allclose(torch.as_tensor(left), torch.as_tensor(right), rtol=1e-4, atol=1e-6)
     for left, right in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
@@ -206,7 +206,7 @@ def test_a_batch_computed_in_parts_gives_the_gradient_of_the_whole(tiny: Tiny) -
 
 
 def test_more_parts_than_images_are_one_for_each_image(tiny: Tiny) -> None:
-    losses, reconstructions, *_ = trainer_of(tiny(gradient_accumulation=8), small_autoencoder()).step(images(3))
+    losses, reconstructions, *_ = trainer_of(tiny(gradient_accumulation=8), small_autoencoder()).step(Inputs(images(3)))
     assert losses.shape == (3,)
     assert reconstructions.shape == (3, 3, 32, 32)
 
@@ -218,7 +218,7 @@ def test_a_long_gradient_is_shortened_and_a_short_one_left(tiny: Tiny) -> None:
             tiny(optimizer="sgd", gradient_clip=clip, learning_rate=1.0, weight_decay=0), small_autoencoder()
         )
         before = weights_of(trainer).clone()
-        norm = trainer.step(images()).norm
+        norm = trainer.step(Inputs(images())).norm
         change = weights_of(trainer) - before
         changes.append(change.norm().item())
         assert norm > 1e-3  # told as it was before
@@ -228,7 +228,7 @@ def test_a_long_gradient_is_shortened_and_a_short_one_left(tiny: Tiny) -> None:
 
 def test_float16_gives_about_the_gradient_of_float32(tiny: Tiny) -> None:
     full, half = (trainer_of(tiny(), small_autoencoder(), precision) for precision in ("float32", "float16"))
-    assert half.step(images()).norm == pytest.approx(full.step(images()).norm, rel=0.01)
+    assert half.step(Inputs(images())).norm == pytest.approx(full.step(Inputs(images())).norm, rel=0.01)
 
 
 def test_a_gradient_too_large_for_float16_changes_no_weights_and_the_next_is_scaled_less(tiny: Tiny) -> None:
@@ -236,7 +236,7 @@ def test_a_gradient_too_large_for_float16_changes_no_weights_and_the_next_is_sca
     before = weights_of(trainer).clone()
     assert trainer.average is not None
     trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 2.0**40})
-    assert trainer.step(images()).norm is None
+    assert trainer.step(Inputs(images())).norm is None
     assert torch.equal(weights_of(trainer), before)
     assert int(trainer.average.n_averaged) == 0
     assert trainer.scaler.get_scale() == 2.0**39
@@ -246,12 +246,12 @@ def test_a_gradient_too_large_for_float16_changes_no_weights_and_the_next_is_sca
 def test_an_optimizer_whose_first_step_was_left_out_is_restored_and_goes_on(tiny: Tiny, optimizer: str) -> None:
     trainer = trainer_of(tiny(optimizer=optimizer), small_autoencoder(), "float16")
     trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 2.0**40})
-    assert trainer.step(images()).norm is None
+    assert trainer.step(Inputs(images())).norm is None
     restored = trainer_of(tiny(optimizer=optimizer), small_autoencoder(), "float16")
     restore_optimizer(restored.optimizer, restored.settings, trainer.optimizer.state_dict(), begun=False)
     for one in (trainer, restored):
         one.scaler.load_state_dict(one.scaler.state_dict() | {"scale": 1024.0})
-        assert one.step(images()).norm is not None
+        assert one.step(Inputs(images())).norm is not None
     assert torch.equal(weights_of(restored), weights_of(trainer))
     assert weights_of(restored).isfinite().all()
 
@@ -262,7 +262,7 @@ def test_a_gradient_that_no_scale_makes_finite_stops_training(tiny: Tiny) -> Non
     for weight in trainer.model.parameters():
         weight.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(TrainingError, match="the gradient is"):
-        trainer.step(images())
+        trainer.step(Inputs(images()))
 
 
 def gradient_of(trainer: Trainer) -> torch.Tensor:
@@ -278,7 +278,7 @@ def test_activity_l1_lowers_the_mean_absolute_latent_value_too_and_the_loss_told
     reference = small_autoencoder()
     reference.encoder(images()).abs().mean().backward()
     penalty = torch.cat([weight.grad.flatten() for weight in reference.encoder.parameters() if weight.grad is not None])
-    told = [trainer.step(images()).losses for trainer in (plain, weighted)]
+    told = [trainer.step(Inputs(images())).losses for trainer in (plain, weighted)]
     assert torch.equal(*told)  # beside the loss of test images, which knows no penalty
     difference = gradient_of(weighted) - gradient_of(plain)
     assert torch.allclose(difference[: len(penalty)], 0.5 * penalty, atol=1e-6)
@@ -301,7 +301,7 @@ def test_an_average_holds_on_to_itself_at_first_less_and_then_as_asked() -> None
 def test_an_average_has_statistics_too(tiny: Tiny) -> None:
     trainer = trainer_of(tiny(ema_decay=0.9), small_autoencoder(normalization=True))
     for seed in range(3):
-        trainer.step(images(seed=seed))
+        trainer.step(Inputs(images(seed=seed)))
     assert trainer.average is not None
     for (name, averaged), own in zip(
         trainer.average.module.state_dict().items(), trainer.model.state_dict().values(), strict=True

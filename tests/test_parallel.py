@@ -19,6 +19,7 @@ from fext.data.images import NO_FILE
 from fext.errors import FextError, ReaderDiedError
 from fext.model.autoencoder import build_autoencoder
 from fext.model.disturbed import Disturbances, DisturbedAutoencoder
+from fext.model.heads import build_heads
 from fext.model.plans import Plan, Stage
 from fext.model.winograd import Convolution
 from fext.reporting import StopRequested
@@ -55,8 +56,9 @@ def trained(processes: Processes, settings: Settings, normalization: bool = True
     plan = Plan("vgg16", (16, 16, 3), "plain", normalization, (Stage((4,)), Stage((8,))), 8)
     model = build_autoencoder(plan, seed=0).train()
     computation = prepare_computation(settings)
-    forward = in_parallel(DisturbedAutoencoder(model, Disturbances()), processes, CPU)
-    optimizer = make_optimizer(model, settings, computation)
+    heads = build_heads(plan, settings)
+    forward = in_parallel(DisturbedAutoencoder(model, Disturbances(), heads), processes, CPU)
+    optimizer = make_optimizer(nn.ModuleList([model, heads]), settings, computation)
     average = make_average(model, settings.ema_decay) if settings.ema_decay else None
     agreement = Agreement(processes, CPU)
     trainer = Trainer(forward, model, optimizer, average, settings, computation, computation.make_scaler(), agreement)
@@ -106,6 +108,7 @@ def work(rank: int, folder: str, settings: list[Settings]) -> None:
             "normalization": shared_normalization(processes),
             "trained": [trained(processes, each) for each in settings],
             "in parts": trained(processes, in_parts(settings[0]), normalization=False),
+            "views": trained(processes, in_parts(change_settings(settings[1], views_weight=1.0))),
             "in bfloat16": shared_normalization(processes, torch.bfloat16),
             "settled": settled(processes),
         }
@@ -114,7 +117,7 @@ def work(rank: int, folder: str, settings: list[Settings]) -> None:
 
 @pytest.fixture(scope="module")
 def several_settings(tiny: Callable[..., Settings]) -> list[Settings]:
-    common = {"optimizer": "sgd", "learning_rate": 0.1, "batch_size": BATCH_SIZE}
+    common = {"optimizer": "sgd", "learning_rate": 0.1, "batch_size": BATCH_SIZE, "views_weight": 0.0}
     return [tiny(**common), tiny(**common, gradient_clip=0.01, activity_l1=0.1, ema_decay=0.5)]
 
 
@@ -152,6 +155,12 @@ def test_batch_normalization_is_that_of_the_whole_batch(results: list[dict[str, 
     for part in parts:
         for name, expected in alone["state"].items():
             assert torch.allclose(part["state"][name], expected, rtol=1e-5), name
+
+
+def test_processes_that_tell_their_own_views_apart_train_one_model(results: list[dict[str, Any]]) -> None:
+    one, other = (result["views"]["weights"] for result in results)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(not torch.equal(one[name], weights) for name, weights in results[0]["trained"][1]["weights"].items())
 
 
 @pytest.mark.parametrize("number", range(2))

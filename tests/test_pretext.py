@@ -16,8 +16,9 @@ from fext.jobs.pretrain import pretrain, resume
 from fext.jobs.training_state import trained
 from fext.model.autoencoder import build_autoencoder
 from fext.model.disturbed import Disturbances, DisturbedAutoencoder
+from fext.model.heads import build_heads
 from fext.model.plans import Plan, Stage
-from fext.model.pretext import build_rotation_head, turned
+from fext.model.pretext import turned
 from fext.reporting import SilentReporter
 from fext.settings import Settings
 from fext.store.checkpoints import load_checkpoint, load_resume
@@ -58,15 +59,16 @@ def test_an_encoder_learns_to_tell_the_turn(tiny: Tiny) -> None:
     plan = Plan("vgg16", (16, 16, 3), "plain", True, (Stage((8,)), Stage((16,))), 16)
     settings = tiny(rotation_weight=1.0, epochs=60, batch_size=16, learning_rate=0.01, picture_shape=(16, 16, 3))
     computation = prepare_computation(settings)
-    model, head = build_autoencoder(plan, 0), build_rotation_head(plan, 0)
-    optimizer = make_optimizer(trained(model, head, computation), settings, computation)
-    trainer = Trainer(DisturbedAutoencoder(model, Disturbances(), head), model, optimizer, None, settings, computation)
+    model, heads = build_autoencoder(plan, 0), build_heads(plan, settings)
+    optimizer = make_optimizer(trained(model, heads, computation), settings, computation)
+    trainer = Trainer(DisturbedAutoencoder(model, Disturbances(), heads), model, optimizer, None, settings, computation)
     for epoch in range(settings.epochs):
         batch = Batch(gradients(16), [FileRead(number, NO_FILE) for number in range(16)], [])
         train_epoch(trainer, [batch], Totals(), epoch=epoch, num_images=16, on_batch=lambda step: None)
     images, turns = turned(gradients(32))
     with torch.inference_mode():
-        told = head(model.eval().encoder(images)).argmax(dim=1)
+        assert heads.rotation is not None
+        told = heads.rotation(model.eval().encoder(images)).argmax(dim=1)
     assert (told == turns).float().mean() > 0.9
 
 

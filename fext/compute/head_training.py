@@ -1,16 +1,15 @@
 """Steps of training a convolutional head on an encoder, and telling classes with them."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from fext.compute.device import Computation
+from fext.compute.drawing import drawing_from, seed_of
 from fext.compute.inference import filled_up
 from fext.compute.optimization import learning_rate_at, make_optimizer
 from fext.compute.variation import vary
@@ -78,11 +77,11 @@ class HeadTrainer:
         rate = learning_rate_at(self.settings, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        seed = _seed(self.settings.seed, *place)
+        seed = seed_of(self.settings.seed, _VARIATION, *place)
         images, codes = self.computation.to_device(images), codes.to(self.computation.device)
         if self.settings.head_augmentation:
             images = vary(images, torch.Generator().manual_seed(seed))
-        with _drawing_from(seed, self.computation.device), self.computation.autocast():
+        with drawing_from(seed, self.computation.device), self.computation.autocast():
             scores = self.model(images)
         loss = functional.cross_entropy(scores.float(), codes, self.weights, label_smoothing=_SMOOTHING)
         hits = (scores.argmax(dim=1) == codes).sum()
@@ -137,15 +136,3 @@ def head_probabilities(
         scores = [model(placed), model(placed.flip(3))] if mirrored else [model(placed)]
     shares = torch.stack([torch.softmax(one[: len(images)].float(), dim=1) for one in scores])
     return shares.mean(dim=0).cpu()
-
-
-def _seed(*place: int) -> int:
-    return int(np.random.SeedSequence([place[0], _VARIATION, *place[1:]]).generate_state(1, np.uint64)[0]) >> 1
-
-
-@contextmanager
-def _drawing_from(seed: int, device: torch.device) -> Iterator[None]:
-    """Let torch draw from the stream of a seed; then be as before."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -4,20 +4,21 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from fext.compute.device import Computation
+from fext.compute.drawing import drawing_from, seed_of
 from fext.compute.memory import lowering
 from fext.compute.optimization import learning_rate_at
 from fext.compute.parallel import Agreement, in_sum
 from fext.compute.processes import Processes
+from fext.compute.variation import view_changes, view_of
 from fext.data.dataset import Batch
 from fext.errors import TrainingError
 from fext.model.autoencoder import Autoencoder
@@ -25,6 +26,7 @@ from fext.model.disturbed import Outcome
 from fext.model.losses import make_loss
 from fext.model.pretext import turned
 from fext.model.scores import mean_absolute_error, mean_squared_error, peak_signal_to_noise
+from fext.model.views import disagreement, weight_of_views
 from fext.settings import Settings
 
 _DISTURBANCE = 2  # the random stream of the seed that disturbances and dropout draw from
@@ -33,6 +35,23 @@ _DISTURBANCE = 2  # the random stream of the seed that disturbances and dropout 
 _EDGES = [0.001 * 1.1**power for power in range(146)]
 LATENT_EDGES = (*(-edge for edge in reversed(_EDGES)), 0.0, *_EDGES)
 _NUM_COUNTED_VALUES = 65536  # of a batch, evenly spread: more would show nothing else
+
+
+class Inputs(NamedTuple):
+    """What a step is computed of: images (N, C, H, W), how they were turned (N,), and another view of each.
+
+    There are no turns and no views where the settings do not ask for them.
+    """
+
+    images: torch.Tensor
+    turns: torch.Tensor | None = None
+    views: torch.Tensor | None = None
+
+    def parts(self, count: int) -> Iterator["Inputs"]:
+        """So many parts, as equal as can be, one after the other."""
+        nothing = [None] * count
+        turns, views = (nothing if part is None else part.tensor_split(count) for part in self[1:])
+        return map(Inputs, self.images.tensor_split(count), turns, views)
 
 
 class Computed(NamedTuple):
@@ -157,11 +176,11 @@ def count_values(latent: torch.Tensor) -> torch.Tensor:
 class Trainer:
     """What a step of training works with.
 
-    `forward` gives what the model makes of images, disturbed as the settings say. `scaler` keeps the gradient within
-    the range of float16 (Micikevicius et al., 'Mixed precision training', 2018).
+    `forward` gives what the model makes of images and of other views, disturbed as the settings say. `scaler` keeps the
+    gradient within the range of float16 (Micikevicius et al., 'Mixed precision training', 2018).
     """
 
-    forward: Callable[[torch.Tensor], Outcome]
+    forward: Callable[[torch.Tensor, torch.Tensor | None], Outcome]
     model: Autoencoder
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
@@ -178,21 +197,23 @@ class Trainer:
             group["lr"] = learning_rate
         return learning_rate
 
-    def turned(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The images, each turned at random where the settings want that told, and by how much."""
-        return turned(images) if self.settings.rotation_weight else (images, None)
+    def inputs(self, images: torch.Tensor) -> Inputs:
+        """The images with what the settings ask for beside them, drawn at random."""
+        images, turns = turned(images) if self.settings.rotation_weight else (images, None)
+        views = view_of(images, view_changes(self.settings)) if weight_of_views(self.settings) else None
+        return Inputs(images, turns, views)
 
-    def step(self, images: torch.Tensor, batch_size: int | None = None, turns: torch.Tensor | None = None) -> Computed:
+    def step(self, inputs: Inputs, batch_size: int | None = None) -> Computed:
         """Change the weights by one batch.
 
-        `turns` says how the images were turned. The losses are those of the reconstructions, without what else a step
-        lowers. Of several processes, each gives its part of a batch, of which they have batch_size images together. It
-        is computed in gradient_accumulation parts. Where float16 did not hold the gradient, the weights stay; the next
-        one is scaled less. Raises TrainingError where the loss or the gradient is not finite, OutOfMemoryError where
-        memory ends in computing them: all is then as it was before the step.
+        The losses are those of the reconstructions, without what else a step lowers. Of several processes, each gives
+        its part of a batch, of which they have batch_size images together. It is computed in gradient_accumulation
+        parts; views are compared within each part of each process. Where float16 did not hold the gradient, the weights
+        stay; the next one is scaled less. Raises TrainingError where the loss or the gradient is not finite,
+        OutOfMemoryError where memory ends in computing them: all is then as it was before the step.
         """
         with self._undone_where_it_fails(), lowering(less_to_train(self.settings)):
-            computed = self._compute(images, batch_size or len(images), turns)
+            computed = self._compute(inputs, batch_size or len(inputs.images))
         if computed.norm is not None:
             self.scaler.step(self.optimizer)
             if self.average is not None:
@@ -212,21 +233,20 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             raise
 
-    def _compute(self, images: torch.Tensor, batch_size: int, turns: torch.Tensor | None) -> Computed:
+    def _compute(self, inputs: Inputs, batch_size: int) -> Computed:
         """The gradient of a batch, in place, and what is told of it: read in one go, for a GPU is waited for."""
         num_parts = min(self.settings.gradient_accumulation, batch_size // self.agreement.processes.count)
         self.optimizer.zero_grad(set_to_none=True)
         parts = []
-        parts_of_turns = turns.tensor_split(num_parts) if turns is not None else [None] * num_parts
-        for number, part in enumerate(zip(images.tensor_split(num_parts), parts_of_turns, strict=True), start=1):
+        for number, part in enumerate(inputs.parts(num_parts), start=1):
             with in_sum(self.forward, is_last=number == num_parts):
-                parts.append(self._backward(*part, batch_size))
+                parts.append(self._backward(part, batch_size))
         lowered, losses, reconstructions = (list(values) for values in zip(*parts, strict=True))
         whole = torch.cat(losses), torch.cat(reconstructions)
         self.scaler.unscale_(self.optimizer)
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-        summed = self.agreement.processes.sum(torch.cat([torch.stack(lowered), batch_sums(*whole, images)]))
+        summed = self.agreement.processes.sum(torch.cat([torch.stack(lowered), batch_sums(*whole, inputs.images)]))
         *told, length = torch.cat([summed, norm[None]]).tolist()
         for loss in told[:num_parts]:
             _refuse_not_finite("loss", loss)
@@ -237,14 +257,12 @@ class Trainer:
             torch.nn.utils.clip_grads_with_norm_(weights, self.settings.gradient_clip, norm)
         return Computed(*whole, told[num_parts:], length)
 
-    def _backward(
-        self, images: torch.Tensor, turns: torch.Tensor | None, batch_size: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _backward(self, inputs: Inputs, batch_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         with self.computation.autocast():
-            outcome = self.forward(images)
+            outcome = self.forward(inputs.images, inputs.views)
         reconstructions = outcome.reconstructions.float()
-        losses = make_loss(self.settings.loss)(reconstructions, images)
-        lowered = self._lowered(losses, outcome, turns).sum() / batch_size
+        losses = make_loss(self.settings.loss)(reconstructions, inputs.images)
+        lowered = self._lowered(losses, outcome, inputs.turns).sum() / batch_size
         # Where there are several processes, what comes out is the mean of their gradients.
         self.scaler.scale(lowered * self.agreement.processes.count).backward()  # type: ignore[no-untyped-call]
         return lowered.detach(), losses.detach(), reconstructions.detach()
@@ -258,6 +276,8 @@ class Trainer:
         if turns is not None and outcome.turns is not None:
             wrong = functional.cross_entropy(outcome.turns.float(), turns, reduction="none")
             losses = losses + self.settings.rotation_weight * wrong
+        if outcome.projections is not None:
+            losses = losses + weight_of_views(self.settings) * disagreement(outcome.projections.float())
         return losses
 
 
@@ -284,8 +304,8 @@ def train_epoch(
         learning_rate = trainer.set_learning_rate((epoch + done) / trainer.settings.epochs)
         with _random_stream(trainer, epoch, totals.num_batches):
             with lowering(less_to_train(trainer.settings)):
-                images, turns = trainer.turned(trainer.computation.to_device(batch.images))
-            computed = trainer.step(images, num_computed, turns)
+                inputs = trainer.inputs(trainer.computation.to_device(batch.images))
+            computed = trainer.step(inputs, num_computed)
         batch_size = min(size, num_images - totals.num_images)
         loss = totals.add(batch_size, computed.sums, num_computed)
         if computed.norm is not None:
@@ -314,16 +334,11 @@ def _noting_waits(batches: Iterable[Batch], totals: Totals) -> Iterator[Batch]:
         began = time.perf_counter()
 
 
-@contextmanager
-def _random_stream(trainer: Trainer, epoch: int, number: int) -> Iterator[None]:
-    """Let torch draw from a stream that depends on seed, epoch, batch and process alone; then be as before."""
+def _random_stream(trainer: Trainer, epoch: int, number: int) -> AbstractContextManager[None]:
+    """A stream that depends on seed, epoch, batch and process alone."""
     rank = trainer.agreement.processes.rank
-    place = [trainer.settings.seed, _DISTURBANCE, epoch, number, *([rank] if rank else [])]
-    words = np.random.SeedSequence(place).generate_state(1, np.uint64)
-    device = trainer.computation.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(words[0]) >> 1)
-        yield
+    seed = seed_of(trainer.settings.seed, _DISTURBANCE, epoch, number, *([rank] if rank else []))
+    return drawing_from(seed, trainer.computation.device)
 
 
 def _refuse_not_finite(what: str, number: float) -> None:

@@ -22,6 +22,7 @@ from fext.compute.device import (
     prepare_computation,
     refuse_unfit_to_share,
 )
+from fext.compute.feature_scores import feature_scores, some_to_score
 from fext.compute.memory import lowering
 from fext.compute.optimization import learning_rate_at, make_average, make_optimizer
 from fext.compute.parallel import Agreement, compiled, in_parallel
@@ -52,6 +53,7 @@ from fext.errors import (
 )
 from fext.jobs.choosing import choose_split, say_split
 from fext.jobs.diagnosis import Outlook, hints
+from fext.jobs.feature_words import fall_of_features, in_words
 from fext.jobs.forecast import readable_size
 from fext.jobs.pictures import draw_graph, reconstruction_pairs
 from fext.jobs.starting import (
@@ -78,7 +80,7 @@ from fext.jobs.training_state import (
     trained,
 )
 from fext.model.disturbed import Disturbances, disturbed
-from fext.model.pretext import build_rotation_head
+from fext.model.heads import build_heads
 from fext.pictures.figures import history_figure, pairs_figure
 from fext.pictures.summary import model_summary
 from fext.reporting import Progress, Reporter, SilentReporter, StopRequested, counted
@@ -101,7 +103,8 @@ class PretrainResult:
     """What a run came to.
 
     `chosen_by` says by which images the epoch was chosen, and `chosen_psnr` is that of these; test_psnr that of the
-    kept weights on the test images, None where none of these can be read any more.
+    kept weights on the test images, None where none of these can be read any more. `features` says in words what the
+    kept weights make of images, beside what they began with.
     """
 
     name: str
@@ -121,6 +124,7 @@ class PretrainResult:
     seconds_of_epochs: float
     images_per_second: float
     stopped_early: bool
+    features: str
     hints: tuple[str, ...]
 
 
@@ -183,12 +187,12 @@ def _new_run(
     refuse_single_values(plan, settings, len(chosen.split.train))
     train_images = TrainImages(source, chosen.split.train, preprocessing, computation.num_processors, reporter)
     model = start_model(plan, settings, train_images)
-    rotation_head = build_rotation_head(plan, settings.seed) if settings.rotation_weight else None
+    heads = build_heads(plan, settings)
     computation.place(model)
-    optimizer = make_optimizer(trained(model, rotation_head, computation), settings, computation)
+    optimizer = make_optimizer(trained(model, heads, computation), settings, computation)
     average = make_average(model, settings.ema_decay) if settings.ema_decay else None
     run = Run(
-        folder, settings, preprocessing, source, chosen.split, chosen.checksums(), computation, model, rotation_head,
+        folder, settings, preprocessing, source, chosen.split, chosen.checksums(), computation, model, heads,
         optimizer, average, computation.make_scaler(), reporter, processes,
     )  # fmt: skip
     return run, chosen.rejected
@@ -328,6 +332,8 @@ def _train_epochs(run: Run, state: State) -> None:
     total = max(0, num_per_epoch * (settings.epochs - len(state.history)) - state.num_images)
     with tracking(run, state) as tracked, run.reporter.progress("training", total) as progress:
         watch = _Watch(run, state, trainer.agreement, tracked, progress, Outlook(total, settings, run.reporter))
+        with _keeping_what_is_done(run, state):
+            _score_start(run, state)
         while len(state.history) < settings.epochs and not _stopped_early(settings, state):
             with _keeping_what_is_done(run, state):
                 row = _one_epoch(run, state, trainer, streams, watch)
@@ -364,7 +370,7 @@ def _make_trainer(run: Run) -> Trainer:
         ordered_latent=settings.ordered_latent,
     )
     device = run.computation.device
-    model = disturbed(run.model, disturbances, run.rotation_head, settings.loss)
+    model = disturbed(run.model, disturbances, run.heads, settings.loss)
     forward: Any = in_parallel(model, run.processes, device)
     if settings.jit_compile:
         forward = compiled(forward, settings.jit_backend)
@@ -491,7 +497,33 @@ def _one_epoch(
             num_images=len(run.split.choosing),
             on_batch=watch.on_validation_batch,
         )
-    return _row(run, state)
+    return _row(run, state) | _feature_scores(run)
+
+
+def _score_start(run: Run, state: State) -> None:
+    """Note how good the features are that training begins with."""
+    if not state.features_at_start and not state.num_images and not state.history:
+        state.features_at_start = _feature_scores(run)
+
+
+def _feature_scores(run: Run) -> dict[str, float]:
+    """What an epoch's row of history.csv says of the features, by some of the images that the epoch is chosen by.
+
+    Each process scores all of them: none waits for another, and the result is that of one alone. Where one cannot be
+    read the validation itself says so.
+    """
+    names = some_to_score(run.split.choosing)
+    stream = ImageStream(
+        run.source.root,
+        names,
+        run.preprocessing,
+        batch_size=run.settings.inference_batch_size,
+        num_processors=1,
+        checksums=[run.checksums[name] for name in names],
+    )
+    run.judged.eval()
+    batches = (batch.images for batch in stream.epoch() if batch.files)
+    return feature_scores(run.judged.encoder, batches, run.settings, run.computation)._asdict()
 
 
 @contextmanager
@@ -609,6 +641,7 @@ def _result(
 ) -> PretrainResult:
     best = state.history[state.best_epoch - 1]
     rates = [row["images_per_second"] for row in state.history]
+    num_scored = len(some_to_score(run.split.choosing))
     return PretrainResult(
         name=run.folder.name,
         folder=run.folder,
@@ -627,5 +660,9 @@ def _result(
         seconds_of_epochs=sum(row["seconds"] for row in state.history),
         images_per_second=sum(rates) / len(rates),
         stopped_early=_stopped_early(run.settings, state),
-        hints=tuple(hints(state.history, run.settings)),
+        features=in_words(state.features_at_start, best, f"{num_scored} {run.split.chosen_by} images"),
+        hints=(
+            *hints(state.history, run.settings),
+            *fall_of_features(state.features_at_start, best, num_scored, run.settings),
+        ),
     )

@@ -43,6 +43,7 @@ _AUTOENCODER = {
     "inference_batch_size": 256,
     "learning_rate": 0.002,
     "lr_schedule": "one_cycle",
+    "views_weight": 0.0,
     "warmup_epochs": 0.0,
     "optimizer": "adamw",
     "cache_images": True,

@@ -19,6 +19,7 @@ from fext.model.linear_path import LinearPathDecoder, LinearPathEncoder, start_a
 from fext.model.patch_responses import PatchLearner
 from fext.model.picture_start import num_pictures_to_start_from, start_from_pictures
 from fext.model.plans import CustomStages, Plan, has_linear_path, make_plan
+from fext.model.views import weight_of_views
 from fext.reporting import Reporter
 from fext.settings import Settings, setting_infos
 from fext.store.checkpoints import Checkpoint, load_encoder_start
@@ -80,10 +81,17 @@ def say_unused(settings: Settings, reporter: Reporter) -> None:
     categories = ("custom",) if settings.architecture != "custom" else ()
     names = [info.name for info in setting_infos() if info.category in categories]
     names += ["latent_channels"] if settings.architecture in ("cifar", "custom") else []
-    names += ["picture_channels"] if not has_linear_path(settings.architecture, settings.linear_shortcut) else []
+    has_path = has_linear_path(settings.architecture, settings.linear_shortcut)
+    names += [] if has_path else ["picture_channels"]
+    names += ["views_weight"] if has_path and settings.views_weight else []
     default = Settings()
     if unused := [name for name in names if getattr(settings, name) != getattr(default, name)]:
         reporter.warning(f"of no effect with architecture = {settings.architecture!r}: {', '.join(unused)}")
+    if weight_of_views(settings) and settings.batch_size < 2 * settings.gradient_accumulation:
+        reporter.warning(
+            "views_weight is of no effect on an image that is computed alone: choose a larger batch_size or a lower "
+            "gradient_accumulation"
+        )
 
 
 def refuse_single_values(plan: Plan, settings: Settings, num_train: int) -> None:

@@ -141,6 +141,7 @@ def _scalars(state: State, side: ChosenBy) -> dict[str, float]:
     values = {f"{score}/{subset}": row[f"{subset}_{score}"] for score in scores for subset in subsets}
     for name in ("learning_rate", "gradient_norm", "dead_channels", "waiting_seconds", "images_per_second"):
         values[name] = row[name]
+    values |= {f"features/{name}": row[name] for name in checkpoints.FEATURE_COLUMNS}
     values |= {f"best/{subset}_{score}": best[f"{subset}_{score}"] for score in ("loss", "psnr") for subset in subsets}
     values["best/epoch"] = state.best_epoch
     return values

@@ -27,13 +27,14 @@ from fext.data.split import Split
 from fext.errors import CheckpointError, is_out_of_memory
 from fext.jobs.starting import refuse_contradictions, refuse_single_values
 from fext.model.autoencoder import Autoencoder, build_autoencoder
-from fext.model.pretext import RotationHead, build_rotation_head
+from fext.model.heads import Heads, build_heads
 from fext.reporting import Reporter, counted
 from fext.settings import Settings, change_settings, setting_infos
 from fext.store import checkpoints
-from fext.store.checkpoints import Description, History, history_columns
+from fext.store.checkpoints import FEATURE_COLUMNS, Description, History, history_columns
 
 _OF_THE_RUN = ("data", "model", "custom", "training")  # categories of settings
+_HEADS = ("rotation_head", "views_head")
 NO_CHANGES: Mapping[str, int] = MappingProxyType({})
 
 
@@ -46,6 +47,7 @@ class State:
 
     weights_sha256: str = ""  # of the best epoch's model.safetensors
     history: History = field(default_factory=list)
+    features_at_start: dict[str, float] = field(default_factory=dict)  # what an epoch of the history says of features
     best_epoch: int = 0
     best_loss: float = math.inf
     reference_loss: float = math.inf  # the loss that early stopping waits to see beaten
@@ -77,8 +79,8 @@ class State:
 class Run:
     """The parts of one run; `checksums` holds the SHA-256 of every file of the split.
 
-    `rotation_head` tells how images were turned, and `average` is the running average of the model's weights, where
-    the settings ask for them.
+    `heads` end with training, and `average` is the running average of the model's weights, where the settings ask for
+    one.
     """
 
     folder: Path
@@ -89,7 +91,7 @@ class Run:
     checksums: dict[str, str]
     computation: Computation
     model: Autoencoder
-    rotation_head: RotationHead | None
+    heads: Heads
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
     scaler: torch.amp.GradScaler
@@ -147,7 +149,9 @@ def _parts_and_state(stored: dict[str, Any]) -> tuple[dict[str, Any], State]:
     """What resume.pt holds of the parts of a run, by name, and how far it had come; nothing is left in `stored`."""
     parts = {name: stored.pop(name) for name in ("model", "optimizer", "average", "checksums")}
     parts["scaler"] = stored.pop("scaler", {})  # there was none before float16
-    parts["rotation_head"] = stored.pop("rotation_head", None)  # nor was there this
+    for name in _HEADS:
+        parts[name] = stored.pop(name, None)  # nor were there these
+    stored.setdefault("features_at_start", {})
     if stored.keys() != {item.name for item in fields(State)}:
         raise KeyError("resume.pt lacks something")
     return parts, TypeAdapter(State).validate_python(stored)
@@ -168,14 +172,14 @@ def _restored_run(
     model = build_autoencoder(description.plan, settings.seed)
     computation.place(model)
     model.load_state_dict(parts["model"])
-    rotation_head = _restore_rotation_head(parts["rotation_head"], model, settings)
-    optimizer = make_optimizer(trained(model, rotation_head, computation), settings, computation)
+    heads = _restore_heads(parts, model, settings)
+    optimizer = make_optimizer(trained(model, heads, computation), settings, computation)
     begun = bool(state.history) or state.train.num_batches > 0
     average, scaler = _restore_training(parts, model, optimizer, settings, computation, begun)
     checksums = dict(zip(names, _unpacked(parts["checksums"]), strict=True))
     return Run(
         folder, settings, description.preprocessing, _source(description, names), split, checksums, computation, model,
-        rotation_head, optimizer, average, scaler, reporter, processes,
+        heads, optimizer, average, scaler, reporter, processes,
     )  # fmt: skip
 
 
@@ -185,22 +189,23 @@ def _source(description: Description, names: Sequence[str]) -> ImageSource:
     return ImageSource(location, root, Names.of(names), 0)
 
 
-def trained(model: Autoencoder, rotation_head: RotationHead | None, computation: Computation) -> nn.Module:
-    """All that a step changes; the head is moved to where the model is."""
-    if rotation_head is None:
-        return model
-    computation.place(rotation_head)
-    return nn.ModuleList([model, rotation_head])
+def trained(model: Autoencoder, heads: Heads, computation: Computation) -> nn.Module:
+    """All that a step changes; the heads are moved to where the model is."""
+    computation.place(heads)
+    return nn.ModuleList([model, heads])
 
 
-def _restore_rotation_head(
-    stored: dict[str, Any] | None, model: Autoencoder, settings: Settings
-) -> RotationHead | None:
-    if not settings.rotation_weight:
-        return None
-    head = build_rotation_head(model.plan, settings.seed)
-    head.load_state_dict(stored or {})
-    return head
+def _restore_heads(parts: dict[str, Any], model: Autoencoder, settings: Settings) -> Heads:
+    heads = build_heads(model.plan, settings)
+    for name, head in _by_name(heads).items():
+        if head is not None:
+            head.load_state_dict(parts[name] or {})
+    return heads
+
+
+def _by_name(heads: Heads) -> dict[str, nn.Module | None]:
+    """What resume.pt calls them."""
+    return dict(zip(_HEADS, (heads.rotation, heads.views), strict=True))
 
 
 def _restore_training(
@@ -226,9 +231,10 @@ def _restore_training(
 def _check(state: State, split: Split) -> None:
     """Raise ValueError where a state cannot be that of a run with this split."""
     known = set(history_columns(split.chosen_by))
+    always = known - {*FEATURE_COLUMNS}
     passes = [(state.train, len(split.train)), (state.validation, len(split.choosing))]
     fits = (
-        all(row.keys() == known for row in state.history)
+        all(always <= row.keys() <= known for row in state.history)
         and 0 <= state.best_epoch <= len(state.history)
         and not math.isnan(state.best_loss + state.reference_loss)
         and all(
@@ -358,7 +364,7 @@ def save_resume(run: Run, state: State) -> None:
     resume_state = {
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
-        "rotation_head": run.rotation_head.state_dict() if run.rotation_head is not None else None,
+        **{name: head.state_dict() if head is not None else None for name, head in _by_name(run.heads).items()},
         "average": run.average.state_dict() if run.average is not None else None,
         "scaler": run.scaler.state_dict(),
         "checksums": _packed([run.checksums[name] for name in names]),
@@ -393,6 +399,8 @@ def _summary(run: Run, state: State, epoch: int, finished: bool) -> dict[str, An
         "epoch_chosen_by": run.split.chosen_by,
         "loss": run.settings.loss_name,
         **{f"{subset}_{score}": scores.get(f"{subset}_{score}") for score in ("loss", "psnr") for subset in subsets},
+        **{name: scores.get(name) for name in FEATURE_COLUMNS},
+        **{f"{name}_at_start": state.features_at_start.get(name) for name in FEATURE_COLUMNS},
         **{f"num_{side}_images": len(names) for side, names in run.split.sides()},
         "device": run.computation.device.type,
         "precision": run.computation.precision,

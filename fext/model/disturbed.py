@@ -12,8 +12,8 @@ from torch import nn
 
 from fext.model.autoencoder import Autoencoder
 from fext.model.component_errors import ComponentErrors
+from fext.model.heads import Heads
 from fext.model.linear_path import LinearPathEncoder
-from fext.model.pretext import RotationHead
 from fext.settings import LossName
 
 MASKED_PATCH = 16  # pixels; the side of the patches that input_masking hides, as in He et al., 2022
@@ -35,33 +35,38 @@ class Disturbances:
 class Outcome(NamedTuple):
     """What a model in training makes of images: reconstructions, and the latent as the encoder made it.
 
-    `turns` is what a rotation head makes of the latent. Where there are `component_errors`, the reconstructions have no
+    `turns` is what a rotation head makes of the latent, `projections` (2N, D) what a views head makes of the latents of
+    the images and then of their other views. Where there are `component_errors`, the reconstructions have no
     gradient: that of their squared error is that of these.
     """
 
     reconstructions: torch.Tensor
     latent: torch.Tensor
     turns: torch.Tensor | None = None
+    projections: torch.Tensor | None = None
     component_errors: torch.Tensor | None = None
 
 
 class DisturbedAutoencoder(nn.Module):
-    """Wraps an autoencoder for training, with a rotation head or without."""
+    """Wraps an autoencoder for training, with heads that are thrown away after it."""
 
-    def __init__(
-        self, autoencoder: Autoencoder, disturbances: Disturbances, rotation_head: RotationHead | None = None
-    ) -> None:
+    def __init__(self, autoencoder: Autoencoder, disturbances: Disturbances, heads: Heads | None = None) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.disturbances = disturbances
-        self.rotation_head = rotation_head
+        self.heads = heads or Heads()
 
-    def forward(self, images: torch.Tensor) -> Outcome:
-        latent = self.autoencoder.encoder(self._disturb_input(images))
-        return Outcome(self.autoencoder.decoder(self._disturb_latent(latent)), latent, self._turns(latent))
+    def forward(self, images: torch.Tensor, views: torch.Tensor | None = None) -> Outcome:
+        """Images (N, C, H, W) and, for a views head, another view of each; the images alone are reconstructed."""
+        seen = images if views is None else torch.cat([images, views])
+        latents = self.autoencoder.encoder(self._disturb_input(seen))
+        latent = latents if views is None else latents[: len(images)]
+        reconstructions = self.autoencoder.decoder(self._disturb_latent(latent))
+        projections = self.heads.views(latents) if views is not None and self.heads.views is not None else None
+        return Outcome(reconstructions, latent, self._turns(latent), projections)
 
     def _turns(self, latent: torch.Tensor) -> torch.Tensor | None:
-        return self.rotation_head(latent) if self.rotation_head is not None else None
+        return self.heads.rotation(latent) if self.heads.rotation is not None else None
 
     def _disturb_input(self, images: torch.Tensor) -> torch.Tensor:
         asked = self.disturbances
@@ -81,30 +86,28 @@ class DisturbedAutoencoder(nn.Module):
 class DisturbedLinearPath(DisturbedAutoencoder):
     """The same for a model with a linear path that is trained for the squared error alone, in fewer products."""
 
-    def __init__(
-        self, autoencoder: Autoencoder, disturbances: Disturbances, rotation_head: RotationHead | None = None
-    ) -> None:
-        super().__init__(autoencoder, disturbances, rotation_head)
+    def __init__(self, autoencoder: Autoencoder, disturbances: Disturbances, heads: Heads | None = None) -> None:
+        super().__init__(autoencoder, disturbances, heads)
         self._errors = ComponentErrors(autoencoder)
 
-    def forward(self, images: torch.Tensor) -> Outcome:
+    def forward(self, images: torch.Tensor, _views: torch.Tensor | None = None) -> Outcome:
         errors, seen = self._errors, self._disturb_input(images)
         wanted = errors.components(images)
         latent = errors.latent(wanted if seen is images else errors.components(seen), seen)
         made = errors.decoded(self._disturb_latent(latent))
-        return Outcome(errors.reconstructions(made), latent, self._turns(latent), errors.of(made, wanted))
+        return Outcome(errors.reconstructions(made), latent, self._turns(latent), None, errors.of(made, wanted))
 
 
 def disturbed(
     autoencoder: Autoencoder,
     disturbances: Disturbances,
-    rotation_head: RotationHead | None,
+    heads: Heads,
     loss: LossName | Mapping[LossName, float],
 ) -> DisturbedAutoencoder:
     """The autoencoder as it is trained for a loss; it lies where it is trained."""
     in_components = loss == "mse" and isinstance(autoencoder.encoder, LinearPathEncoder)
     kind = DisturbedLinearPath if in_components else DisturbedAutoencoder
-    return kind(autoencoder, disturbances, rotation_head)
+    return kind(autoencoder, disturbances, heads)
 
 
 def add_noise(values: torch.Tensor, deviation: float | torch.Tensor) -> torch.Tensor:

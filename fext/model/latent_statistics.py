@@ -69,7 +69,7 @@ class LatentStatistics:
             num_vectors=num_vectors,
             dead_channels=tuple(torch.nonzero(dead).flatten().tolist()),
             redundant_channels=_redundant(covariance, stds, dead),
-            effective_rank=float(torch.special.entr(shares).sum().exp()) if total else 0.0,
+            effective_rank=effective_rank(spectrum),
             components_for_99_percent=int((shares.cumsum(0) < _ENOUGH_VARIANCE).sum()) + 1 if total else 0,
             share_of_zeros=self._num_zeros / (num_vectors * len(stds)),
             mean=grand_mean,
@@ -78,6 +78,12 @@ class LatentStatistics:
             channel_stds=tuple(stds.tolist()),
             spectrum=tuple(shares.tolist()),
         )
+
+
+def effective_rank(spectrum: torch.Tensor) -> float:
+    """The exponential of the entropy of the shares of a spectrum (C,), from 1 to C; 0 where there is nothing in it."""
+    total = spectrum.sum()
+    return float(torch.special.entr(spectrum / total).sum().exp()) if total > 0 else 0.0
 
 
 def _redundant(covariance: torch.Tensor, stds: torch.Tensor, dead: torch.Tensor) -> tuple[int, ...]:

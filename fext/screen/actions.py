@@ -307,6 +307,7 @@ def _show_training(screen: Screen, result: "PretrainResult | None") -> None:
         ("images", f"{sides}, {result.num_rejected} rejected"),
         ("epochs", f"{result.epochs}{early}; the best is {result.best_epoch}, and its weights are kept"),
         ("PSNR", _scores_of(result)),
+        ("features", result.features),
         ("time", f"{_time_of(result)}, {result.images_per_second:.1f} images/s while training"),
     ]
     show_facts(screen.console, f"Checkpoint {result.name}", facts)

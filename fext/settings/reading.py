@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fext.errors import SettingsError
-from fext.settings.table import RENAMED, Settings, setting_infos
+from fext.settings.table import RENAMED, UNNAMED, Settings, setting_infos
 
 CONFIGURATIONS_FILE = "configurations.py"
 
@@ -44,7 +44,7 @@ def settings_from_json(text: str, origin: str) -> Settings:
         raise SettingsError(f"{origin}: not JSON ({error})") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{origin}: not a table of settings")
-    return _validated(values, dict.fromkeys(values, origin))
+    return _validated(UNNAMED | values, dict.fromkeys(values, origin))
 
 
 def change_settings(settings: Settings, **changes: object) -> Settings:

@@ -27,6 +27,9 @@ RENAMED = {
     "training_epochs": "epochs",
 }
 
+# What runs of earlier FeXT did, whose stored settings do not name it.
+UNNAMED: dict[str, object] = {"views_weight": 0.0}
+
 # What a run that is resumed may have otherwise than it began: with less of them at a time, less memory suffices.
 CHANGEABLE = ("batch_size", "gradient_accumulation", "inference_batch_size")
 
@@ -307,7 +310,8 @@ class Settings(BaseModel):
     batch_size: int = _setting(
         "training",
         8,
-        "Images per training step. At 256x256 vgg16_bn needs about 0.4 GB of memory per image of a batch.",
+        "Images per training step. At 256x256 vgg16_bn needs about 0.4 GB of memory per image of a batch, and twice "
+        "as much where views_weight is not 0.",
         "a whole number from 1 to 4096",
         ge=1,
         le=4096,
@@ -412,6 +416,40 @@ class Settings(BaseModel):
         "an image shows (Gidaris et al., 2018). 0 leaves images upright.",
         "a number from 0",
         ge=0,
+    )
+    views_weight: Literal["auto"] | Annotated[float, Field(ge=0)] = _setting(
+        "training",
+        "auto",
+        "Show each training image a second time, changed as the settings below say, and let the latent tell which two "
+        "views of a batch are of one image, with this weight beside the loss (Chen et al., 2020): features that know "
+        "more of what an image shows. 'auto' is 0.1, and 0 in a model with a linear shortcut, which has nothing to "
+        "learn by it; 0 asks for reconstruction alone. With gradient_accumulation and in several processes the views "
+        "of a part are compared with each other.",
+        "'auto', or a number from 0",
+    )
+    views_crop: float = _setting(
+        "training",
+        0.4,
+        "The least share of the picture's area that the changed view shows, brought to the size of the whole; 1 shows "
+        "all of it. Features leave out what views differ in, here place and size.",
+        "a number from 0.05 to 1",
+        ge=0.05,
+        le=1,
+    )
+    views_mirrored: bool = _setting(
+        "training",
+        True,
+        "Mirror half of the changed views left to right; False where left and right mean something.",
+        "True or False",
+    )
+    views_light: float = _setting(
+        "training",
+        0.3,
+        "By how much brightness, contrast and colours of the changed view differ, as a share; 0 where they tell images "
+        "apart.",
+        "a number from 0 to 1",
+        ge=0,
+        le=1,
     )
     ordered_latent: bool = _setting(
         "training",

@@ -6,6 +6,7 @@ resume.pt whatever the other files lack.
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ READ_VERSIONS = (1, FORMAT_VERSION)
 RESUME_VERSION = 4
 _SPLIT_COLUMNS = ("image", "subset", "sha256")
 _OTHER_COLUMNS = ("gradient_norm", "dead_channels", "waiting_seconds", "seconds", "images_per_second")
+FEATURE_COLUMNS = ("recognized", "effective_rank")  # epochs of earlier FeXT lack them
 SCORES_FILE, EPOCHS_FOLDER, _START_FILE = "scores.csv", "epochs", "encoder_start.safetensors"
 _NUM_READS, _SECONDS_BETWEEN_READS = 3, 0.2
 
@@ -64,7 +66,7 @@ class Checkpoint:
 def history_columns(side: ChosenBy) -> tuple[str, ...]:
     """The columns of history.csv where epochs are chosen by the images of a side."""
     scores = (f"{subset}_{score}" for score in ("loss", "mse", "mae", "psnr") for subset in ("train", side))
-    return ("epoch", "learning_rate", *scores, *_OTHER_COLUMNS)
+    return ("epoch", "learning_rate", *scores, *_OTHER_COLUMNS, *FEATURE_COLUMNS)
 
 
 def start_checkpoint(folder: Path, settings: Settings, split: Split, checksums: Mapping[str, str]) -> None:
@@ -177,8 +179,10 @@ def save_description(folder: Path, description: Description) -> None:
 
 def save_history(folder: Path, history: History, side: ChosenBy) -> None:
     """One row per epoch."""
-    columns = history_columns(side)
-    files.write_csv(folder / "history.csv", columns, [[repr(row[column]) for column in columns] for row in history])
+    rows = history or [dict.fromkeys(history_columns(side), 0)]
+    columns = [column for column in history_columns(side) if any(column in row for row in rows)]
+    lines = [[repr(row.get(column, math.nan)) for column in columns] for row in history]
+    files.write_csv(folder / "history.csv", columns, lines)
 
 
 def save_resume(folder: Path, state: dict[str, Any]) -> None:
