@@ -54,10 +54,12 @@ def started(plan: Plan, seed: int = 0) -> Autoencoder:
 
 @torch.inference_mode()
 def share_told_by_the_nearest(model: Autoencoder) -> float:
-    """How often the nearest of 60 pictures shows the same as one of 60 others."""
+    """How often the nearest of 60 pictures, each channel standardized, shows the same as one of 60 others."""
     taught, labels = textures(60, 2)
     asked, truth = textures(60, 3)
-    known, wanted = (nn.functional.normalize(model.encoder(x).mean(dim=(2, 3))) for x in (taught, asked))
+    known, wanted = (model.encoder(x).mean(dim=(2, 3)) for x in (taught, asked))
+    mean, deviation = known.mean(dim=0), known.std(dim=0) + 1e-6
+    known, wanted = (nn.functional.normalize((x - mean) / deviation) for x in (known, wanted))
     return float((labels[(wanted @ known.T).argmax(dim=1)] == truth).float().mean())
 
 

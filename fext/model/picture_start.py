@@ -2,12 +2,12 @@
 
 Through many layers of random weights little of what tells pictures apart comes out. So a model sees some pictures
 before its first step. Each layer of the encoder hands on the channels that it is given, averaged over 3x3 positions (or
-as large as its filters are). The channels that it has beyond those are patches of its input, whitened, as filters:
-Coates, Ng and Lee, 'An analysis of single-layer networks in unsupervised feature learning', 2011; Thiry et al., 'The
-unreasonable effectiveness of patches in deep convolutional kernels methods', 2021. So the latent tells of patches at as
-many scales as there are stages that widen. Each unit is scaled, layer by layer, to variance 1 over what reaches it:
-Mishkin and Matas, 'All you need is a good init', 2016; Krähenbühl et al., 'Data-dependent initializations of
-convolutional neural networks', 2016. The last layer starts at the mean colour.
+as large as its filters are), the first one the colours. The channels that it has beyond those are patches of its input,
+whitened, as filters: Coates, Ng and Lee, 'An analysis of single-layer networks in unsupervised feature learning', 2011;
+Thiry et al., 'The unreasonable effectiveness of patches in deep convolutional kernels methods', 2021. So the latent
+tells of patches at as many scales as there are stages that widen. Each unit is scaled, layer by layer, to variance 1
+over what reaches it: Mishkin and Matas, 'All you need is a good init', 2016; Krähenbühl et al., 'Data-dependent
+initializations of convolutional neural networks', 2016. The last layer starts at the mean colour.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from fext.model.plans import Plan
 
 _NUM_PATCHES, _MOST_PATCH_VALUES = 4000, 2304  # of larger patches the covariance would take long: filters stay random
 _LEAST_DEVIATION = 0.01  # of that of the liveliest unit: what varies less is not blown up to variance 1
+_SHARE_OF_COLOUR = 8  # one in so many units of the first layer at most hands on a colour: the light, for the decoder
 _LAST_DEVIATION = 0.1  # of what the last layer adds to the mean colour
 _EPSILON = 1e-3  # a sigmoid of a finite number is neither 0 nor 1
 _MOST_VALUES = 2**26  # between two layers: 256 MB, of all pictures
@@ -76,7 +77,8 @@ class _Patches:
     def take(self, convolution: nn.Conv2d, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """Replace the filters; gives which units (C,) hand on a channel."""
         side, width, channels = convolution.kernel_size[0], convolution.out_channels, convolution.in_channels
-        num_kept = min(width, channels) if self._hands_on and not self._is_first else 0
+        most_kept = width // _SHARE_OF_COLOUR if self._is_first else width
+        num_kept = min(most_kept, channels) if self._hands_on else 0
         if num_kept:
             kept = torch.arange(num_kept)
             convolution.weight[kept] = 0
