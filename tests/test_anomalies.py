@@ -91,6 +91,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> tuple[Worksp
     settings = tiny(
         picture_shape=(SIDE, SIDE, 1), architecture="custom", filters=(8, 16), layers_per_block=(1,),
         num_train_samples=NUM_TRAIN + 2, num_validation_samples=2, num_test_samples=10, epochs=1, anomaly_bank=100,
+        encoder_weights="none",
     )  # fmt: skip
     pretrain(space, settings, space.images / "normal", "surfaces", SilentReporter())
     return space, settings

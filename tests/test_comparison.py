@@ -20,7 +20,10 @@ from fext.store.workspace import Workspace
 
 QUIET = SilentReporter()
 Tiny = Callable[..., Settings]
-SMALL: dict[str, object] = {"architecture": "cifar", "picture_shape": (32, 32, 3), "num_test_samples": 6}
+# Random weights: a model that starts from its images is good at once, and a short training is no worse than a long one.
+SMALL: dict[str, object] = {
+    "architecture": "cifar", "picture_shape": (32, 32, 3), "num_test_samples": 6, "encoder_weights": "none",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

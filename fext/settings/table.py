@@ -27,8 +27,8 @@ RENAMED = {
     "training_epochs": "epochs",
 }
 
-# What runs of earlier FeXT did, whose stored settings do not name it.
-UNNAMED: dict[str, object] = {"views_weight": 0.0}
+# What runs of earlier FeXT did, whose stored settings do not name these.
+UNNAMED: dict[str, object] = {"views_weight": 0.0, "encoder_weights": "none"}
 
 # What a run that is resumed may have otherwise than it began: with less of them at a time, less memory suffices.
 CHANGEABLE = ("batch_size", "gradient_accumulation", "inference_batch_size")
