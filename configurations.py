@@ -338,7 +338,7 @@ inference_batch_size = 8
 # -------- Use of features
 
 # Side of the grid that features are averaged to before images are compared, where the extraction has a finer
-# one: 1 compares what is in an image wherever it is, 8 each place with the same place.
+# one: 1 compares what is in an image wherever it is, 8 each place with the same place, too.
 # Allowed: 8, 4, 2 or 1.
 explore_grid = 2
 

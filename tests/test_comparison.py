@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, no_pictures_in
     write_images(space.images, 14)
     for name, changes in (
         ("short", {"epochs": 1, "learning_rate": 1e-6}),
-        ("long", {"epochs": 40, "learning_rate": 3e-3}),
+        ("long", {"epochs": 20, "learning_rate": 3e-3}),
         ("other", {"epochs": 1, "split_seed": 5}),
     ):
         pretrain(space, tiny(**SMALL, **changes), space.images, name, QUIET)

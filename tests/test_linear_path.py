@@ -3,7 +3,6 @@
 The gradient of its squared error is told from components.
 """
 
-import copy
 import functools
 from typing import Any
 
@@ -36,34 +35,38 @@ def plan_for(picture_shape: tuple[int, int, int], latent_channels: int) -> Plan:
     return Plan("redux", picture_shape, "patch", True, (stage,), latent_channels, max(latent_channels, 128))
 
 
-def model_at_start(latent_channels: int, channels: int = 1) -> tuple[Autoencoder, LinearMap, torch.Tensor]:
-    """A model that starts at the components of its images, the linear map of equal latent size, and the images."""
-    images = photographs(40, channels)
+@functools.cache  # it takes seconds to find
+def map_of(size: int, channels: int) -> LinearMap:
+    """The linear map of the pictures that models start at, with so many latent channels."""
+    linear_map = LinearMap((64, 96, channels), (2, 3, size))
+    linear_map.learn(photographs(40, channels))
+    linear_map.finish()
+    return linear_map
+
+
+def model_at_start(latent_channels: int, channels: int = 1) -> tuple[Autoencoder, torch.Tensor]:
+    """A model that starts at the components of its images, and the images."""
     plan = plan_for((64, 96, channels), latent_channels)
     model = build_autoencoder(plan, seed=0)
-    for size in sorted({plan.components, latent_channels}, reverse=True):
-        linear_map = LinearMap(plan.picture_shape, (2, 3, size))
-        linear_map.learn(images)
-        linear_map.finish()
-        if size == plan.components:
-            assert isinstance(model.encoder, LinearPathEncoder)
-            assert isinstance(model.decoder, LinearPathDecoder)
-            start_at_components(model.encoder, model.decoder, linear_map)
-    return model.eval(), linear_map, images
+    assert isinstance(model.encoder, LinearPathEncoder)
+    assert isinstance(model.decoder, LinearPathDecoder)
+    start_at_components(model.encoder, model.decoder, map_of(plan.components, channels))
+    return model.eval(), photographs(40, channels)
 
 
 @pytest.mark.parametrize(("latent_channels", "channels"), [(5, 1), (64, 1), (128, 3)])
 def test_an_untrained_model_reconstructs_as_the_linear_map_of_equal_latent_size(
     latent_channels: int, channels: int
 ) -> None:
-    model, linear_map, images = model_at_start(latent_channels, channels)
+    model, images = model_at_start(latent_channels, channels)
     with torch.inference_mode():
         made = model(images)
-    assert torch.allclose(made.clamp(0, 1), linear_map.reconstruct(images), atol=1e-3)
+    expected = map_of(latent_channels, channels).reconstruct(images)
+    assert torch.allclose(made.clamp(0, 1), expected, atol=1e-3)
 
 
 def test_the_latent_starts_with_mean_0_and_variance_1_the_first_channel_carrying_most() -> None:
-    model, _, images = model_at_start(16)
+    model, images = model_at_start(16)
     with torch.inference_mode():
         latent = model.encoder(images)
         errors = []
@@ -107,7 +110,7 @@ def test_more_latent_channels_than_a_square_has_values_are_left_to_the_branch() 
 
 
 def test_the_path_stays_as_it_is_and_the_branches_learn() -> None:
-    model, _, images = model_at_start(8)
+    model, images = model_at_start(8)
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -127,7 +130,7 @@ def test_the_path_stays_as_it_is_and_the_branches_learn() -> None:
 
 
 def test_the_path_computes_in_float32_under_autocast() -> None:
-    model, _, images = model_at_start(32)
+    model, images = model_at_start(32)
     with torch.inference_mode():
         expected = model(images)
         with torch.autocast("cpu", torch.bfloat16):
@@ -149,7 +152,7 @@ def test_blocks_put_together_again_are_the_images(block: tuple[int, int]) -> Non
 
 def test_bfloat16_changes_little_of_a_trained_branch() -> None:
     settings = Settings(use_mixed_precision=True, training_device="CPU")
-    model, _, images = model_at_start(64)
+    model, images = model_at_start(64)
     for module in (model.encoder, model.decoder):
         last = module.branch[-1]  # type: ignore[index,union-attr]
         torch.nn.init.normal_(last.weight, std=0.02)  # type: ignore[union-attr,arg-type]
@@ -161,12 +164,9 @@ def test_bfloat16_changes_little_of_a_trained_branch() -> None:
     assert torch.cosine_similarity(made, expected).min() > 0.999
 
 
-started = functools.cache(model_at_start)  # its components take seconds to find
-
-
 def with_branches(latent_channels: int, channels: int = 1) -> tuple[Autoencoder, torch.Tensor]:
     """A model whose branches say something, and images of which it has not seen all there is."""
-    model = copy.deepcopy(started(latent_channels, channels)[0])
+    model = model_at_start(latent_channels, channels)[0]
     generator = torch.Generator().manual_seed(0)
     for module in (model.encoder, model.decoder):
         assert isinstance(module, LinearPathEncoder | LinearPathDecoder)

@@ -546,7 +546,7 @@ class Settings(BaseModel):
         "exploration",
         2,
         "Side of the grid that features are averaged to before images are compared, where the extraction has a finer "
-        "one: 1 compares what is in an image wherever it is, 8 each place with the same place.",
+        "one: 1 compares what is in an image wherever it is, 8 each place with the same place, too.",
         "8, 4, 2 or 1",
     )
     similarity: Literal["cosine", "euclidean"] = _setting(
