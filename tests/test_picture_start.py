@@ -1,4 +1,4 @@
-"""A plain model starts from its training images: what it tells before the first step, and where that is kept."""
+"""A plain model starts from its training images: its features before the first step, and where its start is kept."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -8,7 +8,7 @@ whole whitening has the power 1). What comes out is compared by cosine.
 
 Features of a grid say what is where. The same is done with their mean over the grid, which says what is in the image
 wherever it is, and the similarity is the mean of both, that of the grid counted twice (spatial pyramid matching:
-Lazebnik, Schmid and Ponce, 2006). `benchmarks/README.md` has what it is worth.
+Lazebnik, Schmid and Ponce, 2006). `benchmarks/README.md` has the measurements.
 
 That helps where few components hold nearly all: of the convolutional features measured those that are kept held 98 % or
 more of the variance. Where features are uncorrelated by themselves, as those of a linear map to its principal

@@ -198,7 +198,7 @@ class Trainer:
         return learning_rate
 
     def inputs(self, images: torch.Tensor) -> Inputs:
-        """The images with what the settings ask for beside them, drawn at random."""
+        """The images, with the rotations and other views that the settings ask for, drawn at random."""
         images, turns = turned(images) if self.settings.rotation_weight else (images, None)
         views = view_of(images, view_changes(self.settings)) if weight_of_views(self.settings) else None
         return Inputs(images, turns, views)

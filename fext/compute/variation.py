@@ -16,7 +16,7 @@ _PROPORTION = 4 / 3  # of width and height, of a view at most, before it is brou
 class ViewChanges:
     """In what the views of an image may differ: what features are to leave out.
 
-    `crop` is the least share of the picture's area that a view shows, 1 all of it; `light` by how much its brightness,
+    `crop` is the minimum share of the picture's area that a view shows, 1 all of it; `light` how much its brightness,
     contrast and colours change, 0 not at all.
     """
 

@@ -9,7 +9,7 @@ _BEYOND_CHANCE = 2.0  # standard errors
 
 
 def in_words(before: Mapping[str, float], after: Mapping[str, float], images: str) -> str:
-    """One line on the features of the kept weights, beside those that training began with where these are known.
+    """One line on the features of the kept weights, compared with those before training where these are known.
 
     `images` says what was scored, such as '80 validation images'.
     """

@@ -104,7 +104,7 @@ class PretrainResult:
 
     `chosen_by` says by which images the epoch was chosen, and `chosen_psnr` is that of these; test_psnr that of the
     kept weights on the test images, None where none of these can be read any more. `features` says in words what the
-    kept weights make of images, beside what they began with.
+    kept weights make of images, compared with what they began with.
     """
 
     name: str

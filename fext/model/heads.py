@@ -1,4 +1,4 @@
-"""The heads of a run: what its settings let the latent tell beside the picture. They end with training."""
+"""The heads of a run: what it predicts from the latent besides the picture. They end with training."""
 
 from torch import nn
 

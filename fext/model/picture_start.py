@@ -1,6 +1,6 @@
 """Where a plain model starts: filters that are patches of what reaches them, and units that vary alike.
 
-Through many layers of random weights little of what tells pictures apart comes out. So a model sees some pictures
+Little of what distinguishes pictures survives many layers of random weights. So a model sees some pictures
 before its first step. Each layer of the encoder hands on the channels that it is given, averaged over 3x3 positions (or
 as large as its filters are), the first one the colours. The channels that it has beyond those are patches of its input,
 whitened, as filters: Coates, Ng and Lee, 'An analysis of single-layer networks in unsupervised feature learning', 2011;

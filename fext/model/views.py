@@ -43,7 +43,7 @@ def build_views_head(plan: Plan, seed: int) -> ViewsHead:
 
 
 def weight_of_views(settings: Settings) -> float:
-    """The weight of the agreement of views in training; 0 of a model that tells what a picture shows untrained."""
+    """The weight of the agreement of views in training; 0 of a model whose channels describe a picture untrained."""
     if has_linear_path(settings.architecture, settings.linear_shortcut):
         return 0.0
     return _AUTO_WEIGHT if settings.views_weight == "auto" else settings.views_weight

@@ -421,7 +421,7 @@ class Settings(BaseModel):
         "training",
         "auto",
         "Show each training image a second time, changed as the settings below say, and let the latent tell which two "
-        "views of a batch are of one image, with this weight beside the loss (Chen et al., 2020): features that know "
+        "views of a batch are of one image, added to the loss with this weight (Chen et al., 2020): features that know "
         "more of what an image shows. 'auto' is 0.1, and 0 in a model with a linear shortcut, which has nothing to "
         "learn by it; 0 asks for reconstruction alone. With gradient_accumulation and in several processes the views "
         "of a part are compared with each other.",
